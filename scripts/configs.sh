@@ -1,0 +1,199 @@
+#!/bin/bash
+# Named groups of flags, to be sourced: source "$(dirname "$0")/configs.sh"
+#
+# A published configuration is a sum of groups and the few values of its own.
+# A flag that is given twice counts as it comes last, so the user's flags, which
+# every script passes last, win. What a flag means: see hparams_flags.py.
+#
+# Also defines ROOT, the checkout, and run_main, which becomes main.py.
+
+# CDPATH would send a relative cd elsewhere, and make it print.
+ROOT="$(CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+# Becomes main.py with the given flags, under $PYTHON if that is set, else under
+# the checkout's .venv if there is one, else under python3.
+run_main() {
+  local default_python=python3
+  if [[ -x "$ROOT/.venv/bin/python" ]]; then
+    default_python="$ROOT/.venv/bin/python"
+  fi
+  exec "${PYTHON:-$default_python}" "$ROOT/main.py" "$@"
+}
+
+# --- Hardware ---------------------------------------------------------------
+
+TPU=(
+  --allow_mixed_precision=True
+  --defer_blurring=True
+)
+
+# --- Encoders ---------------------------------------------------------------
+
+RESNET=(
+  --resnet_architecture=RESNET_V1
+  --resnet_width=1
+)
+RESNET50=("${RESNET[@]}" --resnet_depth=50)
+RESNET101=("${RESNET[@]}" --resnet_depth=101)
+RESNET200=("${RESNET[@]}" --resnet_depth=200)
+
+# --- Data sets, with the stem of the encoder that suits their images --------
+
+IMAGENET=(
+  --input_fn=imagenet
+  --shard_per_host=True
+  --first_conv_kernel_size=7
+  --first_conv_stride=2
+  --use_initial_max_pool=True
+  --image_size=224
+  --blur_probability=0.5
+  --augmentation_magnitude=1.0
+  --label_smoothing=0.05
+)
+
+CIFAR10=(
+  --input_fn=cifar10
+  --shard_per_host=False
+  --first_conv_kernel_size=3
+  --first_conv_stride=1
+  --use_initial_max_pool=False
+  --image_size=32
+  --blur_probability=0
+  --apply_whitening=True
+  --augmentation_type=SIMCLR
+  --augmentation_magnitude=0.5
+  --crop_area_range=0.2,1.0
+  --use_pytorch_color_jitter=True
+  --eval_crop_method=IDENTITY
+  --crop_padding=0
+  --label_smoothing=0
+)
+
+# --- What is trained, and when ----------------------------------------------
+
+# Stage 1 trains encoder and classifier together. There is no stage 2.
+CROSS_ENTROPY=(
+  --stop_gradient_before_classification_head=False
+  --normalize_embedding=False
+  --stage_1_contrastive_loss_weight=0.0
+  --stage_1_cross_entropy_loss_weight=1.0
+  --stage_1_use_encoder_weight_decay=True
+  --stage_1_use_projection_head_weight_decay=False
+  --stage_1_use_classification_head_weight_decay=True
+  --stage_1_update_encoder_batch_norm=True
+  --stage_1_base_learning_rate=0.1
+  --stage_1_optimizer=NESTEROV
+  --stage_2_epochs=0
+  --stage_2_warmup_epochs=0
+  --stage_2_contrastive_loss_weight=0.0
+  --stage_2_cross_entropy_loss_weight=0.0
+  --stage_2_use_encoder_weight_decay=False
+  --stage_2_use_projection_head_weight_decay=False
+  --stage_2_use_classification_head_weight_decay=False
+  --stage_2_update_encoder_batch_norm=False
+)
+
+# Stage 1 trains encoder and projection head, stage 2 the classifier alone.
+CONTRASTIVE=(
+  --stop_gradient_before_classification_head=True
+  --contrast_mode=ALL_VIEWS
+  --summation_location=OUTSIDE
+  --denominator_mode=ALL
+  --use_bias_weight_decay=True
+  --stage_1_contrastive_loss_weight=1.0
+  --stage_1_cross_entropy_loss_weight=0.0
+  --stage_1_use_encoder_weight_decay=True
+  --stage_1_use_projection_head_weight_decay=True
+  --stage_1_use_classification_head_weight_decay=False
+  --stage_1_update_encoder_batch_norm=True
+  --stage_2_contrastive_loss_weight=0.0
+  --stage_2_cross_entropy_loss_weight=1.0
+  --stage_2_use_encoder_weight_decay=False
+  --stage_2_use_projection_head_weight_decay=False
+  --stage_2_use_classification_head_weight_decay=True
+  --stage_2_update_encoder_batch_norm=False
+)
+
+# Positives are the samples of the same class.
+SUPCON=(
+  "${CONTRASTIVE[@]}"
+  --use_labels=True
+  --temperature=0.1
+  --scale_by_temperature=True
+  --use_projection_batch_norm=False
+  --zero_initialize_classifier=False
+)
+
+SUPCON_IMAGENET=(
+  "${SUPCON[@]}"
+  --normalize_embedding=True
+  --projection_head_layers=128
+  --stage_1_optimizer=LARS
+  --stage_2_epochs=90
+  --stage_2_optimizer=RMSPROP
+  --stage_2_base_learning_rate=0.05
+  --stage_2_learning_rate_decay=EXPONENTIAL
+  --stage_2_decay_rate=0.97
+  --stage_2_epochs_per_decay=0.5
+  --stage_2_weight_decay=1e-6
+)
+
+# Positives are the other views of the same sample.
+SIMCLR=(
+  "${CONTRASTIVE[@]}"
+  --use_labels=False
+  --scale_by_temperature=False
+  --normalize_embedding=False
+  --projection_head_layers=2048,2048,128
+  --use_projection_batch_norm=True
+  --zero_initialize_classifier=True
+)
+
+# Stage 1 trains the classifier alone, on an encoder from --reference_ckpt. To
+# stand after a group that sets the same flags otherwise.
+CLASSIFIER_ONLY=(
+  --warm_start_encoder=True
+  --stage_1_contrastive_loss_weight=0.0
+  --stage_1_cross_entropy_loss_weight=1.0
+  --stage_1_use_encoder_weight_decay=False
+  --stage_1_use_projection_head_weight_decay=False
+  --stage_1_use_classification_head_weight_decay=True
+  --stage_1_update_encoder_batch_norm=False
+  --stage_2_epochs=0
+  --stage_2_warmup_epochs=0
+)
+
+# --- The main job on the embedded data set ----------------------------------
+
+# Small enough for two CPU cores. Rates look large because the loss, and so its
+# gradient, is multiplied by the temperature (--scale_by_temperature).
+DIGITS=(
+  --input_fn=digits
+  --shard_per_host=False
+  --resnet_architecture=RESNET_V1
+  --resnet_depth=18
+  --resnet_width=0.25
+  --first_conv_kernel_size=3
+  --first_conv_stride=1
+  --use_initial_max_pool=False
+  --projection_head_layers=128,64
+  --image_size=16
+  --augmentation_type=SIMCLR
+  --augmentation_magnitude=0.5
+  --crop_area_range=0.5,1.0
+  --blur_probability=0
+  --eval_crop_method=CROP_THEN_RESIZE
+  --crop_padding=0
+  --batch_size=128
+  --eval_batch_size=128
+  --stage_1_epochs=40
+  --stage_1_warmup_epochs=2
+  --stage_1_optimizer=MOMENTUM
+  --stage_1_base_learning_rate=3.0
+  --stage_1_weight_decay=1e-4
+  --stage_2_epochs=10
+  --stage_2_warmup_epochs=0
+  --stage_2_optimizer=MOMENTUM
+  --stage_2_base_learning_rate=1.0
+  --save_interval_steps=200
+)

@@ -1,0 +1,5 @@
+"""Shared by all tests: quiet TensorFlow and the `slow` mark."""
+
+import os
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')

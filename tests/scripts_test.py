@@ -1,0 +1,400 @@
+"""Tests of the shell scripts: their flags, their interpreter, their set-up.
+
+No TensorFlow and no installation: stubs stand in for the interpreters.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from tests import golden
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_SCRIPTS = sorted((_ROOT / 'scripts').glob('*.sh'))
+_SOURCED = ('configs.sh', 'setup.sh')
+_HEAD = 'train_classification_head_from_pretrained_encoder'
+
+# What that script changes of the published values, as its header says.
+_HEAD_CHANGES = {
+  'warm_start_encoder': 'True',
+  'stage_1_contrastive_loss_weight': '0.0',
+  'stage_1_cross_entropy_loss_weight': '1.0',
+  'stage_1_use_encoder_weight_decay': 'False',
+  'stage_1_use_projection_head_weight_decay': 'False',
+  'stage_1_use_classification_head_weight_decay': 'True',
+  'stage_1_update_encoder_batch_norm': 'False',
+  'stage_2_epochs': '0',
+  'stage_2_warmup_epochs': '0',
+}
+
+# Prints its arguments as JSON, as main.py would get them.
+_ECHO = f"""#!/bin/sh
+exec '{sys.executable}' -S -c '
+import json, sys
+print(json.dumps(sys.argv[1:]))' "$@"
+"""
+
+# Behaves as Python VERSION, far enough for the set-up, and logs its calls. A
+# virtual environment that it makes holds a copy of it.
+_FAKE_PYTHON = """#!/bin/bash
+case "$1 $2" in
+  -c*'import pip'*) [[ -e "${0%/*}/pip" ]] && echo VERSION ;;
+  -c*) printf '%s\\n' VERSION "$0" 'LACK' ;;
+  '-m venv')
+    echo 'venv VERSION' >> "$LOG"
+    rm -rf "$4" && mkdir -p "$4/bin" && cp "$0" "$4/bin/python"
+    touch "$4/bin/pip"
+    ;;
+  '-m pip')
+    echo "pip ${*: -1}" >> "$LOG"
+    echo 'ERROR: as the test asks' >&2
+    [[ -z "${PIP_KILLED:-}" ]] || kill -9 $PPID $$
+    exit "${PIP_STATUS:-0}"
+    ;;
+  *) echo "$0" "$@" ;;
+esac
+"""
+
+
+def _write_executable(path, text):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(text)
+  path.chmod(0o755)
+  return path
+
+
+def _fake_python(directory, name, version, lack=''):
+  text = _FAKE_PYTHON.replace('VERSION', version).replace('LACK', lack)
+  return _write_executable(directory / name, text)
+
+
+def _run(script, *flags, cwd, **environment):
+  """Runs a script; a variable that is None is unset."""
+  variables = {**os.environ, 'PYTHON': None, 'PYTHONPATH': None, **environment}
+  return subprocess.run(
+    [str(script), *flags],
+    cwd=cwd,
+    env={k: str(v) for k, v in variables.items() if v is not None},
+    stdin=subprocess.DEVNULL,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+
+
+@pytest.fixture
+def echo(tmp_path):
+  return _write_executable(tmp_path / 'echo python', _ECHO)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+  """A copy of what the set-up needs, in a directory whose name has a space."""
+  copy = tmp_path / 'a checkout'
+  shutil.copytree(_ROOT / 'scripts', copy / 'scripts')
+  (copy / 'tests').mkdir()
+  for name in ('requirements.txt', 'tests/requirements.txt'):
+    shutil.copy(_ROOT / name, copy / name)
+  return copy
+
+
+@pytest.fixture
+def bare_path(tmp_path):
+  """A directory for PATH with the system's tools but without any Python."""
+  tools = tmp_path / 'tools'
+  tools.mkdir()
+  for name in (
+    'bash',
+    'cat',
+    'cksum',
+    'cp',
+    'dirname',
+    'ls',
+    'mkdir',
+    'rm',
+    'tail',
+    'touch',
+  ):
+    (tools / name).symlink_to(shutil.which(name))
+  return tools
+
+
+def _arguments(script, *flags, cwd, echo):
+  result = _run(script, *flags, cwd=cwd, PYTHON=echo)
+  assert result.returncode == 0, result.stderr
+  main, *arguments = json.loads(result.stdout)
+  assert pathlib.Path(main).resolve() == _ROOT / 'main.py'
+  return arguments
+
+
+def _resolved(arguments):
+  """Returns {flag: value}; what comes last counts, as in main.py."""
+  assert all(a.startswith('--') and '=' in a for a in arguments), arguments
+  return dict(a[2:].split('=', maxsplit=1) for a in arguments)
+
+
+def _published():
+  return golden.json('scripts.json')['scripts']
+
+
+def test_there_is_a_script_for_every_published_configuration():
+  names = {path.stem for path in _SCRIPTS}
+  assert set(_published()) <= names
+
+
+def test_scripts_pass_exactly_the_published_flags(tmp_path, echo):
+  for name, published in _published().items():
+    if name == _HEAD:
+      continue
+    script = _ROOT / 'scripts' / f'{name}.sh'
+    arguments = _arguments(script, cwd=tmp_path, echo=echo)
+    assert _resolved(arguments) == published['flags'], name
+    assert len(arguments) == len(published['flags']), f'{name} repeats a flag'
+
+
+def test_headers_name_the_published_hardware():
+  for name, published in _published().items():
+    header = (_ROOT / 'scripts' / f'{name}.sh').read_text().split('\nset ')[0]
+    words = header.replace('\n# ', ' ')
+    if published['tpu_cores'] is not None:
+      assert f'{published["tpu_cores"]} TPU v3 cores' in words
+    assert 'top-1' in words or '81.4' in words
+    assert f'# Usage: scripts/{name}.sh' in header
+
+
+def test_classification_head_changes_only_what_it_says(tmp_path, echo):
+  script = _ROOT / 'scripts' / f'{_HEAD}.sh'
+  published = _published()[_HEAD]['flags']
+  for reference in ('runs/a b', '--reference_ckpt=runs/a b'):
+    arguments = _arguments(script, reference, cwd=tmp_path, echo=echo)
+    expected = {**published, **_HEAD_CHANGES, 'reference_ckpt': 'runs/a b'}
+    assert _resolved(arguments) == expected
+
+
+@pytest.mark.parametrize(
+  'flags', [(), ('--mode=train',), ('',), ('--reference_ckpt=',)]
+)
+def test_classification_head_asks_for_a_reference(tmp_path, echo, flags):
+  script = _ROOT / 'scripts' / f'{_HEAD}.sh'
+  result = _run(script, *flags, cwd=tmp_path, PYTHON=echo)
+  assert result.returncode == 2
+  assert result.stdout == ''
+  assert result.stderr.count('\n') == 1
+  assert f'usage: scripts/{_HEAD}.sh REFERENCE_CKPT' in result.stderr
+
+
+def test_users_flags_come_last(tmp_path, echo):
+  flags = ['--batch_size=8', '--model_dir=a b', '--use_tpu=False']
+  for name in _published():
+    script = _ROOT / 'scripts' / f'{name}.sh'
+    reference = ['runs/x'] if name == _HEAD else []
+    arguments = _arguments(script, *reference, *flags, cwd=tmp_path, echo=echo)
+    assert arguments[-3:] == flags
+    assert _resolved(arguments)['batch_size'] == '8'
+
+
+def test_scripts_run_from_any_directory(echo):
+  script = 'supcon_cifar10_resnet50.sh'
+  for cwd, path in ((_ROOT, 'scripts/'), (_ROOT / 'scripts', './')):
+    # CDPATH must not lead the scripts astray.
+    result = _run(path + script, cwd=cwd, PYTHON=echo, CDPATH='/:/usr')
+    assert pathlib.Path(json.loads(result.stdout)[0]) == _ROOT / 'main.py'
+
+
+def test_interpreter_is_python_then_venv_then_python3(checkout, bare_path):
+  script = checkout / 'scripts' / 'simclr_cifar10_resnet50.sh'
+  for text in ('python3', 'named'):
+    _write_executable(bare_path / text, f'#!/bin/sh\necho {text}')
+
+  def interpreter(**environment):
+    return _run(script, cwd='/', PATH=bare_path, **environment).stdout.strip()
+
+  assert interpreter() == 'python3'
+  _write_executable(checkout / '.venv/bin/python', '#!/bin/sh\necho venv')
+  assert interpreter() == 'venv'
+  assert interpreter(PYTHON=bare_path / 'named') == 'named'
+  assert interpreter(PYTHON='') == 'venv'
+
+
+@pytest.mark.parametrize('path', _SCRIPTS, ids=lambda path: path.name)
+def test_script_is_well_formed(path):
+  lines = path.read_text().splitlines()
+  assert lines[0] == '#!/bin/bash'
+  assert lines[1].startswith('# ')
+  subprocess.run(['bash', '-n', str(path)], check=True)
+  if path.name not in _SOURCED:
+    assert path.stat().st_mode & stat.S_IXUSR
+    assert 'set -euo pipefail' in lines
+
+
+def test_continuous_integration_is_well_formed():
+  path = _ROOT / '.ci' / 'run'
+  assert path.read_text().startswith('#!/bin/bash\n')
+  assert path.stat().st_mode & stat.S_IXUSR
+  subprocess.run(['bash', '-n', str(path)], check=True)
+
+
+class TestSetUp:
+  """quickstart.sh and test.sh on machines with other interpreters."""
+
+  @pytest.fixture(autouse=True)
+  def _machine(self, tmp_path, checkout, bare_path):
+    self.checkout = checkout
+    self.path = bare_path
+    self.log = tmp_path / 'log'
+
+  def run(self, *flags, script='quickstart.sh', **environment):
+    """Returns the finished process and what it called for the set-up."""
+    self.log.write_text('')
+    result = _run(
+      self.checkout / 'scripts' / script,
+      *flags,
+      cwd='/',
+      **{'PATH': self.path, 'LOG': self.log, **environment},
+    )
+    return result, self.log.read_text().split('\n')[:-1]
+
+  def assert_refuses(self, result, *found):
+    assert result.returncode == 1
+    assert result.stdout == ''
+    assert result.stderr.count('\n') == 1
+    for words in ('3.10 or 3.11', 'TPUEstimator', 'Datasets', *found):
+      assert words in result.stderr
+    assert not (self.checkout / '.venv').exists()
+
+  @pytest.mark.parametrize('script', ['quickstart.sh', 'test.sh'])
+  def test_refuses_other_versions(self, script):
+    _fake_python(self.path, 'python3', '3.12.1')
+    _fake_python(self.path, 'python', '2.7.18')
+    result, _ = self.run(script=script)
+    self.assert_refuses(result, '3.12.1', str(self.path / 'python3'), '2.7.18')
+
+  def test_refuses_a_machine_without_python(self):
+    result, _ = self.run()
+    self.assert_refuses(result, 'no Python at all')
+
+  def test_names_what_a_supported_version_lacks(self):
+    _fake_python(self.path, 'python3.11', '3.11.2', lack='the venv module')
+    result, _ = self.run()
+    self.assert_refuses(result, '3.11.2 without the venv module')
+
+  @pytest.mark.parametrize('name', ['python3.11', 'python3.10', 'python'])
+  def test_finds_the_right_one(self, name):
+    _fake_python(self.path, 'python3', '3.12.1')
+    _fake_python(self.path, name, '3.10.9')
+    _, calls = self.run()
+    assert calls[0] == 'venv 3.10.9'
+
+  def test_passes_over_a_shim_that_fails(self, tmp_path):
+    _write_executable(tmp_path / 'shims/python3.11', '#!/bin/sh\nexit 127')
+    _fake_python(self.path, 'python3.11', '3.11.2')
+    path = f'{tmp_path / "shims"}:{self.path}'
+    _, calls = self.run(PATH=path)
+    assert calls[0] == 'venv 3.11.2'
+
+  def test_asks_pyenv_for_versions_that_it_hides(self, tmp_path):
+    versions = tmp_path / 'versions'
+    _fake_python(versions / '3.9.1/bin', 'python', '3.9.1')
+    _fake_python(versions / '3.10.4/bin', 'python', '3.10.4')
+    _write_executable(self.path / 'pyenv', f'#!/bin/sh\necho "{tmp_path}"')
+    _, calls = self.run()
+    assert calls[0] == 'venv 3.10.4'
+
+  def test_python_names_the_interpreter(self, tmp_path):
+    _fake_python(self.path, 'python3.11', '3.11.2')
+    other = _fake_python(tmp_path / 'opt', 'py', '3.10.7')
+    _, calls = self.run(PYTHON=other)
+    assert calls[0] == 'venv 3.10.7'
+    # It is made anew only for another version.
+    assert self.run(PYTHON=other)[1] == []
+    assert self.run(PYTHON='python3.11')[1][0] == 'venv 3.11.2'
+    assert self.run()[1] == []
+
+  def test_says_that_python_does_not_do(self, tmp_path):
+    _fake_python(self.path, 'python3.11', '3.11.2')
+    other = _fake_python(tmp_path / 'opt', 'py', '3.13.0')
+    result, calls = self.run(PYTHON=other)
+    assert calls[0] == 'venv 3.11.2'
+    assert '3.13.0' in result.stdout
+
+  def test_installs_once(self):
+    _fake_python(self.path, 'python3.11', '3.11.2')
+    requirements = self.checkout / 'requirements.txt'
+    result, calls = self.run()
+    assert result.returncode == 0, result.stderr
+    assert calls == ['venv 3.11.2', 'pip pip', f'pip {requirements}']
+    assert len(result.stdout.splitlines()) <= 6
+    result, calls = self.run()
+    assert calls == []
+    assert len(result.stdout.splitlines()) == 1  # main.py alone.
+
+    # The tests need more, and what they installed serves both.
+    for_tests = self.checkout / 'tests' / 'requirements.txt'
+    assert self.run(script='test.sh')[1] == ['pip pip', f'pip {for_tests}']
+    assert self.run(script='test.sh')[1] == []
+    assert self.run()[1] == []
+
+    requirements.write_text('absl-py\n')
+    assert self.run()[1] == ['pip pip', f'pip {requirements}']
+
+  def test_shows_why_pip_fails_and_starts_over(self):
+    _fake_python(self.path, 'python3.11', '3.11.2')
+    result, calls = self.run(PIP_STATUS='1')
+    assert result.returncode == 1
+    assert calls == ['venv 3.11.2', 'pip pip']
+    assert 'ERROR: as the test asks' in result.stderr
+    assert str(self.checkout / '.venv/pip.log') in result.stderr
+    assert self.run()[1][0] == 'venv 3.11.2'
+
+  def test_starts_over_after_an_interruption(self):
+    _fake_python(self.path, 'python3.11', '3.11.2')
+    self.run(PIP_KILLED='1')
+    assert self.run()[1][0] == 'venv 3.11.2'
+    assert self.run()[1] == []
+
+  def test_makes_a_broken_environment_anew(self):
+    _fake_python(self.path, 'python3.11', '3.11.2')
+    self.run()
+    (self.checkout / '.venv/bin/pip').unlink()
+    assert self.run()[1][0] == 'venv 3.11.2'
+
+  def model_dir(self, *flags):
+    last = self.run(*flags)[0].stdout.splitlines()[-1]
+    return last.split('--model_dir=')[1].split(' --')[0]
+
+  def test_quickstart_keeps_different_runs_apart(self):
+    _fake_python(self.path, 'python3.11', '3.11.2')
+    plain = self.model_dir()
+    assert plain == str(self.checkout / 'runs/quickstart')
+    simclr = self.model_dir('--use_labels=False')
+    assert simclr.startswith(plain + '-')
+    assert simclr == self.model_dir('--use_labels=False')
+    others = [('--use_labels=True',), ('--use_labels=False', '--seed=1')]
+    assert len({plain, simclr, *(self.model_dir(*f) for f in others)}) == 4
+
+  def test_quickstart_runs_the_main_job(self):
+    _fake_python(self.path, 'python3.11', '3.11.2')
+    result, _ = self.run('--stage_1_epochs=1', '--model_dir=mine')
+    python, *arguments = result.stdout.splitlines()[-1].split(' --')
+    assert f'{self.checkout}/main.py' in python
+    assert f'{self.checkout}/.venv/bin/python' in python
+    assert arguments[-2:] == ['stage_1_epochs=1', 'model_dir=mine']
+    flags = dict(a.split('=', maxsplit=1) for a in arguments)
+    assert flags['mode'] == 'train_then_eval'
+    assert flags['use_tpu'] == 'False'
+    assert flags['input_fn'] == 'digits'
+    assert flags['data_dir'] == str(self.checkout / 'runs/data')
+    known = {flag['name'] for flag in golden.json('flags.json')['flags']}
+    assert set(flags) <= known
+
+  def test_test_passes_options_to_pytest(self):
+    _fake_python(self.path, 'python3.11', '3.11.2')
+    result, _ = self.run('-k', 'losses', '-x', script='test.sh')
+    assert ' -m pytest ' in result.stdout.splitlines()[-1]
+    assert result.stdout.endswith(' -k losses -x\n')
