@@ -1,0 +1,356 @@
+"""Every flag, in one place: its name, the field that it sets, its help.
+
+A field's type, default and check stand in `supcon/hparams.py` (what a run
+computes) and `supcon/run_options.py` (where and how it runs). `define` turns
+the tables below into absl flags, `read` turns parsed flags into the two
+dataclasses.
+"""
+
+import enum
+
+from absl import flags
+
+from supcon import hparams
+from supcon import run_options
+
+_RUN_FLAGS = {  # flag = field of RunOptions: help
+  'mode': (
+    'train: train only. eval: evaluate each new checkpoint of a training '
+    'job until the final one. train_then_eval: train, then evaluate and '
+    'export once.'
+  ),
+  'model_dir': 'Directory for checkpoints, summaries, results and exports.',
+  'data_dir': (
+    'TFDS data directory, the parent of imagenet2012/ or cifar10/; default '
+    'is that of TFDS.'
+  ),
+  'reference_ckpt': (
+    'Checkpoint, or directory with one, to warm-start from as the '
+    '--warm_start_* flags say. Batch norm then runs in inference mode '
+    'during training, unless --batch_norm_in_train_mode.'
+  ),
+  'use_tpu': 'Run on Cloud TPU; False runs on GPU or CPU.',
+  'tpu_name': 'Name or grpc address of the Cloud TPU.',
+  'tpu_zone': 'Zone of the Cloud TPU.',
+  'gcp_project': 'Project of the Cloud TPU.',
+  'master': 'Address of the runtime; overrides --tpu_name.',
+  'steps_per_loop': 'Training steps on the TPU between visits to the host.',
+  'summary_interval_steps': 'Steps between training summaries.',
+  'save_interval_steps': 'Steps between checkpoints.',
+  'max_checkpoints_to_keep': 'How many recent checkpoints are kept.',
+  'keep_checkpoint_interval_secs': (
+    'Seconds between checkpoints that are kept for ever.'
+  ),
+  'eval_interval_secs': (
+    'In eval mode, seconds at least between two evaluations while training '
+    'is under way.'
+  ),
+}
+
+_HPARAMS_FLAGS = {  # flag: (field of HParams, help)
+  'batch_size': ('batch_size', 'Training examples per step, over all devices.'),
+  'eval_batch_size': ('eval.batch_size', 'Examples per evaluation step.'),
+  'seed': (
+    'seed',
+    'Decides initial weights, order of examples, augmentation, label noise.',
+  ),
+  # Data.
+  'input_fn': ('input_data.input_fn', 'Data set: imagenet, cifar10, digits.'),
+  'num_images': (
+    'input_data.max_samples',
+    'Train on the first this many examples only; 0 for all.',
+  ),
+  'label_noise_prob': (
+    'input_data.label_noise_prob',
+    'Probability that a training label is replaced by a random one.',
+  ),
+  'shard_per_host': (
+    'input_data.shard_per_host',
+    'With several hosts, give each its own slice of the training split.',
+  ),
+  'allow_mixed_precision': (
+    'input_data.preprocessing.allow_mixed_precision',
+    'bfloat16 images and activations on TPU; no effect elsewhere.',
+  ),
+  'image_size': (
+    'input_data.preprocessing.image_size',
+    'Height and width of the network input, in pixels.',
+  ),
+  'num_views': (
+    'input_data.preprocessing.num_views',
+    'Views of each image in a batch.',
+  ),
+  'augmentation_type': (
+    'input_data.preprocessing.augmentation_type',
+    'Training augmentation. Available now: SIMCLR, IDENTITY (crop and flip '
+    'only).',
+  ),
+  'augmentation_magnitude': (
+    'input_data.preprocessing.augmentation_magnitude',
+    'Strength of the color jitter; 0 or less turns augmentation other than '
+    'crop and flip off.',
+  ),
+  'warp_probability': (
+    'input_data.preprocessing.warp_probability',
+    'Probability of a random warp. Not available yet: only 0.',
+  ),
+  'blur_probability': (
+    'input_data.preprocessing.blur_probability',
+    'Probability of Gaussian blur, with SIMCLR augmentation.',
+  ),
+  'defer_blurring': (
+    'input_data.preprocessing.defer_blurring',
+    'Blur on the accelerator instead of in the input pipeline.',
+  ),
+  'use_pytorch_color_jitter': (
+    'input_data.preprocessing.use_pytorch_color_jitter',
+    "Color jitter as torchvision defines it instead of TensorFlow's.",
+  ),
+  'apply_whitening': (
+    'input_data.preprocessing.apply_whitening',
+    'Subtract the mean and divide by the standard deviation, where the '
+    'data set has them (cifar10).',
+  ),
+  'crop_area_range': (
+    'input_data.preprocessing.crop_area_range',
+    'Smallest and largest part of the image area in a random crop.',
+  ),
+  'eval_crop_method': (
+    'input_data.preprocessing.eval_crop_method',
+    'How an evaluation image gets its size.',
+  ),
+  'crop_padding': (
+    'input_data.preprocessing.crop_padding',
+    'Pixels by which the resized image exceeds the evaluation crop.',
+  ),
+  # Networks.
+  'resnet_architecture': (
+    'architecture.encoder_architecture',
+    'Family of the encoder.',
+  ),
+  'resnet_depth': (
+    'architecture.encoder_depth',
+    'Layers of the encoder: 18, 34, 50, 101, 152, 200; RESNEXT from 50.',
+  ),
+  'resnet_width': (
+    'architecture.encoder_width',
+    'Multiplies the channels of every layer of the encoder.',
+  ),
+  'first_conv_kernel_size': (
+    'architecture.first_conv_kernel_size',
+    'Kernel side of the first convolution: 7 for ImageNet, 3 for CIFAR.',
+  ),
+  'first_conv_stride': (
+    'architecture.first_conv_stride',
+    'Stride of the first convolution: 2 for ImageNet, 1 for CIFAR.',
+  ),
+  'use_initial_max_pool': (
+    'architecture.use_initial_max_pool',
+    'Max pool with stride 2 after the first convolution.',
+  ),
+  'projection_head_layers': (
+    'architecture.projection_head_layers',
+    'Sizes of the dense layers of the projection head.',
+  ),
+  'use_projection_batch_norm': (
+    'architecture.projection_head_use_batch_norm',
+    'Batch norm between the layers of the projection head.',
+  ),
+  'use_projection_batch_norm_beta': (
+    'architecture.projection_head_use_batch_norm_beta',
+    'Whether those batch norms learn a shift.',
+  ),
+  'normalize_embedding': (
+    (
+      'architecture.normalize_projection_head_inputs',
+      'architecture.normalize_classifier_inputs',
+    ),
+    'Scale the embedding to unit length before both heads.',
+  ),
+  'zero_initialize_classifier': (
+    'architecture.zero_initialize_classifier',
+    'Start the classifier at zero instead of at random.',
+  ),
+  'stop_gradient_before_classification_head': (
+    'architecture.stop_gradient_before_classification_head',
+    'Keep the gradient of the classifier out of the encoder.',
+  ),
+  'stop_gradient_before_projection_head': (
+    'architecture.stop_gradient_before_projection_head',
+    'Keep the gradient of the projection head out of the encoder.',
+  ),
+  'use_global_batch_norm': (
+    'architecture.use_global_batch_norm',
+    'Batch norm statistics over all devices; the moving variance is then '
+    'the biased one.',
+  ),
+  # Losses.
+  'use_labels': (
+    'loss.contrastive.use_labels',
+    'Positives are the views of the same class (SupCon); otherwise those '
+    'of the same image (SimCLR).',
+  ),
+  'temperature': ('loss.contrastive.temperature', 'Softmax temperature; > 0.'),
+  'contrast_mode': (
+    'loss.contrastive.contrast_mode',
+    'Anchors: all views, or the first view only.',
+  ),
+  'summation_location': (
+    'loss.contrastive.summation_location',
+    'Sum over positives outside (eq. 2) or inside (eq. 3) the log.',
+  ),
+  'denominator_mode': (
+    'loss.contrastive.denominator_mode',
+    'Positives in the denominator: all, the one of the term, or none.',
+  ),
+  'positives_cap': (
+    'loss.contrastive.positives_cap',
+    'At most this many positives besides the views of the same image; a '
+    'multiple of the views; -1 for no limit.',
+  ),
+  'scale_by_temperature': (
+    'loss.contrastive.scale_by_temperature',
+    'Multiply the contrastive loss by the temperature.',
+  ),
+  'label_smoothing': (
+    'loss.cross_entropy.label_smoothing',
+    'Label smoothing of the cross-entropy, in [0, 1).',
+  ),
+  'use_bias_weight_decay': (
+    'loss.include_bias_in_weight_decay',
+    'Weight decay on biases too.',
+  ),
+  # Warm start.
+  'warm_start_encoder': (
+    'warm_start.warm_start_encoder',
+    'Take the encoder from --reference_ckpt.',
+  ),
+  'warm_start_projection_head': (
+    'warm_start.warm_start_projection_head',
+    'Take the projection head from --reference_ckpt.',
+  ),
+  'warm_start_classifier': (
+    'warm_start.warm_start_classifier',
+    'Take the classifier from --reference_ckpt.',
+  ),
+  'ignore_missing_checkpoint_vars': (
+    'warm_start.ignore_missing_checkpoint_vars',
+    'Start what --reference_ckpt lacks at random instead of stopping.',
+  ),
+  'batch_norm_in_train_mode': (
+    'warm_start.batch_norm_in_train_mode',
+    'With --reference_ckpt, keep batch norm in training mode.',
+  ),
+}
+
+_STAGE_FLAGS = {  # Field of Stage: help; --stage_1_FIELD and --stage_2_FIELD.
+  'epochs': 'Length in epochs; 0 skips the stage.',
+  'warmup_epochs': 'Epochs of linear warm-up; shorter than the stage.',
+  'base_learning_rate': 'Learning rate for a batch of 256; scales with it.',
+  'learning_rate_decay': 'How the learning rate falls after the warm-up.',
+  'decay_rate': 'Factor of a drop: EXPONENTIAL, PIECEWISE_LINEAR.',
+  'decay_boundary_epochs': (
+    'PIECEWISE_LINEAR: epochs of the drops, counted from the warm-up.'
+  ),
+  'epochs_per_decay': 'EXPONENTIAL: epochs from drop to drop.',
+  'optimizer': 'Update rule.',
+  'update_encoder_batch_norm': 'Update the moving statistics of batch norm.',
+  'rmsprop_epsilon': 'RMSPROP: epsilon.',
+  'contrastive_loss_weight': 'Weight of the contrastive loss.',
+  'cross_entropy_loss_weight': 'Weight of the cross-entropy.',
+  'weight_decay': (
+    'Coefficient of the weight decay: in the loss, or inside LARS.'
+  ),
+  'use_encoder_weight_decay': 'Weight decay on the encoder.',
+  'use_projection_head_weight_decay': 'Weight decay on the projection head.',
+  'use_classification_head_weight_decay': 'Weight decay on the classifier.',
+}
+
+
+def hparams_flags():
+  """Returns {flag: (paths of the fields that it sets, help)}."""
+  table = {}
+  for flag, (paths, text) in _HPARAMS_FLAGS.items():
+    table[flag] = ((paths,) if isinstance(paths, str) else paths, text)
+  for number in (1, 2):
+    for field, text in _STAGE_FLAGS.items():
+      table[f'stage_{number}_{field}'] = (
+        (f'stage_{number}.{field}',),
+        f'Stage {number}. {text}',
+      )
+  return table
+
+
+def define(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines every flag in `values`, with the defaults of the dataclasses."""
+  defaults = run_options.RunOptions()
+  for flag, text in _RUN_FLAGS.items():
+    if flag == 'mode':
+      flags.DEFINE_enum(
+        flag, defaults.mode, run_options.MODES, text, flag_values=values
+      )
+    else:
+      _define(values, flag, getattr(defaults, flag), text)
+  flags.DEFINE_string(
+    'hparams',
+    None,
+    'All hyper-parameters as one compact string, such as bs=64,d=18 (see '
+    'supcon/hparams.py); it replaces all hyper-parameter flags.',
+    flag_values=values,
+  )
+  params = hparams.HParams()
+  for flag, (paths, text) in hparams_flags().items():
+    _define(values, flag, params.get(paths[0]), text)
+
+
+def read(values: flags.FlagValues):
+  """Returns (RunOptions, HParams) of parsed flags, not yet checked.
+
+  Raises:
+    ValueError: If an item of a list, or --hparams, cannot be read.
+  """
+  options = run_options.RunOptions(
+    **{flag: values[flag].value for flag in _RUN_FLAGS}
+  )
+  if values['hparams'].value is not None:
+    return options, hparams.parse(values['hparams'].value)
+  params = hparams.HParams()
+  for flag, (paths, _) in hparams_flags().items():
+    value = values[flag].value
+    for path in paths:
+      default = params.get(path)
+      try:
+        if isinstance(default, enum.Enum):
+          converted = type(default)[value]
+        else:
+          converted = hparams.convert(value, default)
+      except ValueError as error:
+        raise ValueError(f'--{flag}: {error}') from error
+      params = params.replace(path, converted)
+  return options, params
+
+
+def _define(values, flag, default, text):
+  if isinstance(default, enum.Enum):
+    flags.DEFINE_enum(
+      flag,
+      default.name,
+      [member.name for member in type(default)],
+      text,
+      case_sensitive=False,
+      flag_values=values,
+    )
+  elif isinstance(default, tuple):
+    items = [str(item) for item in default]
+    flags.DEFINE_list(flag, items, text, flag_values=values)
+  else:
+    _DEFINERS[type(default)](flag, default, text, flag_values=values)
+
+
+_DEFINERS = {
+  bool: flags.DEFINE_boolean,
+  int: flags.DEFINE_integer,
+  float: flags.DEFINE_float,
+  str: flags.DEFINE_string,
+  type(None): flags.DEFINE_string,
+}

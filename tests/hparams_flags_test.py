@@ -1,0 +1,114 @@
+"""The flags: the published contract, and the table's completeness."""
+
+from absl import flags
+import pytest
+
+import hparams_flags
+from supcon import enums
+from supcon import hparams
+from supcon import run_options
+from tests import flag_parsing
+from tests import golden
+
+_TYPES = {
+  'string': 'string',
+  'integer': 'int',
+  'float': 'float',
+  'boolean': 'bool',
+  'enum': 'string enum',
+  'comma_list': 'comma separated list of strings',
+}
+
+
+@pytest.fixture(name='values', scope='module')
+def fixture_values():
+  values = flags.FlagValues()
+  hparams_flags.define(values)
+  return values
+
+
+@pytest.mark.parametrize(
+  'published', golden.json('flags.json')['flags'], ids=lambda f: f['name']
+)
+def test_published_flags(values, published):
+  flag = values[published['name']]
+  default = published['default']
+  if published['type'] == 'comma_list':
+    default = [str(item) for item in default]
+  assert flag.default == default
+  assert flag.flag_type() == _TYPES[published['type']]
+  if published['type'] == 'enum':
+    assert flag.parser.enum_values == published['enum_values']
+
+
+def test_every_hyperparameter_has_exactly_one_flag():
+  paths = [
+    path
+    for paths, _ in hparams_flags.hparams_flags().values()
+    for path in paths
+  ]
+  assert sorted(paths) == sorted(entry.path for entry in hparams.fields())
+
+
+def test_untouched_flags_give_the_defaults():
+  assert flag_parsing.parse([]) == (
+    run_options.RunOptions(),
+    hparams.HParams(),
+  )
+
+
+def test_every_flag_has_help(values):
+  for flag in values.get_flags_for_module(hparams_flags):
+    assert len(flag.help) > 5, flag.name
+
+
+def test_flags_set_their_fields():
+  options, params = flag_parsing.parse(
+    [
+      '--mode=eval',
+      '--nouse_tpu',
+      '--batch_size=64',
+      '--normalize_embedding=False',
+      '--projection_head_layers=64,32',
+      '--crop_area_range=0.2,1.0',
+      '--stage_2_optimizer=lars',
+      '--stage_2_decay_boundary_epochs=1,2',
+      '--augmentation_type=SIMCLR',
+    ]
+  )
+  assert options.mode == 'eval' and not options.use_tpu
+  assert params.batch_size == 64
+  assert not params.architecture.normalize_classifier_inputs
+  assert not params.architecture.normalize_projection_head_inputs
+  assert params.architecture.projection_head_layers == (64, 32)
+  assert params.input_data.preprocessing.crop_area_range == (0.2, 1.0)
+  assert params.stage_2.optimizer == enums.Optimizer.LARS
+  assert params.stage_1.optimizer == enums.Optimizer.RMSPROP
+  assert params.stage_2.decay_boundary_epochs == (1, 2)
+
+
+def test_the_compact_string_replaces_the_flags():
+  _, params = flag_parsing.parse(['--batch_size=64', '--hparams=d=18'])
+  assert params == hparams.parse('d=18')
+  assert params.batch_size == 2048
+
+
+def test_bad_list_items_name_the_flag():
+  with pytest.raises(ValueError, match='--projection_head_layers'):
+    flag_parsing.parse(['--projection_head_layers=64,x'])
+
+
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
+    ([], '--model_dir is empty'),
+    (['--model_dir=x', '--save_interval_steps=0'], 'save_interval_steps'),
+    (['--model_dir=x', '--eval_interval_secs=-1'], 'eval_interval_secs'),
+    (['--model_dir=x', '--reference_ckpt=y'], '--warm_start_encoder'),
+    (['--model_dir=x', '--warm_start_encoder'], '--reference_ckpt'),
+  ],
+)
+def test_run_options_are_checked(arguments, words):
+  options, params = flag_parsing.parse(arguments)
+  with pytest.raises(ValueError, match=words):
+    options.check(params)

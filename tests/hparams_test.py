@@ -1,0 +1,185 @@
+"""Hyper-parameters: the compact string, the checks."""
+
+import dataclasses
+
+import pytest
+
+from supcon import enums
+from supcon import hparams
+from tests import golden
+
+# The published abbreviated paths that have another name or place in ours.
+_GOLDEN = golden.json('hparams_serialization.json')
+_FIELDS = {entry.short_name: entry for entry in hparams.fields()}
+
+
+def test_fields_are_the_published_ones_in_order():
+  published = [
+    entry.short_name for entry in hparams.fields() if entry.published
+  ]
+  assert published == [field['abbreviation'] for field in _GOLDEN['fields']]
+
+
+def test_defaults_are_those_of_the_published_flags():
+  assert (
+    hparams.HParams().serialize() == _GOLDEN['default_from_flags_serialized']
+  )
+
+
+@pytest.mark.parametrize(
+  'script', _GOLDEN['scripts_round_trip'], ids=lambda script: script['script']
+)
+def test_published_strings_survive(script):
+  params = hparams.parse(script['serialized'])
+  assert params.serialize() == script['serialized']
+
+
+@pytest.mark.parametrize(
+  'example', _GOLDEN['examples'], ids=lambda example: repr(example['string'])
+)
+def test_strings_are_read_as_published(example):
+  # The published defaults of the string differ from those of the flags; what
+  # an example changes is told from the former.
+  if example['error']:
+    with pytest.raises(ValueError):
+      hparams.parse(example['string'])
+    return
+  published_defaults = hparams.parse(_GOLDEN['default_serialized'])
+  params = hparams.parse(example['string'])
+  expected = hparams.parse(example['reserialized'])
+  named = {part.split('=')[0].strip() for part in _split(example['string'])}
+  for name, entry in _FIELDS.items():
+    if name in named:
+      assert params.get(entry.path) == expected.get(entry.path), name
+    else:
+      assert params.get(entry.path) == entry.default
+      if entry.published:
+        assert expected.get(entry.path) == published_defaults.get(entry.path)
+
+
+def _split(text):
+  """Splits at commas outside brackets and quotes."""
+  depth, quoted, part = 0, False, ''
+  for character in text:
+    depth += (character == '[') - (character == ']')
+    quoted ^= character == '"'
+    if character == ',' and not depth and not quoted:
+      yield part
+      part = ''
+    else:
+      part += character
+  if part:
+    yield part
+
+
+def test_new_fields_enter_the_string_only_where_they_differ():
+  assert 'seed' not in hparams.HParams().serialize()
+  params = hparams.HParams(seed=7)
+  assert params.serialize().endswith(',seed=7')
+  assert hparams.parse(params.serialize()) == params
+
+
+def test_any_value_round_trips():
+  params = hparams.HParams().replace('input_data.input_fn', 'a,b')
+  params = params.replace('stage_2.decay_boundary_epochs', (1, 22))
+  params = params.replace('loss.contrastive.temperature', 1e-7)
+  params = params.replace('stage_1.optimizer', enums.Optimizer.ADAM)
+  assert hparams.parse(params.serialize()) == params
+
+
+@pytest.mark.parametrize(
+  'text, words',
+  [
+    ('zz=3', 'zz'),
+    ('bs=64,bs=32', 'twice'),
+    ('bs=6.4', 'int'),
+    ('ul=maybe', 'true'),
+    ('ea=zz', 'RESNEXT'),
+    ('d=[1,2]', 'single value'),
+    ('bs', 'NAME=VALUE'),
+  ],
+)
+def test_errors_say_what_is_wrong(text, words):
+  with pytest.raises(ValueError, match=words):
+    hparams.parse(text)
+
+
+def test_json_holds_every_field():
+  def leaves(node):
+    if isinstance(node, dict):
+      return sum(leaves(child) for child in node.values())
+    return 1
+
+  assert leaves(hparams.HParams().to_json()) == len(hparams.fields())
+
+
+def test_frozen():
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    hparams.HParams().batch_size = 3
+
+
+_DEFAULT = hparams.HParams()
+
+
+@pytest.mark.parametrize(
+  'path, value, words',
+  [
+    ('batch_size', 0, '--batch_size=0'),
+    ('batch_size', -5, '--batch_size=-5'),
+    ('eval.batch_size', 0, '--eval_batch_size=0'),
+    ('stage_1.epochs', -1, '--stage_1_epochs=-1'),
+    ('stage_2.warmup_epochs', 200.0, '--stage_2_warmup_epochs=200'),
+    ('stage_1.warmup_epochs', 701.0, 'shorter than the stage'),
+    ('stage_1.warmup_epochs', -1.0, '--stage_1_warmup_epochs'),
+    ('stage_1.contrastive_loss_weight', 0.0, 'stage 1 has no loss'),
+    ('stage_1.decay_boundary_epochs', (3, 2), 'must increase'),
+    ('stage_1.decay_rate', 0.0, '--stage_1_decay_rate'),
+    ('stage_1.epochs_per_decay', 0.0, '--stage_1_epochs_per_decay'),
+    ('stage_1.weight_decay', -1.0, '--stage_1_weight_decay'),
+    ('loss.contrastive.temperature', 0.0, '--temperature=0.0'),
+    ('loss.contrastive.temperature', float('nan'), '--temperature=nan'),
+    ('loss.contrastive.positives_cap', 3, 'multiple of the 2 views'),
+    ('loss.contrastive.positives_cap', 9998, '--positives_cap=9998'),
+    ('loss.cross_entropy.label_smoothing', 1.0, '--label_smoothing=1.0'),
+    ('architecture.encoder_depth', 19, '--resnet_depth=19'),
+    ('architecture.encoder_width', 0.0, '--resnet_width=0.0'),
+    ('architecture.projection_head_layers', (0,), 'projection_head_layers'),
+    ('architecture.first_conv_stride', 0, '--first_conv_stride=0'),
+    ('input_data.label_noise_prob', 1.5, '--label_noise_prob=1.5'),
+    ('input_data.preprocessing.image_size', 0, '--image_size=0'),
+    ('input_data.preprocessing.crop_area_range', (0.5,), 'two fractions'),
+    ('input_data.preprocessing.crop_area_range', (0.0, 1.0), 'fractions'),
+    ('input_data.preprocessing.crop_padding', -1, '--crop_padding=-1'),
+    ('input_data.preprocessing.blur_probability', 2.0, 'probability'),
+    ('input_data.preprocessing.num_views', 0, '--num_views=0'),
+    ('seed', 2**40, '--seed'),
+  ],
+)
+def test_checks(path, value, words):
+  _DEFAULT.check()
+  with pytest.raises(ValueError, match=words) as error:
+    _DEFAULT.replace(path, value).check()
+  assert '\n' not in str(error.value)
+
+
+def test_some_stage_must_train():
+  params = _DEFAULT.replace('stage_1.epochs', 0).replace('stage_2.epochs', 0)
+  with pytest.raises(ValueError, match='nothing to train'):
+    params.check()
+
+
+def test_a_skipped_stage_needs_no_warmup_reset():
+  # The default warm-up of 12 epochs does not fit into 0 epochs.
+  assert _DEFAULT.stage_2.warmup_epochs == 12
+  _DEFAULT.replace('stage_2.epochs', 0).check()
+
+
+def test_resnext_has_groups_only_at_some_widths():
+  params = _DEFAULT.replace(
+    'architecture.encoder_architecture', enums.EncoderArchitecture.RESNEXT
+  )
+  params.replace('architecture.encoder_width', 0.5).check()
+  with pytest.raises(ValueError, match='--resnet_width=0.3'):
+    params.replace('architecture.encoder_width', 0.3).check()
+  with pytest.raises(ValueError, match='--resnet_depth=18'):
+    params.replace('architecture.encoder_depth', 18).check()
