@@ -1,0 +1,431 @@
+"""The losses: supervised contrastive and cross-entropy.
+
+Everything reads as if on one device. Anchors are the samples of this replica,
+contrasts those of the global batch; `replicas.gather` is all the distribution
+there is.
+
+Symbols in the comments: b samples here, B in the global batch, V views of each
+sample, A anchors, C contrasts, D feature dimensions.
+"""
+
+import tensorflow as tf
+
+from supcon import enums
+from supcon import replicas
+
+_CHOICES = {
+  'contrast_mode': enums.LossContrastMode,
+  'summation_location': enums.LossSummationLocation,
+  'denominator_mode': enums.LossDenominatorMode,
+}
+
+# The class id of a sample that `is_valid` excludes.
+_PADDING = -1
+
+# Stands for a masked logit. Finite, so that a row without any stays free of
+# NaN, and half of the lowest float32, so that a difference does not overflow.
+_NOTHING = tf.float32.min / 2
+
+
+def contrastive_loss(
+  features,
+  labels=None,
+  temperature=1.0,
+  contrast_mode=enums.LossContrastMode.ALL_VIEWS,
+  summation_location=enums.LossSummationLocation.OUTSIDE,
+  denominator_mode=enums.LossDenominatorMode.ALL,
+  positives_cap=-1,
+  scale_by_temperature=True,
+  is_valid=None,
+):
+  """Supervised (SupCon) or self-supervised (SimCLR) contrastive loss.
+
+  Eq. 2 (OUTSIDE) and eq. 3 (INSIDE) of https://arxiv.org/abs/2004.11362. With
+  s_ij = <z_i, z_j> / temperature, positives P and negatives N of an anchor i:
+
+    OUTSIDE  L_i = -1/|P| sum_p log(exp(s_ip) / D_ip)
+    INSIDE   L_i = -log(1/|P| sum_p exp(s_ip) / D_ip)
+
+  where D_ip sums exp(s_ij) over P and N (ALL), over p and N (ONE_POSITIVE) or
+  over N (ONLY_NEGATIVES). Positives are all views of the samples with the
+  anchor's label, or of the anchor's own sample without labels, but never the
+  anchor itself. A sample's loss is the mean over its anchors.
+
+  Conventions where the equations have no value, or the published one differs:
+    - An anchor without positives contributes 0.
+    - An anchor without negatives contributes 0 under ONLY_NEGATIVES, and under
+      ONE_POSITIVE too, there because log(exp(s) / exp(s)) = 0.
+    - With a single view, L_i is divided by |P| once more, as the published
+      implementation does. With two or more views it is not.
+    - Unnormalised features are welcome: loss and first derivatives are finite
+      as long as the similarities s_ij themselves fit float32.
+
+  Args:
+    features: float16, bfloat16 or float32 [batch, views, ...], the samples of
+      this replica, usually of unit length. Batch and views must be static; what
+      follows is flattened. All arithmetic is in float32.
+    labels: One-hot [batch, classes] of any numeric dtype, or None: then each
+      sample is a class of its own.
+    temperature: Python float > 0.
+    contrast_mode: enums.LossContrastMode: whether all views are anchors, or
+      the first one only.
+    summation_location: enums.LossSummationLocation, see above.
+    denominator_mode: enums.LossDenominatorMode, see above.
+    positives_cap: How many views of other samples may be positives of an
+      anchor, beside its own sample's views: a multiple of the number of views,
+      those of the samples that come first in the global batch. The rest of its
+      class then stands in no denominator either. Negative: no limit.
+    scale_by_temperature: Whether to multiply the loss by the temperature, which
+      makes the size of the gradient less dependent on it.
+    is_valid: bool or float [batch], or None. Samples with 0 are padding: they
+      are no contrasts to others, and their loss is 0, whatever they hold.
+
+  Returns:
+    float32 [batch], in nats (times temperature if so scaled).
+
+  Raises:
+    ValueError: If a shape, a choice or the cap is not as described.
+  """
+  _check_choices(
+    contrast_mode=contrast_mode,
+    summation_location=summation_location,
+    denominator_mode=denominator_mode,
+  )
+  features = tf.convert_to_tensor(features)
+  local_batch, views = _batch_and_views(features)
+  _check_positives_cap(positives_cap, views, local_batch)
+  if contrast_mode is enums.LossContrastMode.ALL_VIEWS:
+    anchor_views = views
+  else:
+    anchor_views = 1
+
+  features = tf.reshape(features, [local_batch, views, -1])
+  features = tf.cast(features, tf.float32)
+  class_ids = _class_ids(labels, local_batch)
+  if is_valid is not None:
+    is_valid = tf.cast(_with_shape('is_valid', is_valid, [local_batch]), 'bool')
+    features = tf.where(is_valid[:, None, None], features, 0.0)
+    class_ids = tf.where(is_valid, class_ids, _PADDING)
+
+  is_positive, is_negative = _pairs(
+    class_ids, local_batch, anchor_views, views, positives_cap
+  )
+  loss = supcon_loss(
+    anchors=_views_first(features[:, :anchor_views]),
+    contrasts=_views_first(replicas.gather(features)),
+    is_positive=is_positive,
+    is_negative=is_negative,
+    temperature=temperature,
+    summation_location=summation_location,
+    denominator_mode=denominator_mode,
+  )
+  if views == 1:  # As published; see the conventions above.
+    loss /= tf.squeeze(_count(is_positive), axis=1)
+  if scale_by_temperature:
+    loss *= temperature
+  return tf.reduce_mean(tf.reshape(loss, [anchor_views, local_batch]), axis=0)
+
+
+class ContrastiveLoss(tf.keras.losses.Loss):
+  """`contrastive_loss` as a Keras loss: y_true are labels, y_pred features.
+
+  y_true is one-hot [batch, classes], y_pred [batch, views, ...]. The options
+  are those of `contrastive_loss`; reduction and name those of Keras.
+  """
+
+  def __init__(
+    self,
+    temperature=1.0,
+    contrast_mode=enums.LossContrastMode.ALL_VIEWS,
+    summation_location=enums.LossSummationLocation.OUTSIDE,
+    denominator_mode=enums.LossDenominatorMode.ALL,
+    positives_cap=-1,
+    scale_by_temperature=True,
+    reduction=tf.keras.losses.Reduction.AUTO,
+    name='contrastive_loss',
+  ):
+    super().__init__(reduction=reduction, name=name)
+    self._options = {
+      'temperature': temperature,
+      'contrast_mode': contrast_mode,
+      'summation_location': summation_location,
+      'denominator_mode': denominator_mode,
+      'positives_cap': positives_cap,
+      'scale_by_temperature': scale_by_temperature,
+    }
+
+  def call(self, y_true, y_pred):
+    return contrastive_loss(y_pred, y_true, **self._options)
+
+  def get_config(self):
+    """Returns the arguments of `__init__`, choices by their short values."""
+    choices = {name: self._options[name].value for name in _CHOICES}
+    return {**super().get_config(), **self._options, **choices}
+
+  @classmethod
+  def from_config(cls, config):
+    choices = {name: _CHOICES[name](config[name]) for name in _CHOICES}
+    return cls(**{**config, **choices})
+
+
+def cross_entropy_loss(labels, logits, label_smoothing=0.0):
+  """Softmax cross-entropy with smoothed labels.
+
+  Args:
+    labels: One-hot [batch, classes] of any numeric dtype.
+    logits: [batch, classes] of any float dtype; computed in float32.
+    label_smoothing: Python float in [0, 1]: the share of each label that is
+      spread evenly over all classes, its own included.
+
+  Returns:
+    float32 [batch], in nats.
+
+  Raises:
+    ValueError: If the shapes differ or the smoothing is outside [0, 1].
+  """
+  if not 0 <= label_smoothing <= 1:
+    raise ValueError(
+      f'label_smoothing={label_smoothing} is a share of the label; give a '
+      'number in [0, 1].'
+    )
+  logits = tf.cast(tf.convert_to_tensor(logits), tf.float32)
+  labels = _with_shape('labels', labels, logits.shape.with_rank(2))
+  labels = tf.cast(labels, tf.float32)
+  classes = logits.shape[1]
+  labels = labels * (1 - label_smoothing) + label_smoothing / classes
+  return tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+
+
+def supcon_loss(
+  anchors,
+  contrasts,
+  is_positive,
+  is_negative,
+  temperature,
+  summation_location,
+  denominator_mode,
+):
+  """Contrastive loss of each anchor, given who is a positive and a negative.
+
+  Equations, conventions and choices as in `contrastive_loss`. The gradient is
+  analytic (first derivatives only): the positives of an anchor pull, and its
+  denominator pushes back as much, shared out by softmax,
+
+    dL_i / ds_ij = push_i share_ij - pull_ij,   push_i = sum_j pull_ij.
+
+  It saves most of the [A, C] matrices that automatic differentiation would
+  keep. Of a whole row only peak, log-sum and pooled terms enter, so the same
+  formulas hold when the contrasts come in tiles.
+
+  Args:
+    anchors: float32 [A, D].
+    contrasts: float32 [C, D].
+    is_positive: bool [A, C], false on the anchor itself.
+    is_negative: bool [A, C], disjoint from `is_positive`. Contrasts that are
+      neither are left out.
+    temperature: Python float > 0.
+    summation_location: enums.LossSummationLocation.
+    denominator_mode: enums.LossDenominatorMode.
+
+  Returns:
+    float32 [A], in nats.
+  """
+  pool = _POOLS[summation_location]
+  one_positive = denominator_mode is enums.LossDenominatorMode.ONE_POSITIVE
+  # What all denominators of an anchor have in common.
+  if denominator_mode is enums.LossDenominatorMode.ALL:
+    is_shared = is_positive | is_negative
+  else:
+    is_shared = is_negative
+
+  @tf.custom_gradient
+  def loss_of(similarities):
+    # Rather than the anchors: a rounding less, felt where features are large.
+    logits = similarities / temperature
+    share, peak, log_sum = _softmax(logits, is_shared)
+    log_ratio = logits - peak - log_sum  # log(exp(s_ij) / shared denominator)
+    if one_positive:
+      # exp(s) / (exp(s) + D) is the sigmoid of log(exp(s) / D).
+      slope = tf.sigmoid(-log_ratio)
+      log_ratio = tf.math.log_sigmoid(log_ratio)
+    pooled, pooled_gradient = pool(log_ratio, is_positive)
+    # Without a shared denominator nothing is left for a positive to push on.
+    is_defined = (peak > _NOTHING) & tf.reduce_any(
+      is_positive, axis=1, keepdims=True
+    )
+
+    def gradient(upstream):
+      upstream = tf.where(is_defined, upstream[:, None], 0.0)
+      pull = pooled_gradient(upstream / temperature)
+      if one_positive:
+        pull *= slope
+      push = tf.reduce_sum(pull, axis=1, keepdims=True)
+      return push * share - pull
+
+    return tf.squeeze(tf.where(is_defined, -pooled, 0.0), axis=1), gradient
+
+  return loss_of(tf.matmul(anchors, contrasts, transpose_b=True))
+
+
+def _softmax(values, mask):
+  """Softmax over the masked entries of each row, with its normaliser.
+
+  Args:
+    values: float32 [A, C].
+    mask: bool [A, C].
+
+  Returns:
+    share: float32 [A, C], 0 off the mask; uniform in a row without any.
+    peak: float32 [A, 1], the largest value; `_NOTHING` in a row without any.
+    log_sum: float32 [A, 1], log of the sum of exp(values - peak).
+  """
+  masked = tf.where(mask, values, _NOTHING)
+  peak = tf.reduce_max(masked, axis=1, keepdims=True)
+  share = tf.nn.softmax(masked)
+  # The peak's own share is exp(0) / sum: cheaper than another exp and sum.
+  log_sum = -tf.math.log(tf.reduce_max(share, axis=1, keepdims=True))
+  return share, peak, log_sum
+
+
+def _mean(values, mask):
+  """Mean of the masked entries of each row, summation OUTSIDE the log.
+
+  Args:
+    values: float32 [A, C].
+    mask: bool [A, C].
+
+  Returns:
+    float32 [A, 1], and a function from the gradient with respect to that to the
+    gradient with respect to `values`.
+  """
+  count = _count(mask)
+  total = tf.reduce_sum(tf.where(mask, values, 0.0), axis=1, keepdims=True)
+  return total / count, lambda upstream: tf.where(mask, upstream / count, 0.0)
+
+
+def _log_mean_exp(values, mask):
+  """Like `_mean`, of exp(values) and then the log: summation INSIDE the log."""
+  share, peak, log_sum = _softmax(values, mask)
+  pooled = peak + (log_sum - tf.math.log(_count(mask)))
+  return pooled, lambda upstream: upstream * share
+
+
+_POOLS = {
+  enums.LossSummationLocation.OUTSIDE: _mean,
+  enums.LossSummationLocation.INSIDE: _log_mean_exp,
+}
+
+
+def _count(mask):
+  """Returns float32 [A, 1]: the true entries of each row, but at least 1."""
+  count = tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True)
+  return tf.maximum(count, 1.0)
+
+
+def _pairs(class_ids, local_batch, anchor_views, views, positives_cap):
+  """Who is a positive, and who a negative, of whom.
+
+  Samples are compared, [b, B], and the result is laid out over the views: V^2
+  times less work than comparing views.
+
+  Args:
+    class_ids: int32 [b], or `_PADDING`.
+    local_batch: b.
+    anchor_views: How many views are anchors.
+    views: V.
+    positives_cap: As in `contrastive_loss`.
+
+  Returns:
+    is_positive, is_negative: bool [anchor_views * b, V * B]. Rows and columns
+    are ordered as `_views_first` does it.
+  """
+  contrast_ids = replicas.gather(class_ids)[None, :]
+  anchor_ids = class_ids[:, None]
+  global_batch = local_batch * replicas.num_replicas()
+  is_own = tf.equal(_positions(local_batch)[:, None], tf.range(global_batch))
+  is_alike = tf.equal(anchor_ids, contrast_ids)
+  is_negative = ~is_alike & (contrast_ids != _PADDING)
+  is_alike &= anchor_ids != _PADDING
+  is_other = is_alike & ~is_own
+  if positives_cap >= 0:
+    rank = tf.cumsum(tf.cast(is_other, tf.int32), axis=1)  # from 1
+    is_other &= rank <= positives_cap // views
+    is_alike = is_other | (is_alike & is_own)
+  # The anchor's own sample is a positive in every view but the anchor's.
+  is_positive = tf.concat(
+    [
+      tf.concat(
+        [
+          is_other if view == anchor_view else is_alike for view in range(views)
+        ],
+        axis=1,
+      )
+      for anchor_view in range(anchor_views)
+    ],
+    axis=0,
+  )
+  return is_positive, tf.tile(is_negative, [anchor_views, views])
+
+
+def _class_ids(labels, local_batch):
+  """Returns int32 [b]. Without labels each sample is a class of its own."""
+  if labels is None:
+    return _positions(local_batch)
+  labels = _with_shape('labels', labels, [local_batch, None])
+  return tf.argmax(labels, axis=1, output_type=tf.int32)
+
+
+def _positions(local_batch):
+  """Returns int32 [b]: where this replica's samples are in the global batch."""
+  return replicas.replica_id() * local_batch + tf.range(local_batch)
+
+
+def _views_first(features):
+  """[n, V, D] -> [V * n, D]: the samples' first views, their second, ..."""
+  samples, views = features.shape[:2]
+  return tf.reshape(tf.transpose(features, [1, 0, 2]), [views * samples, -1])
+
+
+def _check_choices(**choices):
+  for name, choice in choices.items():
+    if not isinstance(choice, _CHOICES[name]):
+      raise ValueError(
+        f'{name}={choice!r} is no member of enums.{_CHOICES[name].__name__}; '
+        f'choose one of {[member.name for member in _CHOICES[name]]}.'
+      )
+
+
+def _batch_and_views(features):
+  shape = features.shape
+  if shape.rank is None or shape.rank < 3 or None in shape[:2].as_list():
+    raise ValueError(
+      f'Found features of shape {shape}, expected [batch, views, ...] with '
+      'static batch and views; give a single view as [batch, 1, dims].'
+    )
+  return shape[:2].as_list()
+
+
+def _check_positives_cap(positives_cap, views, local_batch):
+  if positives_cap < 0:
+    return
+  if positives_cap % views:
+    raise ValueError(
+      f'positives_cap={positives_cap} is no multiple of the {views} views; '
+      f'try {positives_cap // views * views}, or -1 for no limit.'
+    )
+  most = local_batch * replicas.num_replicas() * views
+  if positives_cap > most:
+    raise ValueError(
+      f'positives_cap={positives_cap} exceeds the {most} views of the global '
+      f'batch; try {most}, or -1 for no limit.'
+    )
+
+
+def _with_shape(name, value, shape):
+  value = tf.convert_to_tensor(value)
+  if not value.shape.is_compatible_with(shape):
+    raise ValueError(
+      f'Found {name} of shape {value.shape}, expected {tf.TensorShape(shape)}'
+      '; give one row per sample, labels as one-hot rows.'
+    )
+  return value
