@@ -1,0 +1,123 @@
+"""The whole model: encoder, projection head and classification head."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from supcon.models import heads
+from supcon.models import layers
+from supcon.models import resnet
+
+_IMAGE_CHANNELS = 3
+
+
+class Outputs(NamedTuple):
+  """What the model says of B samples in V views; all float32.
+
+  Attributes:
+    embedding: [B, V, D] output of the encoder.
+    normalized_embedding: [B, V, D] the same at unit length.
+    projection: [B, V, P] output of the projection head at unit length; what the
+      contrastive loss compares.
+    logits: [B, num_classes] of the first view.
+  """
+
+  embedding: tf.Tensor
+  normalized_embedding: tf.Tensor
+  projection: tf.Tensor
+  logits: tf.Tensor
+
+
+class ContrastiveModel(layers.Module):
+  """Encoder with two heads (https://arxiv.org/abs/2004.11362, section 3).
+
+  Attributes:
+    encoder: resnet.Encoder.
+    projection_head: heads.ProjectionHead.
+    classification_head: heads.ClassificationHead.
+  """
+
+  def __init__(self, architecture, num_classes):
+    """Makes the variables.
+
+    Args:
+      architecture: hparams.Architecture.
+      num_classes: Int.
+
+    Raises:
+      ValueError: If the encoder does not exist in this depth or width.
+    """
+    super().__init__(None, 'ContrastiveModel')
+    self._architecture = architecture
+    self.encoder = resnet.Encoder(self, architecture)
+    self.projection_head = heads.ProjectionHead(
+      self,
+      self.encoder.embedding_size,
+      architecture.projection_head_layers,
+      architecture.projection_head_use_batch_norm,
+      architecture.projection_head_use_batch_norm_beta,
+      architecture.use_global_batch_norm,
+    )
+    self.classification_head = heads.ClassificationHead(
+      self,
+      self.encoder.embedding_size,
+      num_classes,
+      architecture.zero_initialize_classifier,
+    )
+
+  def forward(self, x, training):
+    """Maps images to Outputs.
+
+    All views pass through the encoder as one batch, so batch statistics span
+    them.
+
+    Args:
+      x: float32 or bfloat16 [B, H, W, 3 V]; V views of each sample stacked on
+        channels. The encoder computes in this type. B may be unknown.
+      training: Python bool; whether batch norm uses the batch's statistics.
+
+    Raises:
+      ValueError: If the channels are not a multiple of 3.
+    """
+    channels = x.shape[-1]
+    if not channels or channels % _IMAGE_CHANNELS:
+      raise ValueError(
+        f'images have {channels} channels; expected {_IMAGE_CHANNELS} for '
+        'each view.'
+      )
+    num_views = channels // _IMAGE_CHANNELS
+    images = tf.concat(tf.split(x, num_views, axis=-1), axis=0)
+    embedding = self.encoder(images, training)  # [V B, D], view by view.
+    normalized_embedding = _unit_length(embedding)
+
+    def head_inputs(normalize, stop_gradient):
+      inputs = normalized_embedding if normalize else embedding
+      return tf.stop_gradient(inputs) if stop_gradient else inputs
+
+    hps = self._architecture
+    projection = self.projection_head(
+      head_inputs(
+        hps.normalize_projection_head_inputs,
+        hps.stop_gradient_before_projection_head,
+      ),
+      training,
+    )
+    classifier_inputs = head_inputs(
+      hps.normalize_classifier_inputs,
+      hps.stop_gradient_before_classification_head,
+    )
+    first_view = tf.split(classifier_inputs, num_views)[0]
+
+    def by_sample(features):
+      return tf.stack(tf.split(features, num_views), axis=1)
+
+    return Outputs(
+      embedding=by_sample(embedding),
+      normalized_embedding=by_sample(normalized_embedding),
+      projection=by_sample(_unit_length(projection)),
+      logits=self.classification_head(first_view, training),
+    )
+
+
+def _unit_length(x):
+  return tf.math.l2_normalize(x, axis=-1)
