@@ -1,0 +1,459 @@
+"""Image operations: pure functions of (image, strength) or (image, seed).
+
+Between operations an image is uint8 [height, width, 3] in 0..255, as a decoder
+gives it: a quarter of the memory traffic of float32, and the published
+pipeline rounds to grey levels at the same places. `to_model_range` makes it
+what the model sees.
+
+A seed is an int32 or int64 tensor [2]. Equal seeds give equal results whatever
+else happens; a function that needs several draws splits its seed. Shapes and
+windows are int32: a shape is [height, width], a window [top, left, height,
+width], both in pixels.
+"""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+tf1 = tf.compat.v1
+
+# Sampling of crop windows (Inception): aspect ratio is width / height, and a
+# window below a tenth of the image is drawn again, even where the area range
+# would allow it. After that many vain attempts the whole image is taken.
+_CROP_ASPECT_RANGE = (3 / 4, 4 / 3)
+_CROP_MIN_COVERED = 0.1
+_CROP_ATTEMPTS = 100
+
+# SimCLR, https://arxiv.org/abs/2002.05709, appendix A: the ranges of color
+# jitter at strength 1, and of the standard deviation of the blur in pixels.
+_JITTER_RANGE = 0.8
+_JITTER_HUE_RANGE = 0.2
+_BLUR_SIGMA_RANGE = (0.1, 2.0)
+
+
+# ----------------------------------------------------------------- windows
+
+
+def whole_window(shape):
+  """Returns the window that covers an image of `shape`."""
+  return tf.concat([[0, 0], shape], axis=0)
+
+
+def center_square_window(shape, fraction):
+  """The central square whose side is `fraction` of the shorter side.
+
+  Args:
+    shape: int32 [2], height and width.
+    fraction: Python float in (0, 1].
+
+  Returns:
+    int32 [4], a window of at least one pixel.
+  """
+  # Truncated in float32, as published: other arithmetic would be one pixel off
+  # where the product is a whole number.
+  shorter = tf.cast(tf.reduce_min(shape), tf.float32)
+  side = tf.maximum(tf.cast(fraction * shorter, tf.int32), 1)
+  return center_window(shape, [side, side])
+
+
+def center_window(shape, size):
+  """The central window of `size`; an odd remainder goes to top and left.
+
+  Args:
+    shape: int32 [2], height and width.
+    size: int32 [2], height and width of the window, at most `shape`.
+
+  Returns:
+    int32 [4], the window.
+  """
+  return tf.concat([(shape - size + 1) // 2, size], axis=0)
+
+
+def center_fraction_window(shape, fraction):
+  """The window of the image's aspect ratio, `fraction` of it in each direction.
+
+  Args:
+    shape: int32 [2], height and width.
+    fraction: Python float in (0, 1].
+
+  Returns:
+    int32 [4], a window with equal margins on opposite sides.
+  """
+  sides = tf.cast(shape, tf.float64)
+  margin = tf.cast((sides - fraction * sides) / 2, tf.int32)
+  return tf.concat([margin, shape - 2 * margin], axis=0)
+
+
+def random_crop_window(shape, area_range, seed):
+  """A random window of aspect ratio 3/4 to 4/3.
+
+  Args:
+    shape: int32 [2], height and width.
+    area_range: Two Python floats in (0, 1], the smallest and largest fraction
+      of the image's area.
+    seed: int32 or int64 [2].
+
+  Returns:
+    int32 [4], the window; the whole image if none fits the constraints.
+  """
+  begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+    image_size=tf.concat([shape, [3]], axis=0),
+    bounding_boxes=tf.zeros([1, 0, 4]),
+    seed=seed,
+    min_object_covered=_CROP_MIN_COVERED,
+    aspect_ratio_range=_CROP_ASPECT_RANGE,
+    area_range=area_range,
+    max_attempts=_CROP_ATTEMPTS,
+    use_image_if_no_bounding_boxes=True,
+  )
+  return tf.concat([begin[:2], size[:2]], axis=0)
+
+
+# ------------------------------------------------------ decoding and geometry
+
+
+def decode_crops(encoded, choose_windows, decode_whole):
+  """Windows of an encoded image.
+
+  Args:
+    encoded: A string scalar, the bytes of a JPEG, PNG, BMP or GIF (its first
+      frame); or an image that is decoded already, uint8 [height, width, 3].
+    choose_windows: A function from the image's shape to a list of windows.
+    decode_whole: Whether a JPEG is decoded once as a whole and then cut, or
+      once per window, and only the blocks that it needs. Two windows of usual
+      size are cheaper cut from one decoded image, a single one is cheaper on
+      its own. Where chroma is subsampled the decoder smooths it over the
+      window's neighborhood, so that the outermost pixels of a window depend on
+      this choice by some grey levels.
+
+  Returns:
+    A list of uint8 [window height, window width, 3], one per window. Grey
+    images have three equal channels; transparency is dropped.
+  """
+
+  def cut():
+    image = encoded if is_decoded else _decode(encoded)
+    windows = choose_windows(tf.shape(image)[:2])
+    return [crop(image, window) for window in windows]
+
+  def decode_windows():
+    windows = choose_windows(tf.io.extract_jpeg_shape(encoded)[:2])
+    return [
+      tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
+      for window in windows
+    ]
+
+  is_decoded = encoded.dtype != tf.string
+  if is_decoded or decode_whole:
+    return cut()
+  # tf.cond unpacks a list of one.
+  return tf.nest.flatten(tf.cond(tf.io.is_jpeg(encoded), decode_windows, cut))
+
+
+def _decode(encoded):
+  image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+  image.set_shape([None, None, 3])
+  return image
+
+
+def crop(image, window):
+  """Returns the part of `image` [height, width, 3] that is in `window`."""
+  begin = tf.concat([window[:2], [0]], axis=0)
+  size = tf.concat([window[2:], [3]], axis=0)
+  cropped = tf.slice(image, begin, size)
+  cropped.set_shape([None, None, 3])
+  return cropped
+
+
+def resize(image, size):
+  """Resizes by bilinear interpolation.
+
+  The published results were obtained with the sampling of TensorFlow 1: the
+  top left corners of both grids coincide, nothing is smoothed when an image
+  shrinks, and grey levels are truncated.
+
+  Args:
+    image: uint8 [height, width, 3].
+    size: The new height and width, Python integers or int32 [2].
+
+  Returns:
+    uint8 [*size, 3].
+  """
+  return tf.cast(tf1.image.resize(image, size), tf.uint8)
+
+
+def shape_with_shorter_side(shape, side):
+  """Scales `shape` so that its shorter side becomes `side`.
+
+  The product is truncated in float32, as published, so that the shorter side
+  may come out as `side - 1` (47 pixels to 32 give 31).
+
+  Args:
+    shape: int32 [2], height and width.
+    side: Python integer.
+
+  Returns:
+    int32 [2], height and width.
+  """
+  shape = tf.cast(shape, tf.float32)
+  return tf.cast(shape * (side / tf.reduce_min(shape)), tf.int32)
+
+
+def flip(image):
+  """Returns `image` mirrored left to right."""
+  return tf.reverse(image, axis=[1])
+
+
+# -------------------------------------------------------------------- colors
+
+_LUMA = np.float32([0.2989, 0.587, 0.114])  # ITU-R BT.601
+_TO_LUMA = np.tile(_LUMA[:, np.newaxis], 3)  # [3, 3]: luma on each channel.
+
+
+def _mix_channels(image, matrix):
+  return tf.tensordot(image, matrix, axes=1)
+
+
+def grayscale(image):
+  """Returns the luma of `image` on each channel, uint8 [height, width, 3]."""
+  image = tf.image.convert_image_dtype(image, tf.float32)
+  return tf.image.convert_image_dtype(_mix_channels(image, _TO_LUMA), tf.uint8)
+
+
+def _clip(image):
+  # One pass over the image where tf.clip_by_value makes two.
+  return tf.raw_ops.ClipByValue(t=image, clip_value_min=0.0, clip_value_max=1.0)
+
+
+def _tf_brightness(image, delta):
+  return _clip(image + delta)
+
+
+def _tf_contrast(image, factor):
+  return _clip(tf.image.adjust_contrast(image, factor))
+
+
+def _torch_brightness(image, factor):
+  return _clip(factor * image)
+
+
+def _torch_contrast(image, factor):
+  mean_luma = tf.reduce_sum(tf.reduce_mean(image, axis=[0, 1]) * _LUMA)
+  return _clip(factor * image + (1 - factor) * mean_luma)
+
+
+def _torch_saturation(image, factor):
+  # factor * image + (1 - factor) * luma, as one product.
+  matrix = factor * np.eye(3, dtype=np.float32) + (1 - factor) * _TO_LUMA
+  return _clip(_mix_channels(image, matrix))
+
+
+# The four effects of color jitter: brightness, contrast, saturation, hue.
+# Float images in [0, 1] stay in it. TensorFlow's brightness is an offset, its
+# contrast is relative to the mean of each channel and its saturation acts in
+# HSV space; torchvision's three are blends, with black, with the mean luma and
+# with each pixel's luma.
+_EFFECTS = (
+  _tf_brightness,
+  _tf_contrast,
+  tf.image.adjust_saturation,
+  tf.image.adjust_hue,
+)
+_PYTORCH_EFFECTS = (
+  _torch_brightness,
+  _torch_contrast,
+  _torch_saturation,
+  tf.image.adjust_hue,
+)
+
+
+def adjust_colors(image, values, order, use_pytorch):
+  """Changes brightness, contrast, saturation and hue one after the other.
+
+  Args:
+    image: uint8 [height, width, 3].
+    values: float32 [4], the strengths of the four effects, in this order. They
+      leave the image as it is at 0, 1, 1, 0 (TensorFlow's variant) or 1, 1, 1,
+      0 (torchvision's). Hue is an angle in turns.
+    order: int32 [4], a permutation of 0..3: the effects, first to last.
+    use_pytorch: Whether the effects are torchvision's or TensorFlow's.
+
+  Returns:
+    uint8 [height, width, 3].
+  """
+  effects = _PYTORCH_EFFECTS if use_pytorch else _EFFECTS
+  adjusted = tf.image.convert_image_dtype(image, tf.float32)
+  for position in range(len(effects)):
+    adjusted = tf.switch_case(
+      order[position],
+      [
+        functools.partial(effect, adjusted, values[index])
+        for index, effect in enumerate(effects)
+      ],
+    )
+  return tf.image.convert_image_dtype(adjusted, tf.uint8)
+
+
+def color_jitter(image, strength, use_pytorch, seed):
+  """Random changes of color in random order.
+
+  Args:
+    image: uint8 [height, width, 3].
+    strength: Python float > 0. Brightness, contrast and saturation vary by up
+      to 0.8 times it, hue by up to 0.2 turns times it.
+    use_pytorch: Whether the effects are torchvision's or TensorFlow's.
+    seed: int32 or int64 [2].
+
+  Returns:
+    uint8 [height, width, 3].
+  """
+  span = _JITTER_RANGE * strength
+  hue_span = min(_JITTER_HUE_RANGE * strength, 0.5)
+  # A factor below 0 would invert the image.
+  low_factor, high_factor = max(1 - span, 0), 1 + span
+  low = np.float32([-span, low_factor, low_factor, -hue_span])
+  high = np.float32([span, high_factor, high_factor, hue_span])
+  if use_pytorch:
+    low[0], high[0] = low_factor, high_factor
+
+  value_seed, order_seed = tf.unstack(tf.random.split(seed))
+  values = tf.random.stateless_uniform([4], value_seed, low, high)
+  order = tf.random.experimental.stateless_shuffle(tf.range(4), order_seed)
+  return adjust_colors(image, values, order, use_pytorch)
+
+
+# ---------------------------------------------------------------------- blur
+
+
+def random_blur_sigma(probability, seed):
+  """The blur of one view: nothing is blurred yet.
+
+  Args:
+    probability: Python float, how probable it is that the view is blurred.
+    seed: int32 or int64 [2].
+
+  Returns:
+    float32 scalar: the standard deviation in pixels, uniform in 0.1..2, or 0
+    for a view that is not blurred.
+  """
+  draws = tf.random.stateless_uniform([2], seed)
+  low, high = _BLUR_SIGMA_RANGE
+  return tf.where(draws[0] < probability, low + (high - low) * draws[1], 0.0)
+
+
+def gaussian_blur(images, sigmas):
+  """Blurs each image with its own separable Gaussian.
+
+  The kernel reaches side // 20 pixels to either side and sums to 1. Beyond the
+  border images count as 0, the value of mid-grey or, after whitening, of the
+  data set's mean color.
+
+  Rows and columns are each multiplied by a banded matrix, rather than
+  convolved: one matrix product takes a different kernel for every image, on
+  any platform, under XLA too.
+
+  Args:
+    images: float [batch, side, side, channels], static but for the batch.
+    sigmas: float32 [batch], the standard deviations in pixels; an image with
+      0 is returned bit for bit.
+
+  Returns:
+    Of the shape and type of `images`; computed in float32.
+
+  Raises:
+    ValueError: If the images are not square.
+  """
+  _, side, width, _ = images.shape.as_list()
+  if side is None or side != width:
+    raise ValueError(
+      f'gaussian_blur found images of shape {images.shape}; expected '
+      '[batch, side, side, channels] with a static side.'
+    )
+  radius = side // 20
+  if not radius:
+    return images
+  sigmas = sigmas[:, tf.newaxis, tf.newaxis]
+  is_blurred = sigmas > 0
+  matrix = _blur_matrix(side, radius, tf.where(is_blurred, sigmas, 1.0))
+  blurred = tf.cast(images, tf.float32)
+  blurred = tf.einsum('bij,bjwc->biwc', matrix, blurred)
+  blurred = tf.einsum('bij,bhjc->bhic', matrix, blurred)
+  blurred = tf.cast(blurred, images.dtype)
+  return tf.where(is_blurred[..., tf.newaxis], blurred, images)
+
+
+def _blur_matrix(side, radius, sigmas):
+  """float32 [batch, side, side]: row i holds the kernel around pixel i."""
+
+  def density(distances):
+    return tf.exp(-(distances**2) / (2 * sigmas**2))
+
+  pixels = np.arange(side, dtype=np.float32)
+  distances = pixels - pixels[:, np.newaxis]
+  kernel = density(np.arange(-radius, radius + 1, dtype=np.float32))
+  in_band = (np.abs(distances) <= radius).astype(np.float32)
+  return in_band * density(distances) / tf.reduce_sum(kernel, -1, keepdims=True)
+
+
+# --------------------------------------------------------------- value ranges
+
+
+def to_model_range(image, dtype):
+  """From 0..255 to the model's range, [-1, 1].
+
+  Args:
+    image: uint8, any shape.
+    dtype: A float type. Computed in it: 255 and 127.5 are exact in bfloat16.
+
+  Returns:
+    `dtype`, the shape of `image`.
+  """
+  return tf.cast(image, dtype) / 127.5 - 1
+
+
+def to_grey_levels(image):
+  """The inverse of `to_model_range`: from floats in [-1, 1] to uint8."""
+  return tf.saturate_cast((image + 1) * 127.5, tf.uint8)
+
+
+def whiten(image, mean, std):
+  """Subtracts the data set's mean and divides by its standard deviation.
+
+  Args:
+    image: float [..., width, 3] in [-1, 1]; static width.
+    mean: Three Python floats on the same scale.
+    std: Three Python floats on the same scale.
+
+  Returns:
+    Of the shape and type of `image`, in which it is computed.
+  """
+  # One value per number of an image row: what is broadcast over channels alone
+  # is three times slower on CPU.
+  row = image.shape[-2:].as_list()
+  mean = tf.constant(np.broadcast_to(mean, row), image.dtype)
+  std = tf.constant(np.broadcast_to(std, row), image.dtype)
+  return (image - mean) / std
+
+
+# -------------------------------------------------------------------- chance
+
+
+def random_apply(function, probability, image, seed):
+  """Applies `function` to `image` with the given probability.
+
+  Args:
+    function: From an image to one of the same shape and type; not computed
+      where it is not applied.
+    probability: Python float in [0, 1].
+    image: uint8 [height, width, 3].
+    seed: int32 or int64 [2].
+
+  Returns:
+    uint8 [height, width, 3].
+  """
+  return tf.cond(
+    tf.random.stateless_uniform([], seed) < probability,
+    lambda: function(image),
+    lambda: image,
+  )

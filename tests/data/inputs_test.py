@@ -1,0 +1,349 @@
+"""Tests of order, randomness and batching of the inputs.
+
+Most replace the augmentation by a stand-in that tells which image it was given
+(a number made of the encoded bytes) and with which seed, and so show what the
+input pipeline itself does.
+"""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from supcon import enums
+from supcon import hparams
+from supcon.data import datasets
+from supcon.data import inputs
+from supcon.data import preprocessing
+from tests.data import fakes
+
+tf1 = tf.compat.v1
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+  path = tmp_path_factory.mktemp('data')
+  fakes.write_cifar10(path, num_train=23, num_test=13, image_size=8)
+  fakes.write_imagenet(
+    path, num_train=23, num_validation=5, num_classes=100, num_shards=3
+  )
+  return str(path)
+
+
+@pytest.fixture(params=['from_memory', 'while_reading'])
+def dataset(request, data_dir, monkeypatch):
+  """23 training examples, through either way of shuffling."""
+  dataset = datasets.load('cifar10', data_dir)
+  if request.param == 'while_reading':
+    monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 0)
+    # A buffer of 8 of the 23 examples.
+    buffer_bytes = 8.5 * dataset.num_bytes(is_train=True) / 23
+    monkeypatch.setattr(inputs, 'SHUFFLE_BUFFER_BYTES', int(buffer_bytes))
+  return dataset
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+  """Images are filled with their number, `blur_sigmas` hold the seed."""
+
+  def views(encoded, seed, params, mean, std, flips, dtype):
+    del mean, std, flips
+    assert seed.shape == [2] and seed.dtype == tf.int64
+    # What float32 holds exactly.
+    number = tf.strings.to_hash_bucket_fast(encoded, 2**24)
+    shape = [params.image_size, params.image_size, 3 * params.num_views]
+    images = tf.fill(shape, tf.cast(number, dtype))
+    return images, tf.cast(tf.math.floormod(seed, 2**24), tf.float32)
+
+  monkeypatch.setattr(preprocessing, 'train_views', views)
+  monkeypatch.setattr(preprocessing, 'eval_views', views)
+
+
+def _params(**preprocessing_fields):
+  params = hparams.HParams(batch_size=4, seed=5).replace(
+    'input_data.input_fn', 'cifar10'
+  )
+  fields = {'image_size': 4, **preprocessing_fields}
+  for name, value in fields.items():
+    params = params.replace(f'input_data.preprocessing.{name}', value)
+  return params
+
+
+def _fetch(input_fn, batch_size, num_batches=None, graph_seed=None):
+  """Returns the batches, as many as there are unless a number is given."""
+  with tf.Graph().as_default(), tf1.Session() as session:
+    if graph_seed is not None:
+      tf1.set_random_seed(graph_seed)
+    iterator = tf1.data.make_initializable_iterator(
+      input_fn({'batch_size': batch_size})
+    )
+    batch = iterator.get_next()
+    session.run(iterator.initializer)
+    batches = []
+    while num_batches is None or len(batches) < num_batches:
+      try:
+        batches.append(session.run(batch))
+      except tf.errors.OutOfRangeError:
+        break
+    return batches
+
+
+def _train(dataset, params, num_batches, start_step=0, dtype=tf.float32, **kw):
+  input_fn = inputs.train_input_fn(dataset, params, dtype, start_step)
+  return _fetch(input_fn, params.batch_size, num_batches, **kw)
+
+
+Examples = collections.namedtuple('Examples', 'numbers seeds labels')
+
+
+def _examples(batches):
+  """Returns which images, seeds and labels come one after the other."""
+  return Examples(
+    np.concatenate([f['images'][:, 0, 0, 0] for f, _ in batches]),
+    np.concatenate([f['blur_sigmas'] for f, _ in batches]),
+    np.concatenate([labels for _, labels in batches]),
+  )
+
+
+def _assert_equal(found, expected):
+  tf.nest.map_structure(np.testing.assert_array_equal, found, expected)
+
+
+def _label_of_number(dataset, is_train=True):
+  """Returns {number of an image: its label}, in the order of the records."""
+  with tf.Graph().as_default(), tf1.Session() as session:
+    records = dataset.records(is_train).batch(10000)
+    encoded, labels = tf1.data.make_one_shot_iterator(records).get_next()
+    numbers = tf.strings.to_hash_bucket_fast(encoded, 2**24)
+    numbers, labels = session.run((numbers, labels))
+  assert len(set(numbers)) == len(numbers)
+  return dict(zip(numbers, labels))
+
+
+def test_every_epoch_is_a_permutation_and_nothing_is_dropped(dataset, stand_in):
+  # 23 batches of 4 are exactly 4 epochs of 23; batch 5 holds the last three
+  # examples of the first epoch and the first one of the second.
+  found = _examples(_train(dataset, _params(), num_batches=23))
+  label_of = _label_of_number(dataset)
+  epochs = found.numbers.reshape([4, 23])
+  for epoch in epochs:
+    assert sorted(epoch) == sorted(label_of)
+  for one in range(4):
+    assert list(epochs[one]) != list(label_of)  # Shuffled ...
+    for other in range(one):
+      assert list(epochs[one]) != list(epochs[other])  # ... anew each time.
+  assert [label_of[number] for number in found.numbers] == list(found.labels)
+
+
+def test_seeds_differ_between_examples_and_epochs(dataset, stand_in):
+  found = _examples(_train(dataset, _params(), num_batches=23))
+  # 92 pairs of 24 random bits: equal ones would be no accident.
+  assert len({tuple(seed) for seed in found.seeds}) == 92
+  assert len(set(found.seeds.ravel())) > 180
+
+
+def test_limited_set_gives_only_its_examples(data_dir, stand_in):
+  dataset = datasets.load('cifar10', data_dir, max_train_examples=6)
+  found = _examples(_train(dataset, _params(), num_batches=3))
+  first_six = list(_label_of_number(datasets.load('cifar10', data_dir)))[:6]
+  # 12 examples are two epochs.
+  assert sorted(found.numbers) == sorted(first_six * 2)
+
+
+def test_equal_seeds_give_equal_batches(dataset, stand_in):
+  first = _train(dataset, _params(), num_batches=12)
+  # The graph's own seed, which Estimators set, has no part in it.
+  for graph_seed in (0, 1234):
+    _assert_equal(
+      _train(dataset, _params(), num_batches=12, graph_seed=graph_seed), first
+    )
+
+
+def test_seeds_matter(dataset, stand_in):
+  one = _examples(_train(dataset, _params(), num_batches=6))
+  other = _examples(
+    _train(dataset, _params().replace('seed', 6), num_batches=6)
+  )
+  assert list(one.numbers) != list(other.numbers)
+  assert not set(one.seeds.ravel()) & set(other.seeds.ravel())
+
+
+@pytest.mark.parametrize('seed', [-(2**31), 2**31 - 1])
+def test_any_seed_will_do(seed, data_dir, stand_in):
+  dataset = datasets.load('cifar10', data_dir)
+  found = _examples(_train(dataset, _params().replace('seed', seed), 3))
+  assert len(set(found.numbers)) == 12
+
+
+def test_restart_continues(dataset, stand_in):
+  whole = _train(dataset, _params(), num_batches=25)
+  # Within the first epoch, at its border with the second (23 = 5 x 4 + 3), in
+  # the third, and where the fifth begins.
+  for start_step in (1, 5, 13, 23):
+    tail = _train(dataset, _params(), 25 - start_step, start_step=start_step)
+    _assert_equal(tail, whole[start_step:])
+
+
+def test_batch_size_is_that_of_the_call(dataset, stand_in):
+  fours = _examples(_train(dataset, _params(), num_batches=6))
+  sixes = _examples(
+    _train(dataset, _params().replace('batch_size', 6), num_batches=4)
+  )
+  _assert_equal(sixes, fours)
+
+
+def test_label_noise_stays_with_the_example(dataset, stand_in):
+  label_of = _label_of_number(dataset)
+  params = _params().replace('input_data.label_noise_prob', 0.5)
+  found = _examples(_train(dataset, params, num_batches=23))
+  noisy_of = dict(zip(found.numbers, found.labels))
+  assert noisy_of != label_of
+  # The same in all four epochs.
+  assert [noisy_of[number] for number in found.numbers] == list(found.labels)
+  # It changes nothing else, and is not in the evaluation.
+  clean = _examples(_train(dataset, _params(), num_batches=23))
+  _assert_equal(found._replace(labels=clean.labels), clean)
+  batches = _fetch(inputs.eval_input_fn(dataset, params, tf.float32), 13)
+  evaluated = _examples(batches)
+  assert list(evaluated.labels) == list(
+    _label_of_number(dataset, is_train=False).values()
+  )
+
+
+def test_rate_of_label_noise(tmp_path, stand_in):
+  dataset = datasets.load('digits', str(tmp_path))
+  params = _params().replace('batch_size', 479)  # 3 x 479 = 1,437.
+  clean = _examples(_train(dataset, params, num_batches=3))
+  params = params.replace('input_data.label_noise_prob', 0.3)
+  noisy = _examples(_train(dataset, params, num_batches=3))
+  np.testing.assert_array_equal(noisy.numbers, clean.numbers)
+  # One in ten random classes is the right one: 0.3 x 9/10 = 0.27.
+  changed = noisy.labels != clean.labels
+  standard_error = np.sqrt(0.27 * 0.73 / 1437)
+  assert abs(changed.mean() - 0.27) < 4 * standard_error
+  # Each of the ten classes is equally likely, right labels aside.
+  counts = np.bincount(noisy.labels[changed], minlength=10)
+  expected = changed.sum() / 10
+  assert np.all(np.abs(counts - expected) < 4 * np.sqrt(expected))
+  other = _examples(_train(dataset, params.replace('seed', 6), num_batches=3))
+  # Other seeds, other noise: its rate is independent of what was changed.
+  order = np.argsort(clean.numbers)
+  other_order = np.argsort(other.numbers)
+  other_changed = other.labels[other_order] != clean.labels[order]
+  both = (other_changed & changed[order]).mean()
+  assert abs(both - 0.27**2) < 4 * np.sqrt(0.27**2 / 1437)
+
+
+def test_all_labels_can_be_noise(data_dir, stand_in):
+  dataset = datasets.load('cifar10', data_dir)
+  params = _params().replace('input_data.label_noise_prob', 1.0)
+  found = _examples(_train(dataset, params, num_batches=23))
+  assert found.labels.min() >= 0 and found.labels.max() <= 9
+  assert len(set(found.labels)) > 1
+
+
+# 13 examples in batches that leave a remainder, that fit, and in one that is
+# larger than the set.
+@pytest.mark.parametrize(
+  'batch_size, num_batches', [(4, 4), (6, 3), (1, 13), (13, 1), (20, 1)]
+)
+def test_evaluation_counts_every_example_once(
+  batch_size, num_batches, data_dir, stand_in
+):
+  dataset = datasets.load('cifar10', data_dir)
+  batches = _fetch(
+    inputs.eval_input_fn(dataset, _params(), tf.float32), batch_size
+  )
+  assert len(batches) == num_batches
+  found = _examples(batches)
+  weights = np.concatenate([features['weights'] for features, _ in batches])
+  label_of = _label_of_number(dataset, is_train=False)
+  num_filling = num_batches * batch_size - 13
+  np.testing.assert_array_equal(weights, [1] * 13 + [0] * num_filling)
+  assert list(found.numbers) == list(label_of) + [0] * num_filling
+  assert list(found.labels) == list(label_of.values()) + [0] * num_filling
+  assert not found.seeds[13:].any()
+
+
+def test_evaluation_shares_no_seed_with_training(data_dir, stand_in):
+  dataset = datasets.load('cifar10', data_dir)
+  input_fn = inputs.eval_input_fn(dataset, _params(), tf.float32)
+  evaluated = _examples(_fetch(input_fn, 13))
+  _assert_equal(_examples(_fetch(input_fn, 13)), evaluated)
+  trained = _examples(_train(dataset, _params(), num_batches=23))
+  assert len(set(evaluated.seeds.ravel())) == 26
+  assert not set(evaluated.seeds.ravel()) & set(trained.seeds.ravel())
+
+
+@pytest.mark.parametrize(
+  'name, num_views, dtype',
+  [
+    ('cifar10', 1, tf.float32),
+    ('cifar10', 3, tf.bfloat16),
+    ('imagenet', 2, tf.float32),
+  ],
+)
+def test_shapes_are_static(name, num_views, dtype, data_dir):
+  dataset = datasets.load(name, data_dir)
+  params = _params(
+    image_size=8,
+    num_views=num_views,
+    augmentation_type=enums.AugmentationType.SIMCLR,
+  )
+  with tf.Graph().as_default() as graph:
+    train, evaluation = (
+      make(dataset, params, dtype)({'batch_size': 5}).element_spec
+      for make in (inputs.train_input_fn, inputs.eval_input_fn)
+    )
+    assert train == (
+      {
+        'images': tf.TensorSpec([5, 8, 8, 3 * num_views], dtype),
+        'blur_sigmas': tf.TensorSpec([5, num_views], tf.float32),
+      },
+      tf.TensorSpec([5], tf.int32),
+    )
+    assert evaluation == (
+      {**train[0], 'weights': tf.TensorSpec([5], tf.float32)},
+      train[1],
+    )
+    # Nothing calls back into Python.
+    graph_def = graph.as_graph_def()
+    ops = {node.op for node in graph_def.node}
+    for function in graph_def.library.function:
+      ops.update(node.op for node in function.node_def)
+    assert 'ParallelMapDatasetV2' in ops
+    assert not {op for op in ops if 'PyFunc' in op}
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'imagenet'])
+def test_augmented_batches_are_reproducible(name, data_dir):
+  dataset = datasets.load(name, data_dir)
+  params = _params(
+    image_size=16, augmentation_type=enums.AugmentationType.SIMCLR
+  )
+  whole = _train(dataset, params, num_batches=8)
+  # Another graph, from step 2 on.
+  _assert_equal(_train(dataset, params, 6, start_step=2), whole[2:])
+  images = np.concatenate([features['images'] for features, _ in whole])
+  assert np.isfinite(images).all()
+  # Two views of an image differ, and so do two epochs of it.
+  assert len(np.unique(images[..., :3].reshape([32, -1]), axis=0)) == 32
+  assert np.all(np.any(images[..., :3] != images[..., 3:], axis=(1, 2, 3)))
+
+  input_fn = inputs.eval_input_fn(dataset, params, tf.float32)
+  evaluation = _fetch(input_fn, batch_size=4)
+  # 13 or 5 examples leave one in the last batch of 4; zeros fill it up.
+  assert not evaluation[-1][0]['images'][1:].any()
+
+
+def test_batch_larger_than_the_training_set(data_dir):
+  dataset = datasets.load('cifar10', data_dir, max_train_examples=20)
+  params = _params().replace('input_data.max_samples', 20)
+  inputs.check(dataset, params.replace('batch_size', 20))
+  with pytest.raises(ValueError) as error:
+    inputs.check(dataset, params.replace('batch_size', 21))
+  assert str(error.value) == (
+    '--batch_size=21 is larger than the 20 training examples of '
+    '--input_fn=cifar10 (--num_images=20); give at most 20.'
+  )
