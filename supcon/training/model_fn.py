@@ -1,0 +1,195 @@
+"""The graphs: a training step of a stage, an evaluation, an export."""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from supcon import hparams
+from supcon import losses
+from supcon.data import image_ops
+from supcon.data import preprocessing
+from supcon.models import contrastive
+from supcon.serving import saved_model
+from supcon.training import hooks
+from supcon.training import metrics
+from supcon.training import stages
+from supcon.training import warm_start
+
+tf1 = tf.compat.v1
+ModeKeys = tf1.estimator.ModeKeys
+TPUEstimatorSpec = tf1.estimator.tpu.TPUEstimatorSpec
+
+
+@dataclasses.dataclass
+class ModelFn:
+  """A model_fn for TPUEstimator; each mode is a method.
+
+  Attributes:
+    params: The hyper-parameters.
+    run: The plan of all stages.
+    stage: The stage that is trained, or that made the evaluated checkpoint.
+    num_classes: Classes of the data set.
+    num_eval_examples: Examples of an evaluation, without padding.
+    model_dir: Where training summaries go.
+    summary_interval_steps: Steps between them.
+    use_tpu: On TPU no hook can look into the training loop.
+    reference_checkpoint: Where the warm-started variables come from; None
+      without warm start, or once model_dir has a checkpoint of its own.
+    train_batch_norm: Whether batch norm runs on batch statistics in training.
+    nan_listener: To be passed to train() as a saving listener.
+  """
+
+  params: hparams.HParams
+  run: stages.Plan
+  stage: stages.Stage
+  num_classes: int
+  num_eval_examples: int
+  model_dir: str
+  summary_interval_steps: int
+  use_tpu: bool
+  reference_checkpoint: str | None
+  train_batch_norm: bool
+  nan_listener: hooks.NanListener = dataclasses.field(
+    default_factory=hooks.NanListener
+  )
+
+  def __call__(self, features, labels, mode, params):
+    del params  # TPUEstimator's own; the shapes say all that is needed.
+    if mode == ModeKeys.TRAIN:
+      return self.train(features, labels)
+    if mode == ModeKeys.EVAL:
+      return self.evaluate(features, labels)
+    return self.serve(features)
+
+  def train(self, features, labels) -> TPUEstimatorSpec:
+    """One step of the stage. See data/inputs.py for features and labels."""
+    model = self._model()
+    outputs = model(self._images(features), training=self.train_batch_norm)
+    contrastive_loss, cross_entropy_loss = self._losses(outputs, labels)
+    include_bias = self.params.loss.include_bias_in_weight_decay
+    parts = stages.loss_parts(
+      self.stage,
+      model,
+      tf.reduce_mean(contrastive_loss),
+      tf.reduce_mean(cross_entropy_loss),
+      include_bias,
+    )
+    step = tf1.train.get_or_create_global_step()
+    if self.reference_checkpoint:
+      self._warm_start(model)
+    before_update = tf.identity(step)
+    scalars = metrics.training_scalars(
+      self.run, before_update, model, outputs, labels, parts, include_bias
+    )
+    with tf.control_dependencies([before_update, *tf.nest.flatten(scalars)]):
+      train_op = stages.train_op(
+        self.run,
+        self.stage,
+        model,
+        parts.total,
+        step,
+        include_bias,
+      )
+    self.nan_listener.watch(self.stage, parts)
+    return TPUEstimatorSpec(
+      mode=ModeKeys.TRAIN,
+      loss=parts.total,
+      train_op=train_op,
+      host_call=metrics.host_call(
+        scalars, before_update, self.model_dir, self.summary_interval_steps
+      ),
+      training_hooks=[]
+      if self.use_tpu
+      else [
+        hooks.NanHook(self.stage, before_update, parts),
+        hooks.ProgressHook(self.run, self.stage, before_update, scalars),
+      ],
+    )
+
+  def evaluate(self, features, labels) -> TPUEstimatorSpec:
+    """Metrics over every example once; padding has weight 0."""
+    model = self._model()
+    outputs = model(self._images(features), training=False)
+    weights = features['weights']
+    contrastive_loss, cross_entropy_loss = self._losses(
+      outputs, labels, is_valid=weights > 0
+    )
+    # The estimator reports the mean of the batches' losses. Scaled like this
+    # it is the mean over all examples, also when the last batch is padded.
+    batches = math.ceil(self.num_eval_examples / labels.shape[0])
+    scale = weights * (batches / self.num_eval_examples)
+    parts = stages.loss_parts(
+      self.stage,
+      model,
+      tf.reduce_sum(scale * contrastive_loss),
+      tf.reduce_sum(scale * cross_entropy_loss),
+      self.params.loss.include_bias_in_weight_decay,
+    )
+    return TPUEstimatorSpec(
+      mode=ModeKeys.EVAL,
+      loss=parts.total,
+      eval_metrics=metrics.eval_metrics(
+        labels,
+        outputs.logits,
+        contrastive_loss,
+        cross_entropy_loss,
+        weights,
+      ),
+    )
+
+  def serve(self, features) -> TPUEstimatorSpec:
+    """The signatures of the SavedModel."""
+    signatures = saved_model.signatures(self._model(), features['images'])
+    return TPUEstimatorSpec(
+      mode=ModeKeys.PREDICT,
+      predictions=signatures['serving_default'].outputs,
+      export_outputs=signatures,
+    )
+
+  def _model(self):
+    return contrastive.ContrastiveModel(
+      self.params.architecture, self.num_classes
+    )
+
+  def _images(self, features):
+    """Returns images, dtype [B, S, S, 3V], blurred where that was deferred."""
+    images = features['images']
+    options = self.params.input_data.preprocessing
+    if not preprocessing.defers_blurring(options):
+      return images
+    views = tf.split(images, options.num_views, axis=-1)
+    sigmas = tf.unstack(features['blur_sigmas'], axis=1)
+    return tf.concat(
+      [image_ops.gaussian_blur(*each) for each in zip(views, sigmas)], axis=-1
+    )
+
+  def _losses(self, outputs, labels, is_valid=None):
+    """Returns contrastive loss and cross-entropy, each float32 [B], in nats."""
+    options = self.params.loss.contrastive
+    one_hot = tf.one_hot(labels, self.num_classes)
+    contrastive_loss = losses.contrastive_loss(
+      outputs.projection,
+      labels=one_hot if options.use_labels else None,
+      temperature=options.temperature,
+      contrast_mode=options.contrast_mode,
+      summation_location=options.summation_location,
+      denominator_mode=options.denominator_mode,
+      positives_cap=options.positives_cap,
+      scale_by_temperature=options.scale_by_temperature,
+      is_valid=is_valid,
+    )
+    cross_entropy_loss = losses.cross_entropy_loss(
+      one_hot,
+      outputs.logits,
+      label_smoothing=self.params.loss.cross_entropy.label_smoothing,
+    )
+    return contrastive_loss, cross_entropy_loss
+
+  def _warm_start(self, model):
+    tf1.train.init_from_checkpoint(
+      self.reference_checkpoint,
+      warm_start.assignment_map(
+        model, self.params.warm_start, self.reference_checkpoint
+      ),
+    )

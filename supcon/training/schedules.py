@@ -1,0 +1,237 @@
+"""Learning rates: pure functions from the global step to a rate.
+
+A run is a row of stages. Each stage warms up linearly to its peak rate, then
+decays. Rates are scaled linearly with the batch, as in section 2.1 of
+https://arxiv.org/abs/1706.02677. The number of steps per epoch may be
+fractional, and epochs become steps by rounding down: each boundary of the run
+on its own, so that fractions do not add up over the stages.
+
+Lengths in epochs and steps are static Python numbers, only the step is a
+tensor. All arithmetic on it is float32.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from supcon import enums
+from supcon import hparams
+
+# Base learning rates are given for this batch size.
+BASE_BATCH_SIZE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSpan:
+  """Where a stage lies within its run: steps [start_step, stop_step)."""
+
+  number: int  # Counted from 1, as the flags do.
+  start_epoch: int
+  stop_epoch: int
+  steps_per_epoch: float
+
+  @property
+  def start_step(self) -> int:
+    return self.step_at(self.start_epoch)
+
+  @property
+  def stop_step(self) -> int:
+    return self.step_at(self.stop_epoch)
+
+  def step_at(self, epoch: float) -> int:
+    """Returns the step that reaches `epoch`, counted from the run's start."""
+    return int(epoch * self.steps_per_epoch)
+
+
+def stage_spans(
+  stages: Sequence[hparams.Stage], num_examples: int, batch_size: int
+) -> tuple[StageSpan, ...]:
+  """Lays the stages of a run end to end.
+
+  Args:
+    stages: In the order in which they run. 0 epochs make an empty span.
+    num_examples: Size of the training set.
+    batch_size: Global batch size, the sum over all replicas.
+
+  Returns:
+    One span per stage; the `stop_step` of the last is the length of the run.
+  """
+  spans = []
+  epoch = 0
+  for number, stage in enumerate(stages, start=1):
+    spans.append(
+      StageSpan(
+        number=number,
+        start_epoch=epoch,
+        stop_epoch=epoch + stage.epochs,
+        steps_per_epoch=num_examples / batch_size,
+      )
+    )
+    epoch += stage.epochs
+  return tuple(spans)
+
+
+def current_epoch(step, steps_per_epoch: float):
+  """Returns the epochs done before `step`, fractional, float32 like `step`."""
+  return tf.cast(step, tf.float32) / steps_per_epoch
+
+
+def stage_index(step, spans: Sequence[StageSpan]):
+  """Returns which stage a step belongs to.
+
+  Args:
+    step: int64 (or int32) scalar, the global step.
+    spans: Of all stages, as `stage_spans` gives them.
+
+  Returns:
+    int32 scalar, index into `spans`. Empty stages own no step of the run. Past
+    the end of the run it is the last stage, even an empty one.
+  """
+  step = tf.convert_to_tensor(step)
+  next_starts = tf.constant([span.start_step for span in spans[1:]], step.dtype)
+  return tf.reduce_sum(tf.cast(step >= next_starts, tf.int32))
+
+
+def learning_rates(
+  step,
+  stages: Sequence[hparams.Stage],
+  spans: Sequence[StageSpan],
+  batch_size: int,
+):
+  """Returns the rate of every stage at a step: 0 but for the current stage.
+
+  Args:
+    step: int64 (or int32) scalar, the global step.
+    stages: All stages of the run.
+    spans: Of the same stages, as `stage_spans` gives them.
+    batch_size: Global batch size, the sum over all replicas.
+
+  Returns:
+    A tuple of float32 scalars, one per stage.
+
+  Raises:
+    ValueError: If a stage's warm-up leaves no step of the stage to decay in.
+  """
+  step = tf.convert_to_tensor(step)  # One read, where it is a variable.
+  current = stage_index(step, spans)
+  rates = []
+  for index, (stage, span) in enumerate(zip(stages, spans, strict=True)):
+    if stage.epochs == 0:
+      # A stage that is skipped has nothing to warm up, so the warm-up flag,
+      # whose default is 12 epochs, need not be reset to skip a stage.
+      stage = dataclasses.replace(stage, warmup_epochs=0.0)
+    rate = learning_rate(step, stage, span, batch_size)
+    # Selected, not multiplied by 0 or 1: long before its start an exponential
+    # decay is infinite.
+    rates.append(tf.where(tf.equal(current, index), rate, tf.zeros_like(rate)))
+  return tuple(rates)
+
+
+def learning_rate(step, stage: hparams.Stage, span: StageSpan, batch_size: int):
+  """Returns the rate of one stage, as if all steps from its start were its own.
+
+  With S steps per epoch and t the steps since the end of warm-up:
+
+    peak              base_learning_rate * batch_size / 256
+    warm-up           peak * (steps since the stage's start) / warm-up steps
+    COSINE            peak * (1 + cos(pi * t / decay steps)) / 2
+    EXPONENTIAL       peak * decay_rate ^ floor(t / (epochs_per_decay * S))
+    PIECEWISE_LINEAR  peak * decay_rate ^ (boundaries b with t > floor(b * S))
+    NO_DECAY          peak
+    t > decay steps   0
+
+  The warm-up's length and its end are rounded down separately. Where S is
+  fractional, t can therefore begin at -1; the published rates do the same. A
+  stage without any step to decay in is constant.
+
+  Args:
+    step: int64 (or int32), the global step; any shape.
+    stage: The stage's hyper-parameters.
+    span: Where the stage lies.
+    batch_size: Global batch size, the sum over all replicas.
+
+  Returns:
+    float32, the shape of `step`.
+
+  Raises:
+    ValueError: If there is a warm-up and it leaves no step to decay in: it is
+      as long as the stage or longer, or rounding leaves none in a short stage.
+  """
+  warmup_steps = span.step_at(stage.warmup_epochs)
+  decay_steps = span.step_at(stage.epochs - stage.warmup_epochs)
+  if stage.warmup_epochs > 0 and decay_steps <= 0:
+    flag = f'--stage_{span.number}_'
+    raise ValueError(
+      f'{flag}warmup_epochs={stage.warmup_epochs} takes {warmup_steps} steps '
+      f'({span.steps_per_epoch:g} per epoch) and leaves no whole step of the '
+      f'{span.stop_step - span.start_step} steps of {flag}epochs='
+      f'{stage.epochs}; shorten the warm-up (0 for none) or lengthen the '
+      'stage.'
+    )
+  if stage.learning_rate_decay not in _DECAYS:
+    raise ValueError(
+      f'--stage_{span.number}_learning_rate_decay='
+      f'{stage.learning_rate_decay} has no schedule; choose one of '
+      f'{", ".join(decay.name for decay in _DECAYS)}.'
+    )
+
+  peak = stage.base_learning_rate * batch_size / BASE_BATCH_SIZE
+  since_start = tf.cast(step - span.start_step, tf.float32)
+  if decay_steps == 0:
+    return peak * tf.ones_like(since_start)
+
+  decay_start = span.step_at(span.start_epoch + stage.warmup_epochs)
+  since_warmup = tf.cast(step - decay_start, tf.float32)
+  factor = _DECAYS[stage.learning_rate_decay](
+    since_warmup, decay_steps, stage, span.steps_per_epoch
+  )
+  factor = tf.where(since_warmup > decay_steps, 0.0, factor)
+  if warmup_steps:
+    factor = tf.where(
+      since_start < warmup_steps, since_start / warmup_steps, factor
+    )
+  return peak * factor
+
+
+# Each decay: (steps since the end of warm-up, float32; decay steps; stage;
+# steps per epoch) -> factor of the peak rate, float32.
+
+
+def _cosine(since_warmup, decay_steps, stage, steps_per_epoch):
+  del stage, steps_per_epoch
+  return 0.5 * (1.0 + tf.cos(math.pi * since_warmup / decay_steps))
+
+
+def _exponential(since_warmup, decay_steps, stage, steps_per_epoch):
+  del decay_steps
+  steps_per_drop = stage.epochs_per_decay * steps_per_epoch
+  return _dropped(stage.decay_rate, tf.floor(since_warmup / steps_per_drop))
+
+
+def _piecewise_linear(since_warmup, decay_steps, stage, steps_per_epoch):
+  del decay_steps
+  boundaries = tf.constant(
+    [int(epoch * steps_per_epoch) for epoch in stage.decay_boundary_epochs],
+    tf.float32,
+  )
+  is_passed = tf.cast(since_warmup[..., tf.newaxis] > boundaries, tf.float32)
+  return _dropped(stage.decay_rate, tf.reduce_sum(is_passed, axis=-1))
+
+
+def _dropped(decay_rate, num_drops):
+  return tf.pow(tf.constant(decay_rate, tf.float32), num_drops)
+
+
+def _no_decay(since_warmup, decay_steps, stage, steps_per_epoch):
+  del decay_steps, stage, steps_per_epoch
+  return tf.ones_like(since_warmup)
+
+
+_DECAYS = {
+  enums.DecayType.COSINE: _cosine,
+  enums.DecayType.EXPONENTIAL: _exponential,
+  enums.DecayType.PIECEWISE_LINEAR: _piecewise_linear,
+  enums.DecayType.NO_DECAY: _no_decay,
+}

@@ -1,0 +1,235 @@
+"""A run is a list of stages; each has losses, an optimizer and a schedule.
+
+Nothing asks which stage it is in by name: a `Plan` says which stage a step
+belongs to, and the training graph is built for that stage. What a stage does
+not need (a loss of weight 0, and so perhaps the whole backward pass through the
+encoder) is not in its graph.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from supcon import enums
+from supcon import hparams
+from supcon.models import contrastive
+from supcon.training import optimizers
+from supcon.training import schedules
+
+tf1 = tf.compat.v1
+
+
+class Stage(NamedTuple):
+  """One stage and the steps that it spans."""
+
+  params: hparams.Stage
+  span: schedules.StageSpan
+
+  @property
+  def number(self) -> int:
+    """Counted from 1, as in the flags and in the names of slots."""
+    return self.span.number
+
+  @property
+  def start_step(self) -> int:
+    return self.span.start_step
+
+  @property
+  def stop_step(self) -> int:
+    return self.span.stop_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """The stages of a run on a training set of known size."""
+
+  stages: tuple[Stage, ...]
+  batch_size: int
+  steps_per_epoch: float
+
+  @property
+  def total_steps(self) -> int:
+    return self.stages[-1].stop_step
+
+  def stage_at(self, step: int) -> Stage:
+    """Returns the stage whose update takes `step` to `step` + 1.
+
+    After the last step it is the last stage that trained anything.
+    """
+    trained = [s for s in self.stages if s.start_step < s.stop_step]
+    for stage in trained:
+      if step < stage.stop_step:
+        return stage
+    return trained[-1]
+
+  def learning_rates(self, step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Returns each stage's float32 rate at `step`; 0 outside its own steps."""
+    return schedules.learning_rates(
+      step,
+      [stage.params for stage in self.stages],
+      [stage.span for stage in self.stages],
+      self.batch_size,
+    )
+
+
+def plan(params: hparams.HParams, num_examples: int) -> Plan:
+  """Returns the stages of a run over `num_examples` training examples.
+
+  Raises:
+    ValueError: If no step results, or a warm-up does not fit its stage.
+  """
+  spans = schedules.stage_spans(params.stages, num_examples, params.batch_size)
+  result = Plan(
+    stages=tuple(map(Stage, params.stages, spans)),
+    batch_size=params.batch_size,
+    steps_per_epoch=num_examples / params.batch_size,
+  )
+  if result.total_steps == 0:
+    raise ValueError(
+      f'--stage_1_epochs={params.stage_1.epochs} and --stage_2_epochs='
+      f'{params.stage_2.epochs} make no step with --batch_size='
+      f'{params.batch_size} and {num_examples} training examples.'
+    )
+  with tf.Graph().as_default():
+    result.learning_rates(tf.constant(0, tf.int64))  # Raises what does not fit.
+  return result
+
+
+class LossParts(NamedTuple):
+  """Scalars, float32, in nats but for `weight_decay`."""
+
+  total: tf.Tensor  # What the stage minimises.
+  contrastive: tf.Tensor  # Mean over samples, without weight.
+  cross_entropy: tf.Tensor  # Mean over samples, without weight.
+  weight_decay: tf.Tensor  # What weight decay adds to the total.
+
+
+def loss_parts(
+  stage: Stage,
+  model: contrastive.ContrastiveModel,
+  contrastive_loss: tf.Tensor,
+  cross_entropy_loss: tf.Tensor,
+  include_bias: bool,
+) -> LossParts:
+  """Composes the loss of a stage from the two scalar mean losses."""
+  decay = weight_decay_loss(stage, model, include_bias)
+  total = decay
+  for weight, loss in (
+    (stage.params.contrastive_loss_weight, contrastive_loss),
+    (stage.params.cross_entropy_loss_weight, cross_entropy_loss),
+  ):
+    if weight:  # 0 * loss would still be differentiated, and 0 * inf is NaN.
+      total += weight * loss
+  return LossParts(total, contrastive_loss, cross_entropy_loss, decay)
+
+
+def weight_norms(model, include_bias) -> dict:
+  """Returns {module: sum of v^2/2 over its kernels (and biases)}."""
+  return {
+    name: tf.add_n([tf.nn.l2_loss(v) for v in _decayable(module, include_bias)])
+    for name, module, _ in _modules(model)
+  }
+
+
+def weight_decay_loss(stage, model, include_bias) -> tf.Tensor:
+  """Returns coefficient x norms of the modules that the stage decays.
+
+  LARS decays inside the optimizer, so the loss is 0 there.
+  """
+  if stage.params.optimizer == enums.Optimizer.LARS:
+    return tf.constant(0.0)
+  if not stage.params.weight_decay:
+    return tf.constant(0.0)
+  return stage.params.weight_decay * tf.add_n(
+    [tf.constant(0.0)]
+    + [tf.nn.l2_loss(v) for v in _decayed_variables(stage, model, include_bias)]
+  )
+
+
+def make_optimizers(
+  run: Plan,
+  model: contrastive.ContrastiveModel,
+  step: tf.Tensor,
+  include_bias: bool,
+) -> dict[int, tf1.train.Optimizer]:
+  """Returns {stage number: its optimizer}, with all slots created.
+
+  Every checkpoint of a run holds the slots of every stage, whichever stage is
+  under way. They are made in the order of the stages, which decides their names
+  where two stages share an optimizer whose slots do not carry the stage.
+  """
+  result = {}
+  rates = run.learning_rates(step)
+  # The published LARS counts the step before it reads its rate.
+  lars_rates = run.learning_rates(step + 1)
+  for stage, rate, lars_rate in zip(run.stages, rates, lars_rates):
+    if stage.params.optimizer == enums.Optimizer.LARS:
+      rate = lars_rate
+    decayed = {v.ref() for v in _decayed_variables(stage, model, include_bias)}
+    result[stage.number] = optimizers.build(
+      stage.params,
+      stage.number,
+      learning_rate=rate,
+      undecayed=[
+        v for v in model.trainable_variables if v.ref() not in decayed
+      ],
+    )
+    optimizers.create_slots(result[stage.number], model.trainable_variables)
+  return result
+
+
+def train_op(
+  run: Plan,
+  stage: Stage,
+  model: contrastive.ContrastiveModel,
+  loss: tf.Tensor,
+  step: tf.Variable,
+  include_bias: bool,
+) -> tf.Operation:
+  """Returns the op of one step of `stage`, which ends by counting `step`.
+
+  Variables that the loss does not reach get a gradient of zero: they stay, and
+  their slots decay as they do in the published implementation.
+  """
+  variables = model.trainable_variables
+  optimizer = make_optimizers(run, model, step, include_bias)[stage.number]
+  gradients = [
+    tf.zeros_like(variable) if gradient is None else gradient
+    for gradient, variable in zip(tf.gradients(loss, variables), variables)
+  ]
+  updates = []
+  if stage.params.update_encoder_batch_norm:
+    updates = model.batch_norm_updates()
+  with tf.control_dependencies(updates):
+    return optimizer.apply_gradients(
+      zip(gradients, variables), global_step=step
+    )
+
+
+def _modules(model):
+  """Yields (name, module, the stage's weight-decay switch)."""
+  yield 'Encoder', model.encoder, 'use_encoder_weight_decay'
+  yield (
+    'ProjectionHead',
+    model.projection_head,
+    'use_projection_head_weight_decay',
+  )
+  yield (
+    'ClassificationHead',
+    model.classification_head,
+    'use_classification_head_weight_decay',
+  )
+
+
+def _decayable(module, include_bias):
+  return [*module.kernels, *(module.biases if include_bias else ())]
+
+
+def _decayed_variables(stage, model, include_bias):
+  return [
+    variable
+    for _, module, switch in _modules(model)
+    if getattr(stage.params, switch)
+    for variable in _decayable(module, include_bias)
+  ]
