@@ -29,7 +29,10 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
     '--warm_start_* flags say. Batch norm then runs in inference mode '
     'during training, unless --batch_norm_in_train_mode.'
   ),
-  'use_tpu': 'Run on Cloud TPU; False runs on GPU or CPU.',
+  'use_tpu': (
+    'Run on Cloud TPU. Not available yet: pass False to run on one GPU or on '
+    'CPU.'
+  ),
   'tpu_name': 'Name or grpc address of the Cloud TPU.',
   'tpu_zone': 'Zone of the Cloud TPU.',
   'gcp_project': 'Project of the Cloud TPU.',

@@ -6,6 +6,8 @@
 # every script passes last, win. What a flag means: see hparams_flags.py.
 #
 # Also defines ROOT, the checkout, and run_main, which becomes main.py.
+#
+# shellcheck disable=SC2034,SC2054  # Used by the scripts; commas inside values.
 
 # CDPATH would send a relative cd elsewhere, and make it print.
 ROOT="$(CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -7,31 +7,21 @@ from supcon import run_options
 tf1 = tf.compat.v1
 
 
-def cluster(options: run_options.RunOptions):
-  """Returns the resolver of the Cloud TPU, or None where none is needed.
+def check_device(options: run_options.RunOptions) -> None:
+  """Checks that the run fits the devices that the losses can span.
 
   Raises:
-    ValueError: If the TPU cannot be found.
+    ValueError: If it asks for a TPU, which has several cores.
   """
-  if not options.use_tpu or options.master:
-    return None
-  try:
-    return tf.distribute.cluster_resolver.TPUClusterResolver(
-      tpu=options.tpu_name,
-      zone=options.tpu_zone,
-      project=options.gcp_project,
-    )
-  except Exception as error:  # Whatever the client library raises.
-    reason = ' '.join(str(error).split())[:200]
+  if options.use_tpu:
     raise ValueError(
-      f'--use_tpu=True but --tpu_name={options.tpu_name} cannot be resolved '
-      f'({reason}); name a TPU, or pass --use_tpu=False for GPU or CPU.'
-    ) from error
+      '--use_tpu=True is not available yet: the loss and batch norm span one '
+      'device only; pass --use_tpu=False to run on one GPU or on CPU.'
+    )
 
 
 def build(
   options: run_options.RunOptions,
-  resolver,
   model_fn,
   train_batch_size: int,
   eval_batch_size: int,
@@ -45,7 +35,6 @@ def build(
     ),
   )
   config = tf1.estimator.tpu.RunConfig(
-    cluster=resolver,
     master=options.master,
     model_dir=options.model_dir,
     save_checkpoints_steps=options.save_interval_steps,

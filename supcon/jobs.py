@@ -4,6 +4,7 @@
 nothing is written before it returns. `Job.run` does the long work.
 """
 
+import collections
 import json
 import math
 import os
@@ -46,8 +47,8 @@ def prepare(options: run_options.RunOptions, params: hparams.HParams) -> 'Job':
   """
   tf1.disable_v2_behavior()
   tf1.enable_v2_tensorshape()  # Shapes of plain ints, as in TensorFlow 2.
+  estimators.check_device(options)
   preprocessing.check_supported(params.input_data.preprocessing)
-  resolver = estimators.cluster(options)
   dataset = datasets.load(
     params.input_data.input_fn,
     options.data_dir,
@@ -58,7 +59,7 @@ def prepare(options: run_options.RunOptions, params: hparams.HParams) -> 'Job':
   )
   inputs.check(dataset, params)
   run = stages.plan(params, dataset.num_train_examples)
-  job = Job(options, params, resolver, dataset, run)
+  job = Job(options, params, dataset, run)
   job.check_checkpoints()
   return job
 
@@ -66,10 +67,9 @@ def prepare(options: run_options.RunOptions, params: hparams.HParams) -> 'Job':
 class Job:
   """A run on a data set."""
 
-  def __init__(self, options, params, resolver, dataset, run):
+  def __init__(self, options, params, dataset, run):
     self._options = options
     self._params = params
-    self._resolver = resolver
     self._dataset = dataset
     self._plan = run
     self._reference: str | None = None
@@ -247,7 +247,12 @@ class Job:
     if self._options.mode != 'eval':
       tf.io.gfile.makedirs(self._options.model_dir)
       _write_json(path, record)
-    logging.info('hyper-parameters: %s', record['compact'])
+    logging.info(
+      'hyper-parameters, in full in %s, other than the defaults:', path
+    )
+    for line in _lines_of_changes(self._params):
+      logging.info('  %s', line)
+    logging.info('  --hparams=%s', record['compact'])
     logging.info(
       '%s: %d training examples, %d evaluation examples, %d classes; '
       '%.1f steps per epoch, %d steps in all',
@@ -293,7 +298,6 @@ class Job:
   def _estimator(self, function):
     return estimators.build(
       self._options,
-      self._resolver,
       function,
       train_batch_size=self._params.batch_size,
       eval_batch_size=self._params.eval.batch_size,
@@ -313,6 +317,19 @@ class Job:
 
   def _path(self, name):
     return os.path.join(self._options.model_dir, name)
+
+
+def _lines_of_changes(params):
+  """Yields a line for each part of the hyper-parameters that was changed."""
+  defaults = hparams.HParams()
+  parts = collections.defaultdict(list)
+  for entry in hparams.fields():
+    if params.get(entry.path) != defaults.get(entry.path):
+      part, _, name = entry.path.rpartition('.')
+      value = params.get(entry.path)
+      parts[part].append(f'{name}={getattr(value, "name", value)}')
+  for part, changes in parts.items():
+    yield f'{part or "run"}: {", ".join(changes)}'
 
 
 def _log_changes(before, after, path=''):

@@ -1,0 +1,254 @@
+"""Tests of supcon.training.hooks."""
+
+import logging
+import math
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from supcon import hparams
+from supcon.training import hooks
+from supcon.training import stages
+
+tf1 = tf.compat.v1
+
+
+def _plan(epochs_1=50, epochs_2=20, steps_per_epoch=2):
+  """Returns the plan of two stages; 8 images in a batch."""
+  params = hparams.HParams(
+    batch_size=8,
+    stage_1=hparams.Stage(epochs=epochs_1, warmup_epochs=0.0),
+    stage_2=hparams.Stage(epochs=epochs_2, warmup_epochs=0.0),
+  )
+  return stages.plan(params, 8 * steps_per_epoch)
+
+
+# --- The stop at NaN ----------------------------------------------------------
+
+
+def _run_with(hook_of, totals):
+  """Runs a step per total loss, with a hook; returns how many steps ran.
+
+  Args:
+    hook_of: From (step, stages.LossParts) to the hook.
+    totals: The total loss of each step.
+  """
+  with tf.Graph().as_default():
+    step = tf1.train.get_or_create_global_step()
+    before_update = tf.identity(step)
+    total = tf.gather(tf.constant(totals, tf.float32), before_update)
+    losses = stages.LossParts(
+      total, tf.constant(math.nan), tf.constant(2.5), tf.constant(0.125)
+    )
+    with tf.control_dependencies([total]):
+      train_op = step.assign_add(1)
+    count = 0
+    with tf1.train.SingularMonitoredSession(
+      hooks=[hook_of(before_update, losses)]
+    ) as session:
+      for _ in totals:
+        session.run(train_op)
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize('broken', [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize('number', [1, 2])
+def test_nan_hook_says_where_and_which_part(number, broken):
+  stage = _plan().stages[number - 1]
+  with pytest.raises(hooks.NanLossError) as caught:
+    _run_with(
+      lambda *args: hooks.NanHook(stage, *args), [1.0, 1.0, broken, 1.0]
+    )
+  message = str(caught.value)
+  assert (
+    f'the loss is not a finite number at step 2, stage {number};' in message
+  )
+  assert (
+    f'total {broken:g}, contrastive nan, cross_entropy 2.5, weight_decay 0.125'
+  ) in message
+  assert '\n' not in message
+
+
+def test_nan_hook_lets_finite_losses_pass():
+  # Parts of weight 0 may be what they like: only the total counts.
+  stage = _plan().stages[0]
+  count = _run_with(
+    lambda *args: hooks.NanHook(stage, *args), [1.0, 3e38, -1.0]
+  )
+  assert count == 3
+
+
+def _train_and_save(directory, factors, number=1):
+  """Trains a weight w of 1, saving after each step.
+
+  Step s sets w = w * factors[s]; the loss of step s is the w before, so it is
+  finite when w breaks.
+  """
+  listener = hooks.NanListener()
+  with tf.Graph().as_default():
+    step = tf1.train.get_or_create_global_step()
+    weights = tf1.get_variable('w', initializer=[1.0, 1.0], use_resource=True)
+    tf1.get_variable('other', initializer=1.0, use_resource=True)
+    loss = weights[0]
+    listener.watch(
+      _plan().stages[number - 1],
+      stages.LossParts(loss, loss, tf.constant(2.5), tf.constant(0.125)),
+    )
+    with tf.control_dependencies([loss]):
+      # Only one of the two elements breaks.
+      update = weights.assign(
+        weights * [tf.gather(tf.constant(factors, tf.float32), step), 1.0]
+      )
+    with tf.control_dependencies([update]):
+      train_op = step.assign_add(1)
+    saver = tf1.train.CheckpointSaverHook(
+      str(directory), save_steps=1, listeners=[listener]
+    )
+    with tf1.train.MonitoredSession(hooks=[saver]) as session:
+      for _ in factors:
+        session.run(train_op)
+
+
+@pytest.mark.parametrize('broken', [math.nan, math.inf])
+def test_nan_listener_refuses_to_save_what_is_broken(tmp_path, broken):
+  with pytest.raises(hooks.NanLossError) as caught:
+    _train_and_save(tmp_path, [2.0, 3.0, broken, 1.0], number=2)
+  message = str(caught.value)
+  assert (
+    'w (the first of 1 variables) is not a finite number at step 3, stage 2; '
+    # The losses of the broken weight.
+    f'loss parts: total {broken:g}, contrastive {broken:g}, cross_entropy 2.5'
+  ) in message
+  assert 'Checkpoints saved before are untouched' in message
+
+  newest = tf.train.latest_checkpoint(str(tmp_path))
+  assert newest == str(tmp_path / 'model.ckpt-2')
+  reader = tf.train.load_checkpoint(newest)
+  np.testing.assert_array_equal(reader.get_tensor('w'), [6.0, 1.0])
+  assert not list(tmp_path.glob('model.ckpt-3*'))
+
+
+def test_nan_listener_lets_finite_weights_be_saved(tmp_path):
+  _train_and_save(tmp_path, [2.0, 3.0])
+  newest = tf.train.latest_checkpoint(str(tmp_path))
+  assert newest == str(tmp_path / 'model.ckpt-2')
+
+
+# --- Progress -----------------------------------------------------------------
+
+
+class _Progress:
+  """A ProgressHook whose clock and session are those of the test."""
+
+  def __init__(self, monkeypatch, caplog, run, stage):
+    self._now = 0.0
+    self._log = caplog
+    caplog.set_level(logging.INFO, logger='absl')
+    monkeypatch.setattr(
+      hooks, 'time', types.SimpleNamespace(time=lambda: self._now)
+    )
+    scalars = {
+      'loss/total_loss': 'total',
+      'loss/contrastive_loss': 'contrastive',
+      'loss/cross_entropy_loss': 'cross_entropy',
+      'stage_1_learning_rate': 'rate of stage 1',
+      'stage_2_learning_rate': 'rate of stage 2',
+    }
+    self._hook = hooks.ProgressHook(run, stage, 'step', scalars)
+
+  def lines(self, steps, seconds):
+    """Returns what is logged after the step before which `steps` were done."""
+    self._log.clear()
+    self._now = 1e9 + seconds
+    fetched = {
+      'step': steps,
+      'total': 1.25,
+      'contrastive': 0.98765,
+      'cross_entropy': 2.0,
+      'rate of stage 1': 0.1,
+      'rate of stage 2': 0.000123456,
+    }
+    results = {
+      name: fetched[tensor]
+      for name, tensor in self._hook.before_run(None).fetches.items()
+    }
+    self._hook.after_run(
+      None, tf1.train.SessionRunValues(results, options=None, run_metadata=None)
+    )
+    return [record.getMessage() for record in self._log.records]
+
+
+def test_progress_lines(monkeypatch, caplog):
+  # 2 steps per epoch: stage 1 is steps 0 to 100, stage 2 steps 100 to 140.
+  run = _plan()
+  progress = _Progress(monkeypatch, caplog, run, run.stages[0])
+  losses = 'loss 1.2500 (contrastive 0.9877, cross-entropy 2.0000)'
+  # The first line comes at once, and cannot know the speed.
+  assert progress.lines(0, seconds=0) == [
+    f'stage 1  step 1 of 140  epoch 0.5  {losses}  rate 0.1'
+  ]
+  # Lines are 5 seconds apart.
+  assert progress.lines(1, seconds=2) == []
+  assert progress.lines(2, seconds=4.9) == []
+  # 20 steps in 10 s since the first: 2 * 8 images/s, and 79 steps take 39.5 s.
+  assert progress.lines(20, seconds=10) == [
+    f'stage 1  step 21 of 140  epoch 10.5  {losses}  rate 0.1  16 images/s  '
+    '0:40 left in this stage'
+  ]
+  assert progress.lines(21, seconds=14) == []
+  # 50 steps in 15 s: 26.7 images/s, and 49 steps take 14.7 s.
+  assert progress.lines(50, seconds=15) == [
+    f'stage 1  step 51 of 140  epoch 25.5  {losses}  rate 0.1  27 images/s  '
+    '0:15 left in this stage'
+  ]
+  # The last of the stage comes in any case: 99 steps in 16.5 s.
+  assert progress.lines(98, seconds=16) == []
+  assert progress.lines(99, seconds=16.5) == [
+    f'stage 1  step 100 of 140  epoch 50.0  {losses}  rate 0.1  48 images/s  '
+    '0:00 left in this stage'
+  ]
+
+
+def test_progress_of_a_stage_that_continues(monkeypatch, caplog):
+  run = _plan(epochs_1=50, epochs_2=2000)  # Stage 2: steps 100 to 4100.
+  progress = _Progress(monkeypatch, caplog, run, run.stages[1])
+  losses = 'loss 1.2500 (contrastive 0.9877, cross-entropy 2.0000)'
+  assert progress.lines(200, seconds=0) == [
+    f'stage 2  step 201 of 4100  epoch 100.5  {losses}  rate 0.0001235'
+  ]
+  # 10 steps in 10 s, from where it continued: 3889 steps are 1 h 4 min 49 s.
+  assert progress.lines(210, seconds=10) == [
+    f'stage 2  step 211 of 4100  epoch 105.5  {losses}  rate 0.0001235  '
+    '8 images/s  1:04:49 left in this stage'
+  ]
+
+
+def test_progress_in_a_session(caplog):
+  caplog.set_level(logging.INFO, logger='absl')
+  run = _plan(epochs_1=1, epochs_2=1)
+  with tf.Graph().as_default():
+    step = tf1.train.get_or_create_global_step()
+    before_update = tf.identity(step)
+    with tf.control_dependencies([before_update]):
+      train_op = step.assign_add(1)
+    scalars = {
+      tag: tf.constant(0.5)
+      for tag in (
+        'loss/total_loss',
+        'loss/contrastive_loss',
+        'loss/cross_entropy_loss',
+        'stage_1_learning_rate',
+      )
+    }
+    hook = hooks.ProgressHook(run, run.stages[0], before_update, scalars)
+    with tf1.train.SingularMonitoredSession(hooks=[hook]) as session:
+      for _ in range(2):
+        session.run(train_op)
+  lines = [r.getMessage() for r in caplog.records if r.name == 'absl']
+  assert [line[: len('stage 1  step 1 of 4')] for line in lines] == [
+    'stage 1  step 1 of 4',
+    'stage 1  step 2 of 4',
+  ]
