@@ -40,6 +40,7 @@ def main(_):
 
   try:
     job = jobs.prepare(options, params)
+    job.announce()
   except (ValueError, OSError, jobs.FileError) as error:
     return _refuse(error)
   try:

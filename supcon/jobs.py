@@ -1,7 +1,8 @@
 """The jobs: train, evaluate one checkpoint or each new one, export.
 
 `prepare` looks at every file and finds every mistake that can be found early;
-nothing is written before it returns. `Job.run` does the long work.
+nothing is written to model_dir before it returns. `Job.announce` says what is
+going to be done, `Job.run` does it.
 """
 
 import collections
@@ -81,7 +82,8 @@ class Job:
       ValueError: If one is missing, or of another model.
     """
     newest = self._newest()
-    if not newest and not self._options.reference_ckpt:
+    is_eval = self._options.mode == 'eval'
+    if not newest and (is_eval or not self._options.reference_ckpt):
       return
     with tf.Graph().as_default():
       model = contrastive.ContrastiveModel(
@@ -94,7 +96,7 @@ class Job:
         )
         return
       variables = model.variables
-      if self._options.mode != 'eval':
+      if not is_eval:
         stages.make_optimizers(
           self._plan,
           model,
@@ -104,13 +106,47 @@ class Job:
         variables = tf1.global_variables()
       checkpoints.require_same(variables, [model.name], newest)
 
+  def announce(self) -> None:
+    """Says what the run is, and writes hparams.json unless it only evaluates.
+
+    Raises:
+      FileError: If model_dir cannot be written.
+    """
+    path = self._path('hparams.json')
+    record = {
+      'hparams': self._params.to_json(),
+      'compact': self._params.serialize(),
+    }
+    if tf.io.gfile.exists(path):
+      with tf.io.gfile.GFile(path) as file:
+        before = json.load(file)
+      _log_changes(before.get('hparams', {}), record['hparams'])
+    if self._options.mode != 'eval':
+      tf.io.gfile.makedirs(self._options.model_dir)
+      _write_json(path, record)
+    logging.info(
+      'hyper-parameters, in full in %s, other than the defaults:', path
+    )
+    for line in _lines_of_changes(self._params):
+      logging.info('  %s', line)
+    logging.info('  --hparams=%s', record['compact'])
+    logging.info(
+      '%s: %d training examples, %d evaluation examples, %d classes; '
+      '%.1f steps per epoch, %d steps in all',
+      self._params.input_data.input_fn,
+      self._dataset.num_train_examples,
+      self._dataset.num_eval_examples,
+      self._dataset.num_classes,
+      self._plan.steps_per_epoch,
+      self._plan.total_steps,
+    )
+
   def run(self) -> None:
     """Does what --mode says.
 
     Raises:
       Stopped: If the loss is not a number any more.
     """
-    self._announce()
     if self._options.mode == 'eval':
       self._evaluate_each()
       return
@@ -232,37 +268,6 @@ class Job:
       if tf1.train.checkpoint_exists(checkpoint):
         raise
       logging.info('%s was deleted by the trainer; skipped', checkpoint)
-
-  def _announce(self):
-    """Writes hparams.json and says what the run is."""
-    path = self._path('hparams.json')
-    record = {
-      'hparams': self._params.to_json(),
-      'compact': self._params.serialize(),
-    }
-    if tf.io.gfile.exists(path):
-      with tf.io.gfile.GFile(path) as file:
-        before = json.load(file)
-      _log_changes(before.get('hparams', {}), record['hparams'])
-    if self._options.mode != 'eval':
-      tf.io.gfile.makedirs(self._options.model_dir)
-      _write_json(path, record)
-    logging.info(
-      'hyper-parameters, in full in %s, other than the defaults:', path
-    )
-    for line in _lines_of_changes(self._params):
-      logging.info('  %s', line)
-    logging.info('  --hparams=%s', record['compact'])
-    logging.info(
-      '%s: %d training examples, %d evaluation examples, %d classes; '
-      '%.1f steps per epoch, %d steps in all',
-      self._params.input_data.input_fn,
-      self._dataset.num_train_examples,
-      self._dataset.num_eval_examples,
-      self._dataset.num_classes,
-      self._plan.steps_per_epoch,
-      self._plan.total_steps,
-    )
 
   def _summarize(self, result):
     """Prints where everything is, for people."""

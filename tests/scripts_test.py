@@ -199,11 +199,11 @@ def test_users_flags_come_last(tmp_path, echo):
     assert _resolved(arguments)['batch_size'] == '8'
 
 
-def test_scripts_run_from_any_directory(echo):
+def test_scripts_run_from_any_directory(tmp_path, echo):
   script = 'supcon_cifar10_resnet50.sh'
+  (tmp_path / 'scripts').mkdir()  # CDPATH must not lead there.
   for cwd, path in ((_ROOT, 'scripts/'), (_ROOT / 'scripts', './')):
-    # CDPATH must not lead the scripts astray.
-    result = _run(path + script, cwd=cwd, PYTHON=echo, CDPATH='/:/usr')
+    result = _run(path + script, cwd=cwd, PYTHON=echo, CDPATH=tmp_path)
     assert pathlib.Path(json.loads(result.stdout)[0]) == _ROOT / 'main.py'
 
 
