@@ -168,7 +168,9 @@ CLASSIFIER_ONLY=(
 # --- The main job on the embedded data set ----------------------------------
 
 # Small enough for two CPU cores. Rates look large because the loss, and so its
-# gradient, is multiplied by the temperature (--scale_by_temperature).
+# gradient, is multiplied by the temperature (--scale_by_temperature). Crops are
+# all the augmentation: colors say nothing about grey digits. A projection head
+# of one layer has no relu that a large rate could silence for good.
 DIGITS=(
   --input_fn=digits
   --shard_per_host=False
@@ -178,24 +180,22 @@ DIGITS=(
   --first_conv_kernel_size=3
   --first_conv_stride=1
   --use_initial_max_pool=False
-  --projection_head_layers=128,64
+  --projection_head_layers=64
   --image_size=16
-  --augmentation_type=SIMCLR
-  --augmentation_magnitude=0.5
+  --augmentation_type=IDENTITY
   --crop_area_range=0.5,1.0
-  --blur_probability=0
   --eval_crop_method=CROP_THEN_RESIZE
   --crop_padding=0
   --batch_size=128
   --eval_batch_size=128
-  --stage_1_epochs=40
-  --stage_1_warmup_epochs=2
+  --stage_1_epochs=60
+  --stage_1_warmup_epochs=5
   --stage_1_optimizer=MOMENTUM
-  --stage_1_base_learning_rate=3.0
-  --stage_1_weight_decay=1e-4
+  --stage_1_base_learning_rate=1.0
+  --stage_1_weight_decay=1e-3
   --stage_2_epochs=10
   --stage_2_warmup_epochs=0
   --stage_2_optimizer=MOMENTUM
-  --stage_2_base_learning_rate=1.0
+  --stage_2_base_learning_rate=5.0
   --save_interval_steps=200
 )

@@ -344,8 +344,8 @@ def _pairs(class_ids, local_batch, anchor_views, views, positives_cap):
   global_batch = local_batch * replicas.num_replicas()
   is_own = tf.equal(_positions(local_batch)[:, None], tf.range(global_batch))
   is_alike = tf.equal(anchor_ids, contrast_ids)
-  is_negative = ~is_alike & (contrast_ids != _PADDING)
-  is_alike &= anchor_ids != _PADDING
+  is_negative = ~is_alike & (tf.not_equal(contrast_ids, _PADDING))
+  is_alike &= tf.not_equal(anchor_ids, _PADDING)
   is_other = is_alike & ~is_own
   if positives_cap >= 0:
     rank = tf.cumsum(tf.cast(is_other, tf.int32), axis=1)  # from 1

@@ -653,8 +653,12 @@ def test_padding_equals_dropping(use_labels, views, denominator, cap):
     labels=labels[is_valid] if use_labels else None,
     **options,
   )
-  for mask in [is_valid, is_valid.astype(np.float32)]:
-    loss, gradient = _eager(features, labels=labels, is_valid=mask, **options)
+  for run, mask in [
+    (_eager, is_valid),
+    (_eager, is_valid.astype(np.float32)),
+    (_graph, is_valid),
+  ]:
+    loss, gradient = run(features, labels=labels, is_valid=mask, **options)
     np.testing.assert_allclose(loss[is_valid], expected_loss, rtol=1e-5)
     np.testing.assert_array_equal(loss[~is_valid], np.zeros(3))
     # Means over 8 and over 5.

@@ -19,7 +19,8 @@ def find(reference: str) -> str:
   Raises:
     ValueError: If there is no checkpoint.
   """
-  if tf1.train.checkpoint_exists(reference):
+  # checkpoint_exists() is true of any directory.
+  if tf.io.gfile.exists(f'{reference}.index'):
     return reference
   if not tf.io.gfile.isdir(reference):
     raise ValueError(

@@ -548,6 +548,23 @@ def test_both_stages_make_the_slots_of_both(first, second):
   assert len(slots) == per_kernel[first] + per_kernel[second]
 
 
+@pytest.mark.parametrize(
+  'number, slots', [(1, {'Adam', 'Adam_1'}), (2, {'Adam_2', 'Adam_3'})]
+)
+def test_stage_1_has_the_first_of_equal_names(number, slots):
+  # The names of Adam's slots do not say the stage, only their order does.
+  adam = {'optimizer': enums.Optimizer.ADAM}
+  before, after = _train(
+    _encoder_kernel, adam, adam, number=number, start_step=4 * (number - 1)
+  )
+  moved = {
+    name.rpartition('/')[-1]
+    for name in before
+    if name.startswith(f'{_KERNEL}/') and before[name] != after[name]
+  }
+  assert moved == slots
+
+
 def _listings():
   """Returns the scripts for which all tensors of a checkpoint are listed."""
   prefix = 'training_checkpoint_'

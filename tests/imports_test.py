@@ -1,0 +1,168 @@
+"""Who may import whom.
+
+A newcomer reads from main.py down and never has to jump back; flags are checked
+before TensorFlow is imported.
+"""
+
+import ast
+import graphlib
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# From the ground up. A module belongs to the longest entry that it is, or is
+# in; it may import its own layer and those below.
+_LAYERS = (
+  ('supcon.enums',),
+  ('supcon.hparams',),
+  ('supcon.run_options',),
+  ('supcon.replicas',),
+  ('supcon.losses', 'supcon.models.layers'),
+  ('supcon.data', 'supcon.models', 'supcon.serving', 'supcon.training'),
+  ('supcon.training.model_fn',),
+  ('supcon.estimators',),
+  ('supcon.jobs',),
+)
+
+
+def _name(path):
+  """Returns the module's name: 'supcon.training.lars', 'supcon', 'main'."""
+  parts = path.relative_to(_ROOT).with_suffix('').parts
+  return '.'.join(part for part in parts if part != '__init__')
+
+
+_TREES = {
+  _name(path): ast.parse(path.read_text())
+  for path in [*(_ROOT / 'supcon').rglob('*.py'), *_ROOT.glob('*.py')]
+}
+_MODULES = sorted(name for name in _TREES if name.startswith('supcon.'))
+
+
+def _imports(name):
+  """Returns what a module imports, also inside functions.
+
+  `from a import b` is 'a.b', whatever b is.
+  """
+  found = set()
+  for node in ast.walk(_TREES[name]):
+    if isinstance(node, ast.Import):
+      found.update(alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, f'{name} has a relative import'
+      found.update(f'{node.module}.{alias.name}' for alias in node.names)
+  return found
+
+
+def _own_imports(name):
+  return {i for i in _imports(name) if i.partition('.')[0] == 'supcon'}
+
+
+def _layer(name):
+  """Returns (index into _LAYERS, the entry) of a module."""
+  entries = [
+    (len(entry), index, entry)
+    for index, layer in enumerate(_LAYERS)
+    for entry in layer
+    if name == entry or name.startswith(entry + '.')
+  ]
+  assert entries, f'{name} is in no layer; put it into one'
+  _, index, entry = max(entries)
+  return index, entry
+
+
+def test_there_is_something_to_test():
+  assert 'supcon.jobs' in _MODULES
+  assert 'supcon.data.inputs' in _own_imports('supcon.jobs')
+  # Also what is imported late.
+  assert 'supcon.jobs' in _own_imports('main')
+  assert {entry for layer in _LAYERS for entry in layer} <= set(_TREES)
+
+
+@pytest.mark.parametrize('name', [*_MODULES, 'main', 'hparams_flags'])
+def test_modules_are_imported_and_not_what_is_in_them(name):
+  assert _own_imports(name) <= set(_TREES)
+
+
+@pytest.mark.parametrize('name', _MODULES)
+def test_nothing_is_imported_from_a_higher_layer(name):
+  layer, _ = _layer(name)
+  higher = {i for i in _own_imports(name) if _layer(i)[0] > layer}
+  assert not higher
+  # Nor from main.py and what belongs to it.
+  assert not _imports(name) & {'main', 'hparams_flags', 'tests'}
+
+
+def test_there_are_no_cycles():
+  graph = {name: _own_imports(name) for name in _MODULES}
+  graphlib.TopologicalSorter(graph).prepare()  # Raises CycleError.
+
+
+@pytest.mark.parametrize('name', _MODULES)
+def test_only_main_reads_flags(name):
+  assert not {i for i in _imports(name) if i.startswith('absl.flags')}
+  words = {
+    getattr(node, 'id', getattr(node, 'attr', ''))
+    for node in ast.walk(_TREES[name])
+    if isinstance(node, (ast.Name, ast.Attribute))
+  }
+  assert 'FLAGS' not in words
+
+
+def test_nothing_is_called_utils():
+  for directory in ('supcon', 'tests'):
+    for path in (_ROOT / directory).rglob('*'):
+      assert path.stem not in ('util', 'utils')
+
+
+# --- Without TensorFlow -------------------------------------------------------
+
+
+def _run(code):
+  """Runs code in a fresh interpreter that then reports on TensorFlow."""
+  code += '\nprint("TF:", "tensorflow" in sys.modules)'
+  return subprocess.run(
+    [sys.executable, '-c', f'import runpy, sys\n{code}'],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+
+
+def test_flags_need_no_tensorflow():
+  done = _run(
+    'import hparams_flags, supcon.enums, supcon.hparams, supcon.run_options'
+  )
+  assert done.stdout == 'TF: False\n', done.stderr
+
+
+_MAIN = """
+sys.argv = ['main.py', *{arguments!r}]
+try:
+  runpy.run_path('main.py', run_name='__main__')
+except SystemExit as stop:
+  print('status:', stop.code)
+"""
+
+
+@pytest.mark.parametrize(
+  'arguments, status, says',
+  [
+    (['--help'], 1, '--temperature'),
+    (['--no_such_flag'], 2, 'no_such_flag'),
+    (['--batch_size=many'], 2, 'batch_size'),
+    (['--model_dir=/none', '--batch_size=0'], 2, '--batch_size=0'),
+    (['--hparams=bs=x'], 2, 'bs=x'),
+    (['--mode=train'], 2, '--model_dir'),
+  ],
+)
+def test_main_answers_before_it_imports_tensorflow(arguments, status, says):
+  done = _run(_MAIN.format(arguments=arguments))
+  assert done.stdout.splitlines()[-2:] == [f'status: {status}', 'TF: False'], (
+    done.stdout + done.stderr
+  )
+  assert says in done.stdout + done.stderr
