@@ -79,7 +79,7 @@ def _log_short_lines():
   )
   handler.addFilter(
     lambda record: (
-      record.levelno >= python_logging.WARNING
+      record.levelno >= python_logging.ERROR
       or logging.level_debug()
       or 'site-packages' not in record.pathname
     )

@@ -11,6 +11,7 @@ No TensorFlow in here: flags are parsed and checked before it is imported.
 from collections.abc import Iterator
 import dataclasses
 import enum
+import math
 import re
 from typing import Any
 
@@ -350,6 +351,12 @@ class HParams:
     _require(
       self.batch_size > 0, f'--batch_size={self.batch_size} must be positive.'
     )
+    for entry in fields():
+      value = self.get(entry.path)
+      _require(
+        not isinstance(value, float) or math.isfinite(value),
+        f'{entry.path}={value} must be a finite number.',
+      )
     self.architecture.check()
     self.loss.contrastive.check()
     self.loss.cross_entropy.check()

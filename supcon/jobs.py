@@ -30,7 +30,8 @@ from supcon.training import warm_start
 
 tf1 = tf.compat.v1
 FileError = tf.errors.OpError
-Stopped = hooks.NanLossError
+# What stops a job on its way, in one line.
+Stopped = (hooks.NanLossError, checkpoints.MismatchError)
 
 _POLL_SECONDS = 2.0
 
@@ -110,7 +111,7 @@ class Job:
     """Says what the run is, and writes hparams.json unless it only evaluates.
 
     Raises:
-      FileError: If model_dir cannot be written.
+      ValueError: If model_dir cannot be written.
     """
     path = self._path('hparams.json')
     record = {
@@ -122,8 +123,15 @@ class Job:
         before = json.load(file)
       _log_changes(before.get('hparams', {}), record['hparams'])
     if self._options.mode != 'eval':
-      tf.io.gfile.makedirs(self._options.model_dir)
-      _write_json(path, record)
+      try:
+        tf.io.gfile.makedirs(self._options.model_dir)
+        _write_json(path, record)
+      except (OSError, FileError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+          f'--model_dir={self._options.model_dir} cannot be written '
+          f'({reason}); name a directory that can.'
+        ) from error
     logging.info(
       'hyper-parameters, in full in %s, other than the defaults:', path
     )
@@ -145,7 +153,8 @@ class Job:
     """Does what --mode says.
 
     Raises:
-      Stopped: If the loss is not a number any more.
+      Stopped: If the loss is not a number any more, or a checkpoint that is to
+        be evaluated is of another model.
     """
     if self._options.mode == 'eval':
       self._evaluate_each()
@@ -179,6 +188,7 @@ class Job:
           self._dataset, self._params, self._dtype(), start_step=step
         ),
         max_steps=stage.stop_step,
+        hooks=[function.nan_hook],
         saving_listeners=[function.nan_listener],
       )
 
@@ -238,6 +248,7 @@ class Job:
   def _evaluate_each(self):
     """Evaluates each checkpoint of model_dir until that of the last step."""
     done = -1
+    is_compared = bool(self._newest())  # By prepare.
     waiting_since = None
     while done < self._plan.total_steps:
       found = checkpoints.steps_and_paths(self._options.model_dir)
@@ -255,6 +266,10 @@ class Job:
         continue
       waiting_since = None
       done, begun = new[0], time.time()
+      if not is_compared:
+        # Restoring would adopt the shapes of the checkpoint without a word.
+        self.check_checkpoints()
+        is_compared = True
       self._evaluate_unless_deleted(found[done])
       if not is_over and done < self._plan.total_steps:
         pause = begun + self._options.eval_interval_secs - time.time()

@@ -137,7 +137,7 @@ _DEFAULT = hparams.HParams()
     ('stage_1.epochs_per_decay', 0.0, '--stage_1_epochs_per_decay'),
     ('stage_1.weight_decay', -1.0, '--stage_1_weight_decay'),
     ('loss.contrastive.temperature', 0.0, '--temperature=0.0'),
-    ('loss.contrastive.temperature', float('nan'), '--temperature=nan'),
+    ('loss.contrastive.temperature', float('nan'), 'temperature=nan'),
     ('loss.contrastive.positives_cap', 3, 'multiple of the 2 views'),
     ('loss.contrastive.positives_cap', 9998, '--positives_cap=9998'),
     ('loss.cross_entropy.label_smoothing', 1.0, '--label_smoothing=1.0'),

@@ -9,6 +9,10 @@ import tensorflow as tf
 tf1 = tf.compat.v1
 
 
+class MismatchError(ValueError):
+  """A checkpoint of model_dir is not one of the model that was asked for."""
+
+
 class Comparison(NamedTuple):
   """How a checkpoint differs from a set of variables."""
 
@@ -64,11 +68,11 @@ def require_same(
   """Checks that a checkpoint of model_dir is one of this model.
 
   Raises:
-    ValueError: Names the first variable that differs.
+    MismatchError: Names the first variable that differs.
   """
   difference = compare(variables, scopes, checkpoint).describe()
   if difference:
-    raise ValueError(
+    raise MismatchError(
       f'--model_dir holds {checkpoint} of another architecture or optimizer: '
       f'{difference}. Use the flags that it was trained with, or another '
       '--model_dir.'

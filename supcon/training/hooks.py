@@ -83,18 +83,29 @@ class ProgressHook(tf1.train.SessionRunHook):
 
 
 class NanHook(tf1.train.SessionRunHook):
-  """Stops training after a step whose loss is NaN or infinite."""
+  """Stops training after a step whose loss is NaN or infinite.
 
-  def __init__(
+  To be handed to train() itself: the hooks of a TPUEstimatorSpec run after the
+  estimator's own, which stops at a NaN without a word on the losses. On TPU,
+  where no hook can see a step, it is not told to watch and does nothing.
+  """
+
+  def __init__(self):
+    self._fetches = None
+
+  def watch(
     self, stage: stages.Stage, step: tf.Tensor, losses: stages.LossParts
-  ):
+  ) -> None:
+    """Says what to look at; to be called while the graph is built."""
     self._stage = stage
     self._fetches = (step, losses)
 
   def before_run(self, run_context):
-    return tf1.train.SessionRunArgs(self._fetches)
+    return self._fetches and tf1.train.SessionRunArgs(self._fetches)
 
   def after_run(self, run_context, run_values):
+    if not self._fetches:
+      return
     step, losses = run_values.results
     if not math.isfinite(losses.total):
       raise NanLossError(_message('the loss', step, self._stage, losses))

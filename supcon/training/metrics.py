@@ -85,14 +85,20 @@ def host_call(scalars, global_step, model_dir, interval_steps):
   def write(global_step, **values):
     step = global_step[0]
     writer = tf.summary.create_file_writer(model_dir)
+    is_recorded = tf.equal(step % interval_steps, 0)
     with (
       writer.as_default(),
-      tf.summary.record_if(tf.equal(step % interval_steps, 0)),
+      tf.summary.record_if(is_recorded),
     ):
       for tag, value in values.items():
         # One value per replica: the mean over all of them.
         tf.summary.scalar(tag, tf.reduce_mean(value), step=step)
-      return tf1.summary.all_v2_summary_ops()
+    written = tf1.summary.all_v2_summary_ops()
+    with tf.control_dependencies(written):
+      # A record is written whole, or a run that is killed and continues after
+      # it would have lost some of its tags for good.
+      flushed = tf.cond(is_recorded, writer.flush, tf.no_op)
+    return [*written, flushed]
 
   tensors = {tag: tf.reshape(value, [1]) for tag, value in scalars.items()}
   return write, {'global_step': tf.reshape(global_step, [1]), **tensors}

@@ -37,6 +37,7 @@ class ModelFn:
     reference_checkpoint: Where the warm-started variables come from; None
       without warm start, or once model_dir has a checkpoint of its own.
     train_batch_norm: Whether batch norm runs on batch statistics in training.
+    nan_hook: To be passed to train() as a hook.
     nan_listener: To be passed to train() as a saving listener.
   """
 
@@ -50,6 +51,7 @@ class ModelFn:
   use_tpu: bool
   reference_checkpoint: str | None
   train_batch_norm: bool
+  nan_hook: hooks.NanHook = dataclasses.field(default_factory=hooks.NanHook)
   nan_listener: hooks.NanListener = dataclasses.field(
     default_factory=hooks.NanListener
   )
@@ -92,6 +94,12 @@ class ModelFn:
         include_bias,
       )
     self.nan_listener.watch(self.stage, parts)
+    training_hooks = []
+    if not self.use_tpu:
+      self.nan_hook.watch(self.stage, before_update, parts)
+      training_hooks.append(
+        hooks.ProgressHook(self.run, self.stage, before_update, scalars)
+      )
     return TPUEstimatorSpec(
       mode=ModeKeys.TRAIN,
       loss=parts.total,
@@ -99,12 +107,7 @@ class ModelFn:
       host_call=metrics.host_call(
         scalars, before_update, self.model_dir, self.summary_interval_steps
       ),
-      training_hooks=[]
-      if self.use_tpu
-      else [
-        hooks.NanHook(self.stage, before_update, parts),
-        hooks.ProgressHook(self.run, self.stage, before_update, scalars),
-      ],
+      training_hooks=training_hooks,
     )
 
   def evaluate(self, features, labels) -> TPUEstimatorSpec:

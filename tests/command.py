@@ -1,0 +1,268 @@
+"""Runs main.py and the scripts as a user does, and reads what they leave."""
+
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MAIN = ROOT / 'main.py'
+
+# Far more than any run takes, for machines that are busy with other things.
+TIMEOUT_SECONDS = 600
+
+# What a test process may have set and a user has not.
+_UNSET = (
+  'PYTHONPATH',
+  'PYTHON',
+  'TF_CPP_MIN_LOG_LEVEL',
+  'TF_DETERMINISTIC_OPS',
+  'TFDS_DATA_DIR',
+)
+
+
+# Runs main.py for each list of arguments that it reads from stdin, and writes
+# the fields of `Finished` for each. Descriptors are replaced, not sys.stderr,
+# for handlers of logs and C++ write there.
+_MANY = """
+import json, os, sys, tempfile, time, traceback
+from absl import app
+
+sys.path.insert(0, %r)
+import main
+
+def run(arguments):
+  for name in main.FLAGS:
+    main.FLAGS[name].unparse()
+  try:
+    app.run(main.main, ['main.py', *arguments], main._parse_flags)
+  except SystemExit as end:
+    return end.code
+  except Exception:
+    traceback.print_exc()
+    return 1
+
+kept = os.dup(1), os.dup(2)
+finished = []
+for arguments in json.load(sys.stdin):
+  begun = time.monotonic()
+  with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
+    os.dup2(out.fileno(), 1)
+    os.dup2(err.fileno(), 2)
+    returncode = run(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(kept[0], 1)
+    os.dup2(kept[1], 2)
+    out.seek(0)
+    err.seek(0)
+    seconds = time.monotonic() - begun
+    finished.append([returncode, out.read(), err.read(), seconds])
+json.dump(finished, sys.stdout)
+"""
+
+
+def to_arguments(flags):
+  """Turns {flag: value} into ['--flag=value', ...]."""
+  return [f'--{flag}={value}' for flag, value in flags.items()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+  """What a user sees of a process that has ended."""
+
+  returncode: int
+  stdout: str
+  stderr: str
+  seconds: float
+
+  @property
+  def log(self) -> list[str]:
+    """The lines of stderr without the time at their beginning."""
+    return [
+      re.sub(r'^\d\d:\d\d:\d\d ', '', line) for line in self.stderr.splitlines()
+    ]
+
+
+class Process:
+  """A running main.py or script; its output goes to files."""
+
+  def __init__(self, flags, directory, program=MAIN, first=(), **environment):
+    """Starts it.
+
+    Args:
+      flags: {flag: value}.
+      directory: Its working directory, in which the output files are made.
+      program: main.py or a script.
+      first: Arguments before the flags.
+      **environment: Variables that are set besides those of this process.
+    """
+    is_script = program.suffix == '.sh'
+    command = [str(program)] if is_script else [sys.executable, str(program)]
+    variables = _environment()
+    if is_script:
+      variables['PYTHON'] = sys.executable
+    variables.update(environment)
+    number = len(list(pathlib.Path(directory).glob('*.stderr')))
+    self._stdout = pathlib.Path(directory) / f'{number}.stdout'
+    self._stderr = pathlib.Path(directory) / f'{number}.stderr'
+    self._begun = time.monotonic()
+    with self._stdout.open('w') as stdout, self._stderr.open('w') as stderr:
+      self._process = subprocess.Popen(
+        [*command, *first, *to_arguments(flags)],
+        cwd=directory,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+      )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    if self._process.poll() is None:
+      self.kill()
+
+  @property
+  def stderr(self) -> str:
+    return self._stderr.read_text()
+
+  def wait_until(self, condition) -> None:
+    """Returns as soon as `condition()` holds.
+
+    Raises:
+      AssertionError: If the process ends before, or it takes too long.
+    """
+    while not condition():
+      assert self._process.poll() is None, self.stderr
+      assert self._seconds() < TIMEOUT_SECONDS, self.stderr
+      time.sleep(0.005)
+
+  def kill(self) -> Finished:
+    """Ends it as the machine's failure does, without any warning."""
+    self._process.send_signal(signal.SIGKILL)
+    self._process.wait()
+    return self.wait()
+
+  def wait(self) -> Finished:
+    """Waits for its end."""
+    try:
+      returncode = self._process.wait(
+        max(0.0, TIMEOUT_SECONDS - self._seconds())
+      )
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      raise AssertionError(self.stderr) from None
+    return Finished(
+      returncode, self._stdout.read_text(), self.stderr, self._seconds()
+    )
+
+  def _seconds(self):
+    return time.monotonic() - self._begun
+
+
+def run(flags, directory, **kwargs) -> Finished:
+  """Runs main.py to its end; the arguments are those of `Process`."""
+  with Process(flags, directory, **kwargs) as process:
+    return process.wait()
+
+
+def succeed(flags, directory, **kwargs) -> Finished:
+  """Like `run`, and requires exit code 0."""
+  finished = run(flags, directory, **kwargs)
+  assert finished.returncode == 0, finished.stderr
+  return finished
+
+
+def run_many(list_of_flags, directory) -> list[Finished]:
+  """Like `run` for each, but in one process: TensorFlow is imported once."""
+  process = subprocess.run(
+    [sys.executable, '-c', _MANY % str(ROOT)],
+    cwd=directory,
+    env=_environment(),
+    input=json.dumps([to_arguments(flags) for flags in list_of_flags]),
+    capture_output=True,
+    text=True,
+    timeout=TIMEOUT_SECONDS,
+  )
+  assert process.returncode == 0, process.stderr
+  return [Finished(*fields) for fields in json.loads(process.stdout)]
+
+
+def _environment():
+  return {k: v for k, v in os.environ.items() if k not in _UNSET}
+
+
+# --- What a run leaves --------------------------------------------------------
+
+
+def newest_step(model_dir) -> int:
+  """Returns the step of the newest checkpoint, -1 without any."""
+  try:
+    first_line = (model_dir / 'checkpoint').read_text().split('\n')[0]
+  except FileNotFoundError:
+    return -1
+  found = re.search(r'-(\d+)"$', first_line)
+  return int(found[1]) if found else -1
+
+
+def steps(model_dir) -> list[int]:
+  """Returns the steps of which checkpoints are there."""
+  return sorted(
+    int(path.suffixes[-2].rsplit('-', 1)[-1])
+    for path in model_dir.glob('model.ckpt-*.index')
+  )
+
+
+def variables(checkpoint) -> dict[str, np.ndarray]:
+  """Returns what a checkpoint holds, by name; of a directory, the newest."""
+  reader = tf.train.load_checkpoint(str(checkpoint))
+  return {
+    name: reader.get_tensor(name)
+    for name in sorted(reader.get_variable_to_shape_map())
+  }
+
+
+def contents(directory) -> dict[str, tuple[int, bytes]]:
+  """Returns {file: (time of its last change, bytes)} of a whole tree."""
+  return {
+    str(path.relative_to(directory)): (
+      path.stat().st_mtime_ns,
+      path.read_bytes(),
+    )
+    for path in sorted(directory.rglob('*'))
+    if path.is_file()
+  }
+
+
+def summaries(directory, of_host_call=False) -> dict[str, dict[int, float]]:
+  """Returns {tag: {step: value}} of a directory's event files.
+
+  Of a step that was recorded twice, the later value.
+
+  Args:
+    directory: model_dir, or model_dir/eval.
+    of_host_call: Whether to read our own training summaries, which stand in
+      files apart, or those that the estimator writes.
+  """
+  found = collections.defaultdict(dict)
+  for path in sorted(directory.glob('events.out.tfevents.*')):
+    if (path.suffix == '.v2') != of_host_call:
+      continue
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+      for value in event.summary.value:
+        if value.WhichOneof('value') == 'simple_value':
+          found[value.tag][event.step] = value.simple_value
+        else:
+          found[value.tag][event.step] = tf.make_ndarray(value.tensor).item()
+  return dict(found)
