@@ -1,7 +1,8 @@
 #!/bin/bash
 # The main job on the embedded handwritten digits: SupCon pretraining of a
 # narrow ResNet-18, then a linear classifier, then evaluation and export.
-# Hardware: two CPU cores, 4 minutes. Expected top-1: at least 98.0.
+# Hardware: two CPU cores, about 2 minutes after installation. Expected top-1: 99,
+# at least 98.0.
 #
 # Usage: scripts/quickstart.sh [FLAGS]
 #   scripts/quickstart.sh
