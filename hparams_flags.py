@@ -22,7 +22,7 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
   'model_dir': 'Directory for checkpoints, summaries, results and exports.',
   'data_dir': (
     'TFDS data directory, the parent of imagenet2012/ or cifar10/; default '
-    'is that of TFDS.'
+    'is that of TFDS. Of --input_fn=folder, the parent of train/ and val/.'
   ),
   'reference_ckpt': (
     'Checkpoint, or directory with one, to warm-start from as the '
@@ -58,10 +58,39 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
     'Decides initial weights, order of examples, augmentation, label noise.',
   ),
   # Data.
-  'input_fn': ('input_data.input_fn', 'Data set: imagenet, cifar10, digits.'),
+  'input_fn': (
+    'input_data.input_fn',
+    'Data set: imagenet, cifar10, digits; tfds:NAME[/CONFIG][:VERSION], any '
+    'that TFDS has prepared; folder, images below '
+    '--data_dir/{train,val}/CLASS.',
+  ),
+  'train_split': (
+    'input_data.train_split',
+    'Split to train on: a folder, or in the language of TFDS, such as '
+    'train[:80%]. Default: train.',
+  ),
+  'eval_split': (
+    'input_data.eval_split',
+    'Split to evaluate on. Default: test or validation of a TFDS data set; the '
+    'first folder of val, validation, test.',
+  ),
+  'skip_bad_images': (
+    'input_data.skip_bad_images',
+    'Look at every image first, go without those that cannot be decoded, and '
+    'say how many there were. Otherwise the first one is an error.',
+  ),
   'num_images': (
     'input_data.max_samples',
     'Train on the first this many examples only; 0 for all.',
+  ),
+  'num_eval_images': (
+    'input_data.max_eval_samples',
+    'Evaluate on the first this many examples only; 0 for all.',
+  ),
+  'class_balanced': (
+    'input_data.class_balanced',
+    'Draw from all classes equally often: in an epoch, examples of small '
+    'classes come several times, not all of large ones come.',
   ),
   'label_noise_prob': (
     'input_data.label_noise_prob',
@@ -69,7 +98,8 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   ),
   'shard_per_host': (
     'input_data.shard_per_host',
-    'With several hosts, give each its own slice of the training split.',
+    'With several hosts, give each its own slice of every epoch; otherwise '
+    'each reads the whole training split, in an order of its own.',
   ),
   'allow_mixed_precision': (
     'input_data.preprocessing.allow_mixed_precision',
@@ -85,21 +115,25 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   ),
   'augmentation_type': (
     'input_data.preprocessing.augmentation_type',
-    'Training augmentation. Available now: SIMCLR, IDENTITY (crop and flip '
-    'only).',
+    'Training augmentation after crop and flip. SIMCLR: color jitter, '
+    'grayscale, warp, blur; AUTOAUGMENT: the policy of the data set; '
+    'RANDAUGMENT: 2 random operations; STACKED_RANDAUGMENT: color jitter, '
+    'RandAugment, grayscale, warp, blur; IDENTITY: nothing.',
   ),
   'augmentation_magnitude': (
     'input_data.preprocessing.augmentation_magnitude',
-    'Strength of the color jitter; 0 or less turns augmentation other than '
+    'SIMCLR, STACKED_RANDAUGMENT: strength of the color jitter, to 1 '
+    '(RandAugment stays at 10). RANDAUGMENT: its magnitude, about 10. '
+    'AUTOAUGMENT: no effect. In all, 0 or less turns augmentation other than '
     'crop and flip off.',
   ),
   'warp_probability': (
     'input_data.preprocessing.warp_probability',
-    'Probability of a random warp. Not available yet: only 0.',
+    'Probability of a smooth random warp, with SIMCLR and STACKED_RANDAUGMENT.',
   ),
   'blur_probability': (
     'input_data.preprocessing.blur_probability',
-    'Probability of Gaussian blur, with SIMCLR augmentation.',
+    'Probability of Gaussian blur, with SIMCLR and STACKED_RANDAUGMENT.',
   ),
   'defer_blurring': (
     'input_data.preprocessing.defer_blurring',
@@ -112,7 +146,12 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   'apply_whitening': (
     'input_data.preprocessing.apply_whitening',
     'Subtract the mean and divide by the standard deviation, where the '
-    'data set has them (cifar10).',
+    'data set has them (cifar10) or they are measured.',
+  ),
+  'measure_whitening': (
+    'input_data.preprocessing.measure_whitening',
+    'With --apply_whitening: measure both on training images at the start of '
+    'a run, and keep them in whitening.json of the model_dir.',
   ),
   'crop_area_range': (
     'input_data.preprocessing.crop_area_range',

@@ -250,6 +250,7 @@ class Preprocessing:
   )
   crop_padding: int = _field('cp', 32)
   num_views: int = _field('nv', 2)
+  measure_whitening: bool = _field('mw', False, published=False)
 
   def check(self) -> None:
     _require(
@@ -269,6 +270,16 @@ class Preprocessing:
     _require(
       self.num_views >= 1, f'--num_views={self.num_views} must be positive.'
     )
+    _require(
+      self.apply_whitening or not self.measure_whitening,
+      '--measure_whitening=True has no effect with --apply_whitening=False; '
+      'drop one of them.',
+    )
+    _require(
+      math.isfinite(self.augmentation_magnitude),
+      f'--augmentation_magnitude={self.augmentation_magnitude} must be a '
+      'number; 0 turns augmentation off.',
+    )
     for name in ('warp_probability', 'blur_probability'):
       _require(
         0 <= getattr(self, name) <= 1,
@@ -285,6 +296,11 @@ class InputData:
   max_samples: int = _field('ms', 0)
   label_noise_prob: float = _field('ln', 0.0)
   shard_per_host: bool = _field('hs', True)
+  train_split: str = _field('ts', '', published=False)
+  eval_split: str = _field('es', '', published=False)
+  skip_bad_images: bool = _field('sb', False, published=False)
+  max_eval_samples: int = _field('mes', 0, published=False)
+  class_balanced: bool = _field('cb', False, published=False)
 
   def check(self) -> None:
     _require(
@@ -559,7 +575,7 @@ def _to_string(value):
   if isinstance(value, tuple):
     return '[' + ','.join(_to_string(item) for item in value) + ']'
   if isinstance(value, str):
-    return f'"{value}"' if ',' in value else value
+    return f'"{value}"' if set(value) & set(',[') else value
   return repr(value)
 
 

@@ -6,6 +6,8 @@ going to be done, `Job.run` does it.
 """
 
 import collections
+import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -18,8 +20,10 @@ from supcon import estimators
 from supcon import hparams
 from supcon import run_options
 from supcon.data import datasets
+from supcon.data import faults
 from supcon.data import inputs
 from supcon.data import preprocessing
+from supcon.data import whitening
 from supcon.models import contrastive
 from supcon.serving import saved_model
 from supcon.training import checkpoints
@@ -31,9 +35,19 @@ from supcon.training import warm_start
 tf1 = tf.compat.v1
 FileError = tf.errors.OpError
 # What stops a job on its way, in one line.
-Stopped = (hooks.NanLossError, checkpoints.MismatchError)
+Stopped = (
+  hooks.NanLossError,
+  checkpoints.MismatchError,
+  faults.BadExampleError,
+)
 
 _POLL_SECONDS = 2.0
+
+# Files of model_dir that say what the data are. The first two go with every
+# export: one names the logits, the other says how images have to be whitened.
+_LABELS = 'labels.txt'
+_WHITENING = 'whitening.json'
+_BAD_IMAGES = 'bad_images.json'
 
 
 def prepare(options: run_options.RunOptions, params: hparams.HParams) -> 'Job':
@@ -50,11 +64,13 @@ def prepare(options: run_options.RunOptions, params: hparams.HParams) -> 'Job':
   tf1.disable_v2_behavior()
   tf1.enable_v2_tensorshape()  # Shapes of plain ints, as in TensorFlow 2.
   estimators.check_device(options)
-  preprocessing.check_supported(params.input_data.preprocessing)
   dataset = datasets.load(
     params.input_data.input_fn,
     options.data_dir,
     max_train_examples=params.input_data.max_samples,
+    max_eval_examples=params.input_data.max_eval_samples,
+    train_split=params.input_data.train_split,
+    eval_split=params.input_data.eval_split,
   )
   preprocessing.check_image_size(
     params.input_data.preprocessing, dataset.image_shape
@@ -63,6 +79,7 @@ def prepare(options: run_options.RunOptions, params: hparams.HParams) -> 'Job':
   run = stages.plan(params, dataset.num_train_examples)
   job = Job(options, params, dataset, run)
   job.check_checkpoints()
+  job.look_at_images()
   return job
 
 
@@ -75,6 +92,9 @@ class Job:
     self._dataset = dataset
     self._plan = run
     self._reference: str | None = None
+    # What goes into bad_images.json and whitening.json.
+    self._skipped: dict[str, dict] = {}
+    self._whitening: whitening.Statistics | None = None
 
   def check_checkpoints(self) -> None:
     """Checks the checkpoints of model_dir and --reference_ckpt, if any.
@@ -107,25 +127,93 @@ class Job:
         variables = tf1.global_variables()
       checkpoints.require_same(variables, [model.name], newest)
 
+  def look_at_images(self) -> None:
+    """Finds bad images and measures colors, as far as that was asked for.
+
+    Both happen once in a model_dir: they decide what a step of the run sees.
+
+    Raises:
+      ValueError: If there are bad images that are not to be skipped, too few
+        good ones, or colors were asked for too late.
+    """
+    options = self._params.input_data
+    if options.skip_bad_images:
+      self._skip_bad_images()
+    elif datasets.is_unvetted(options.input_fn) and not self._newest():
+      for is_train in (True, False):
+        faults.check_if_quick(self._dataset.split(is_train))
+    if options.preprocessing.apply_whitening:
+      self._measure_whitening()
+
+  def _skip_bad_images(self):
+    path = self._path(_BAD_IMAGES)
+    known = _read_json(path) if tf.io.gfile.exists(path) else {}
+    for part in ('train', 'evaluation'):
+      split = getattr(self._dataset, part)
+      entry = known.get(part, {})
+      if entry.get('examples') != split.fingerprint:
+        bad = faults.find(split)
+        entry = {
+          'examples': split.fingerprint,
+          'positions': bad,
+          'bad_images': [split.where(position) for position in bad],
+        }
+      self._skipped[part] = entry
+      self._dataset = dataclasses.replace(
+        self._dataset, **{part: faults.without(split, entry['positions'])}
+      )
+    inputs.check(self._dataset, self._params)
+    self._plan = stages.plan(self._params, self._dataset.num_train_examples)
+
+  def _measure_whitening(self):
+    options = self._params.input_data.preprocessing
+    path = self._path(_WHITENING)
+    found = whitening.read(path)
+    if not found and options.measure_whitening:
+      if self._newest():
+        raise ValueError(
+          f'--measure_whitening comes too late: {self._newest()} was trained '
+          f'without, for there is no {path}; take another --model_dir.'
+        )
+      try:
+        found = whitening.measure(self._dataset.train, options.image_size)
+      except faults.INPUT_ERRORS as error:
+        explanation = faults.explain(self._dataset.train)
+        raise ValueError(explanation or faults.reason(error)) from error
+      logging.info(
+        'measured on %d images: mean %s, standard deviation %s',
+        found.num_images,
+        found.mean,
+        found.std,
+      )
+    if found:
+      self._whitening = found
+      self._dataset = dataclasses.replace(
+        self._dataset,
+        info=dataclasses.replace(
+          self._dataset.info, mean=found.mean, std=found.std
+        ),
+      )
+
   def announce(self) -> None:
     """Says what the run is, and writes hparams.json unless it only evaluates.
 
     Raises:
       ValueError: If model_dir cannot be written.
     """
+    self._warn_of_other_classes()
     path = self._path('hparams.json')
     record = {
       'hparams': self._params.to_json(),
       'compact': self._params.serialize(),
     }
     if tf.io.gfile.exists(path):
-      with tf.io.gfile.GFile(path) as file:
-        before = json.load(file)
-      _log_changes(before.get('hparams', {}), record['hparams'])
+      _log_changes(_read_json(path).get('hparams', {}), record['hparams'])
     if self._options.mode != 'eval':
       try:
         tf.io.gfile.makedirs(self._options.model_dir)
         _write_json(path, record)
+        self._write_facts_of_data()
       except (OSError, FileError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -139,22 +227,41 @@ class Job:
       logging.info('  %s', line)
     logging.info('  --hparams=%s', record['compact'])
     logging.info(
-      '%s: %d training examples, %d evaluation examples, %d classes; '
-      '%.1f steps per epoch, %d steps in all',
+      '%s: %d training examples (split %s), %d evaluation examples (split %s), '
+      '%d classes; %.1f steps per epoch, %d steps in all',
       self._params.input_data.input_fn,
       self._dataset.num_train_examples,
+      self._dataset.train.name,
       self._dataset.num_eval_examples,
+      self._dataset.evaluation.name,
       self._dataset.num_classes,
       self._plan.steps_per_epoch,
       self._plan.total_steps,
     )
 
+  def _write_facts_of_data(self):
+    """Writes what the data are, for later runs and for users of the model.
+
+    An evaluation may be of other data than the training: it adds what is not
+    there yet and changes nothing.
+    """
+    class_names = self._dataset.class_names
+    facts = {_LABELS: ''.join(f'{name}\n' for name in class_names)}
+    if self._whitening:
+      facts[_WHITENING] = _json_text(dataclasses.asdict(self._whitening))
+    if self._skipped:
+      facts[_BAD_IMAGES] = _json_text(self._skipped)
+    for name, text in facts.items():
+      path = self._path(name)
+      if self._options.mode != 'eval' or not tf.io.gfile.exists(path):
+        _write(path, text)
+
   def run(self) -> None:
     """Does what --mode says.
 
     Raises:
-      Stopped: If the loss is not a number any more, or a checkpoint that is to
-        be evaluated is of another model.
+      Stopped: If the loss is not a number any more, an image is bad, or a
+        checkpoint that is to be evaluated is of another model.
     """
     if self._options.mode == 'eval':
       self._evaluate_each()
@@ -183,14 +290,16 @@ class Job:
         'stage %d: steps %d to %d', stage.number, step, stage.stop_step
       )
       function = self._model_fn(stage)
-      self._estimator(function).train(
-        inputs.train_input_fn(
-          self._dataset, self._params, self._dtype(), start_step=step
-        ),
-        max_steps=stage.stop_step,
-        hooks=[function.nan_hook],
-        saving_listeners=[function.nan_listener],
-      )
+      with self._naming_bad_images(self._dataset.train):
+        self._estimator(function).train(
+          inputs.train_input_fn(
+            self._dataset, self._params, self._dtype(), start_step=step
+          ),
+          max_steps=stage.stop_step,
+          hooks=[function.nan_hook],
+          saving_listeners=[function.nan_listener],
+        )
+    self._report_skipped('train')
 
   def _evaluate(self, checkpoint: str) -> dict:
     """Evaluates and exports a checkpoint; returns what result.json holds."""
@@ -201,16 +310,23 @@ class Job:
       self._model_fn(self._plan.stage_at(max(step - 1, 0)))
     )
     examples = self._dataset.num_eval_examples
-    metrics = estimator.evaluate(
-      inputs.eval_input_fn(self._dataset, self._params, self._dtype()),
-      steps=math.ceil(examples / self._params.eval.batch_size),
-      checkpoint_path=checkpoint,
-    )
+    with self._naming_bad_images(self._dataset.evaluation):
+      metrics = estimator.evaluate(
+        inputs.eval_input_fn(self._dataset, self._params, self._dtype()),
+        steps=math.ceil(examples / self._params.eval.batch_size),
+        checkpoint_path=checkpoint,
+      )
+    self._write_facts_of_data()
     export = estimator.export_saved_model(
       os.path.join(self._options.model_dir, 'exports'),
       saved_model.serving_input_receiver_fn(
         self._params.input_data.preprocessing.image_size
       ),
+      assets_extra={
+        name: self._path(name)
+        for name in (_LABELS, _WHITENING)
+        if tf.io.gfile.exists(self._path(name))
+      },
       checkpoint_path=checkpoint,
     )
     result = {
@@ -222,8 +338,10 @@ class Job:
       'global_step': step,
       'total_steps': self._plan.total_steps,
       'num_examples': examples,
+      'num_skipped': self._num_skipped('evaluation'),
       'dataset': self._params.input_data.input_fn,
       'split': self._dataset.info.eval_split,
+      'class_names': list(self._dataset.class_names),
       'checkpoint': checkpoint,
       'saved_model': export.decode(),
     }
@@ -243,7 +361,32 @@ class Job:
       ),
       examples,
     )
+    self._report_skipped('evaluation')
     return result
+
+  def _num_skipped(self, part):
+    """Returns how many bad images 'train' or 'evaluation' went without."""
+    return len(self._skipped[part]['positions']) if self._skipped else 0
+
+  def _report_skipped(self, part):
+    if count := self._num_skipped(part):
+      logging.warning(
+        'WARNING: %d bad images of split %s were skipped; %s lists them',
+        count,
+        self._dataset.split(is_train=part == 'train').name,
+        self._path(_BAD_IMAGES),
+      )
+
+  @contextlib.contextmanager
+  def _naming_bad_images(self, split):
+    """Says which image it was where the input pipeline stumbles over one."""
+    try:
+      yield
+    except faults.INPUT_ERRORS as error:
+      explanation = faults.explain(split)
+      if not explanation:
+        raise
+      raise faults.BadExampleError(explanation) from error
 
   def _evaluate_each(self):
     """Evaluates each checkpoint of model_dir until that of the last step."""
@@ -288,9 +431,12 @@ class Job:
     """Prints where everything is, for people."""
     top_1 = result['metrics']['top_1_accuracy']
     model_dir = self._options.model_dir
+    skipped = result['num_skipped']
+    part = 'the first' if self._params.input_data.max_eval_samples else 'all'
     print(
-      f'\nTop-1 {100 * top_1:.2f}% on all {result["num_examples"]} '
-      f'{result["dataset"]} {result["split"]} images.\n'
+      f'\nTop-1 {100 * top_1:.2f}% on {part} {result["num_examples"]} '
+      f'{result["dataset"]} {result["split"]} images'
+      f'{f" ({skipped} bad ones skipped)" if skipped else ""}.\n'
       f'Checkpoint:  {result["checkpoint"]}\n'
       f'SavedModel:  {result["saved_model"]}\n'
       f'Metrics:     {self._path("result.json")}\n'
@@ -335,6 +481,22 @@ class Job:
     newest = self._newest()
     return checkpoints.step_of(newest) if newest else 0
 
+  def _warn_of_other_classes(self):
+    """Says so if the labels do not mean what they meant."""
+    path = self._path(_LABELS)
+    if not tf.io.gfile.exists(path):
+      return
+    with tf.io.gfile.GFile(path) as file:
+      before = file.read().split('\n')
+    for old, new in zip(before, self._dataset.class_names):
+      if old != new:
+        logging.warning(
+          'WARNING: the class that was %s when model_dir was begun is %s now',
+          old,
+          new,
+        )
+        return
+
   def _path(self, name):
     return os.path.join(self._options.model_dir, name)
 
@@ -368,9 +530,22 @@ def _log_changes(before, after, path=''):
       )
 
 
+def _read_json(path):
+  with tf.io.gfile.GFile(path) as file:
+    return json.load(file)
+
+
 def _write_json(path, value):
-  """Writes a JSON file aside and renames it, so that it is always whole."""
+  _write(path, _json_text(value))
+
+
+def _json_text(value):
+  return json.dumps(value, indent=2) + '\n'
+
+
+def _write(path, text):
+  """Writes a file aside and renames it, so that it is always whole."""
   aside = f'{path}.tmp{os.getpid()}'
   with tf.io.gfile.GFile(aside, 'w') as file:
-    file.write(json.dumps(value, indent=2) + '\n')
+    file.write(text)
   tf.io.gfile.rename(aside, path, overwrite=True)

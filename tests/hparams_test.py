@@ -81,6 +81,7 @@ def test_new_fields_enter_the_string_only_where_they_differ():
 
 def test_any_value_round_trips():
   params = hparams.HParams().replace('input_data.input_fn', 'a,b')
+  params = params.replace('input_data.train_split', 'train[:80%]')
   params = params.replace('stage_2.decay_boundary_epochs', (1, 22))
   params = params.replace('loss.contrastive.temperature', 1e-7)
   params = params.replace('stage_1.optimizer', enums.Optimizer.ADAM)
@@ -150,7 +151,10 @@ _DEFAULT = hparams.HParams()
     ('input_data.preprocessing.crop_area_range', (0.5,), 'two fractions'),
     ('input_data.preprocessing.crop_area_range', (0.0, 1.0), 'fractions'),
     ('input_data.preprocessing.crop_padding', -1, '--crop_padding=-1'),
+    ('input_data.preprocessing.augmentation_magnitude', float('nan'), 'number'),
+    ('input_data.preprocessing.augmentation_magnitude', float('inf'), 'number'),
     ('input_data.preprocessing.blur_probability', 2.0, 'probability'),
+    ('input_data.preprocessing.warp_probability', -0.1, 'probability'),
     ('input_data.preprocessing.num_views', 0, '--num_views=0'),
     ('seed', 2**40, '--seed'),
   ],
@@ -160,6 +164,14 @@ def test_checks(path, value, words):
   with pytest.raises(ValueError, match=words) as error:
     _DEFAULT.replace(path, value).check()
   assert '\n' not in str(error.value)
+
+
+def test_colors_are_not_measured_for_nothing():
+  params = _DEFAULT.replace('input_data.preprocessing.measure_whitening', True)
+  params.check()
+  params = params.replace('input_data.preprocessing.apply_whitening', False)
+  with pytest.raises(ValueError, match='--measure_whitening=True has no'):
+    params.check()
 
 
 def test_some_stage_must_train():

@@ -935,14 +935,6 @@ _REFUSALS = {
     {'data_dir': '{file}'},
     ['--data_dir={file}', 'directory'],
   ),
-  'augmentation_not_there_yet': (
-    {'augmentation_type': 'AUTOAUGMENT'},
-    ['--augmentation_type=AUTOAUGMENT', 'not available yet', 'SIMCLR'],
-  ),
-  'warp_not_there_yet': (
-    {'warp_probability': 0.5},
-    ['--warp_probability=0.5', 'not available yet'],
-  ),
   'tpu': (
     {'use_tpu': True, 'tpu_name': 'none-of-that-name'},
     ['--use_tpu=True', '--use_tpu=False'],

@@ -1,8 +1,9 @@
-"""The data sets: what is known of each by name, and what is read from disk.
+"""The data sets: what is known of each by name, and where it comes from.
 
-A data set is a row in a table. Whatever a prepared data set can tell itself
-(its sizes, its classes, the shape of its images) is read from it. To add one,
-add a row: any TFDS data set with the features 'image' and 'label' will do.
+Those of the published results are rows in a table. Any other set of labelled
+images needs no code: `tfds:NAME` is one that TFDS has prepared, `folder` one
+whose images lie in a folder per class. Whatever a data set can tell itself (its
+sizes, its classes, the shape of its images) is read from it.
 
 Nothing here uses the network: a data set that is not prepared is an error that
 says how to prepare it, save for those that the repository holds itself.
@@ -13,9 +14,12 @@ import dataclasses
 import os
 
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
+from supcon.data import augment
 from supcon.data import digits
+from supcon.data import folder
+from supcon.data import prepared
+from supcon.data import splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +27,15 @@ class Info:
   """What must be known of a data set and cannot be read from it.
 
   Attributes:
-    tfds_name: Its name in TFDS.
+    tfds_name: Its name in TFDS, NAME or NAME/CONFIG; '' if TFDS has no part in
+      it.
     version: The versions that will do, such as '5.*.*'; the newest is taken.
-    train_split: The split to train on.
-    eval_split: The split to evaluate on.
+    train_split: The split to train on; '' for the usual one.
+    eval_split: The split to evaluate on; '' for the first usual one there is.
     flips: Whether an image flipped left to right keeps its label.
     mean: Of each channel on the [-1, 1] scale, for whitening. None: unknown.
     std: Likewise the standard deviation.
+    autoaugment_policy: What AUTOAUGMENT applies.
     prepare: Writes the data set into a data_dir, offline. None: the user must.
     preparation_note: What the user must do before TFDS can prepare it.
   """
@@ -41,6 +47,7 @@ class Info:
   flips: bool
   mean: tuple[float, float, float] | None = None
   std: tuple[float, float, float] | None = None
+  autoaugment_policy: augment.Policy = augment.IMAGENET_POLICY
   prepare: Callable[[str], None] | None = None
   preparation_note: str = ''
 
@@ -68,6 +75,7 @@ INFOS = {
     # 0.2010 on the [0, 1] scale.
     mean=(-0.0172, -0.0356, -0.107),
     std=(0.4046, 0.3988, 0.402),
+    autoaugment_policy=augment.CIFAR10_POLICY,
   ),
   'digits': Info(
     tfds_name='digits',
@@ -80,73 +88,97 @@ INFOS = {
 }
 
 
+FOLDER = 'folder'
+_TFDS_PREFIX = 'tfds:'
+
+# Of TFDS, those in which a mirrored image is another character or none.
+_UNFLIPPED = frozenset(
+  (
+    'binarized_mnist',
+    'cmaterdb',
+    'emnist',
+    'kmnist',
+    'mnist',
+    'mnist_corrupted',
+    'omniglot',
+    'svhn_cropped',
+  )
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """A prepared data set.
+  """A data set that is there.
 
   Attributes:
-    info: What is known of it by name.
-    builder: The TFDS builder that reads it.
-    num_train_examples: Training examples in use, after the limit.
-    num_eval_examples: Evaluation examples.
-    num_classes: Classes.
-    class_names: Their names, in the order of the labels.
+    info: What is known of it by name; its splits are those in use.
+    train: The training examples in use, after the limit.
+    evaluation: The evaluation examples.
+    class_names: The classes, in the order of the labels.
     image_shape: (height, width) in pixels; None if images differ in size.
   """
 
   info: Info
-  builder: tfds.core.DatasetBuilder
-  num_train_examples: int
-  num_eval_examples: int
-  num_classes: int
+  train: splits.Split
+  evaluation: splits.Split
   class_names: tuple[str, ...]
   image_shape: tuple[int, int] | None
 
+  @property
+  def num_classes(self) -> int:
+    return len(self.class_names)
+
+  @property
+  def num_train_examples(self) -> int:
+    return self.train.num_examples
+
+  @property
+  def num_eval_examples(self) -> int:
+    return self.evaluation.num_examples
+
+  def split(self, is_train: bool) -> splits.Split:
+    return self.train if is_train else self.evaluation
+
   def num_examples(self, is_train: bool) -> int:
-    return self.num_train_examples if is_train else self.num_eval_examples
+    return self.split(is_train).num_examples
 
   def num_bytes(self, is_train: bool) -> int:
     """Returns roughly how many bytes the encoded examples take."""
-    split = self._split_info(is_train)
-    return split.num_bytes * self.num_examples(is_train) // split.num_examples
+    return self.split(is_train).num_bytes
 
   def records(self, is_train: bool) -> tf.data.Dataset:
     """Returns the examples as stored, in an order that is always the same.
 
     Args:
-      is_train: Training examples (the first `num_train_examples`), or
+      is_train: Training examples (the first ones, where they are limited), or
         evaluation examples.
 
     Returns:
-      A data set of (image, label): string [], the encoded image (JPEG or PNG),
-      and int32 [].
+      A data set of (image, label): string [], the encoded image (JPEG, PNG, BMP
+      or GIF), and int32 [].
     """
-    count = self.num_examples(is_train)
-    records = self.builder.as_dataset(
-      split=f'{self._split_info(is_train).name}[:{count}]',
-      shuffle_files=False,
-      decoders={'image': tfds.decode.SkipDecoding()},
-      read_config=tfds.ReadConfig(try_autocache=False, skip_prefetch=True),
-    )
-    return records.map(
-      lambda record: (record['image'], tf.cast(record['label'], tf.int32))
-    )
-
-  def _split_info(self, is_train):
-    name = self.info.train_split if is_train else self.info.eval_split
-    return self.builder.info.splits[name]
+    return self.split(is_train).records()
 
 
 def load(
-  name: str, data_dir: str | None, max_train_examples: int = 0
+  name: str,
+  data_dir: str | None,
+  max_train_examples: int = 0,
+  train_split: str = '',
+  eval_split: str = '',
+  max_eval_examples: int = 0,
 ) -> Dataset:
-  """Opens a prepared data set.
+  """Opens a data set.
 
   Args:
-    name: A key of `INFOS`.
-    data_dir: Where TFDS keeps its data sets, local or gs://. None means TFDS's
-      own default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    name: A key of `INFOS`; or tfds:NAME[/CONFIG][:VERSION]; or folder.
+    data_dir: Where TFDS keeps its data sets, or where the folders of the splits
+      are, local or gs://. None means TFDS's own default: $TFDS_DATA_DIR, else
+      ~/tensorflow_datasets.
     max_train_examples: Uses only so many training examples; <= 0 means all.
+    train_split: The split to train on; '' for the usual one.
+    eval_split: The split to evaluate on; '' for the usual one.
+    max_eval_examples: Uses only so many evaluation examples; <= 0 means all.
 
   Returns:
     The data set.
@@ -155,40 +187,81 @@ def load(
     ValueError: If the name is unknown, the directory or the data set in it is
       not there, a split is missing, or it holds no images with class labels.
   """
-  if name not in INFOS:
-    raise ValueError(
-      f'--input_fn={name} is unknown; choose one of {", ".join(INFOS)}.'
-    )
-  info = INFOS[name]
-  data_dir = os.path.expanduser(data_dir or _default_data_dir())
-  prepared = _prepared_dir(info, data_dir)
-  if not prepared and info.prepare:
-    prepared = _prepare(info, data_dir)
-  if not prepared:
-    raise ValueError(_not_prepared(info, data_dir))
-
-  builder = tfds.builder_from_directory(prepared)
-  for split in (info.train_split, info.eval_split):
-    if split not in builder.info.splits:
-      raise ValueError(
-        f'{prepared} has the splits {list(builder.info.splits)}, but not '
-        f'{split!r}; prepare it again.'
-      )
-  image = _feature(builder, 'image', tfds.features.Image)
-  label = _feature(builder, 'label', tfds.features.ClassLabel)
-  train_examples = builder.info.splits[info.train_split].num_examples
-  if max_train_examples > 0:
-    train_examples = min(train_examples, max_train_examples)
-  height, width = image.shape[:2]
-  return Dataset(
-    info=info,
-    builder=builder,
-    num_train_examples=train_examples,
-    num_eval_examples=builder.info.splits[info.eval_split].num_examples,
-    num_classes=label.num_classes,
-    class_names=tuple(label.names),
-    image_shape=(height, width) if height and width else None,
+  info = _info(name)
+  info = dataclasses.replace(
+    info,
+    train_split=train_split or info.train_split,
+    eval_split=eval_split or info.eval_split,
   )
+  if info.tfds_name:
+    directory = _prepared_dir(
+      info, os.path.expanduser(data_dir or _default_data_dir())
+    )
+    source = prepared.load(directory, info.train_split, info.eval_split)
+  else:
+    source = folder.load(data_dir, info.train_split, info.eval_split)
+
+  train = _first(source.train, max_train_examples)
+  evaluation = _first(source.evaluation, max_eval_examples)
+  return Dataset(
+    info=dataclasses.replace(
+      info, train_split=train.name, eval_split=evaluation.name
+    ),
+    train=train,
+    evaluation=evaluation,
+    class_names=source.class_names,
+    image_shape=source.image_shape,
+  )
+
+
+def is_unvetted(name: str) -> bool:
+  """Whether nobody but the user has seen the data set's images."""
+  return name not in INFOS
+
+
+def _first(split, count):
+  """Returns the first `count` examples; all of them if it is 0 or less."""
+  if not 0 < count < split.num_examples:
+    return split
+  return split.select(range(count))
+
+
+def _info(name):
+  """Returns the row of a name, or makes one of what can be known of others."""
+  if name in INFOS:
+    return INFOS[name]
+  if name == FOLDER:
+    return Info(
+      tfds_name='', version='', train_split='', eval_split='', flips=True
+    )
+  wanted, _, version = name.removeprefix(_TFDS_PREFIX).partition(':')
+  if not name.startswith(_TFDS_PREFIX) or not wanted.strip('/'):
+    raise ValueError(
+      f'--input_fn={name} is unknown; choose one of {", ".join(INFOS)}, '
+      f'{_TFDS_PREFIX}NAME[/CONFIG][:VERSION] for what TFDS has prepared, or '
+      f'{FOLDER} for folders of images.'
+    )
+  version = version or '*.*.*'
+  if not _is_version_pattern(version):
+    raise ValueError(
+      f'--input_fn={name}: {version!r} is no version; expected such as 3.0.2 '
+      'or 3.*.*.'
+    )
+  for info in INFOS.values():
+    if info.tfds_name == wanted:
+      return dataclasses.replace(info, version=version)
+  return Info(
+    tfds_name=wanted,
+    version=version,
+    train_split='',
+    eval_split='',
+    flips=wanted.split('/')[0] not in _UNFLIPPED,
+  )
+
+
+def _is_version_pattern(text):
+  parts = text.split('.')
+  return len(parts) == 3 and all(p == '*' or p.isdigit() for p in parts)
 
 
 def _default_data_dir():
@@ -196,62 +269,26 @@ def _default_data_dir():
 
 
 def _prepared_dir(info, data_dir):
-  """Returns the directory of the newest version that will do, or None."""
-  parent = os.path.join(data_dir, info.tfds_name)
-  versions = [
-    tfds.core.Version(name)
-    for name in _directory_names(parent)
-    if tfds.core.Version.is_valid(name)
-    # Without it nothing can be read, as where a copy has not finished.
-    and tf.io.gfile.exists(os.path.join(parent, name, 'dataset_info.json'))
-  ]
-  versions = [version for version in versions if version.match(info.version)]
-  return os.path.join(parent, str(max(versions))) if versions else None
-
-
-def _directory_names(directory):
-  if not tf.io.gfile.isdir(directory):
-    return []
-  # Object stores mark a directory by a trailing slash.
-  return [name.rstrip('/') for name in tf.io.gfile.listdir(directory)]
-
-
-def _prepare(info, data_dir):
-  try:
-    info.prepare(data_dir)
-  except (OSError, tf.errors.OpError) as error:
-    reason = str(error).splitlines()[0]
+  """Returns the directory of the data set; prepares what prepares itself."""
+  name, _, config = info.tfds_name.partition('/')
+  directory = prepared.find(name, config, info.version, data_dir)
+  if not directory and info.prepare:
+    try:
+      info.prepare(data_dir)
+    except (OSError, tf.errors.OpError) as error:
+      reason = str(error).splitlines()[0]
+      raise ValueError(
+        f'cannot write {info.tfds_name} into --data_dir={data_dir} ({reason}); '
+        'name a directory that can be written.'
+      ) from error
+    directory = prepared.find(name, config, info.version, data_dir)
+  if not directory:
     raise ValueError(
-      f'cannot write {info.tfds_name} into --data_dir={data_dir} ({reason}); '
-      'name a directory that can be written.'
-    ) from error
-  return _prepared_dir(info, data_dir)
-
-
-def _not_prepared(info, data_dir):
-  """Returns the message for a data set that the user has to prepare."""
-  wanted = f'{info.tfds_name}:{info.version}'
-  if not tf.io.gfile.isdir(data_dir):
-    found = 'does not exist'
-  else:
-    others = _directory_names(os.path.join(data_dir, info.tfds_name))
-    found = f'holds no {wanted}'
-    if others:
-      found += f', only {", ".join(sorted(others))}'
-  return (
-    f'--data_dir={data_dir} {found}; name the directory that has {wanted}, '
-    'or prepare it with: python -c "import tensorflow_datasets as tfds; '
-    f"tfds.builder('{wanted}', data_dir='{data_dir}').download_and_prepare()"
-    f'"{info.preparation_note}.'
-  )
-
-
-def _feature(builder, name, expected):
-  feature = dict(builder.info.features).get(name)
-  if not isinstance(feature, expected):
-    found = type(feature).__name__ if feature else 'missing'
-    raise ValueError(
-      f'{builder.data_dir}: feature {name!r} is {found}, but must be a '
-      f'tfds.features.{expected.__name__}; use a data set of labelled images.'
+      prepared.not_prepared(
+        f'{info.tfds_name}:{info.version}',
+        data_dir,
+        os.path.join(data_dir, name, config),
+        info.preparation_note,
+      )
     )
-  return feature
+  return directory

@@ -31,6 +31,11 @@ _JITTER_RANGE = 0.8
 _JITTER_HUE_RANGE = 0.2
 _BLUR_SIGMA_RANGE = (0.1, 2.0)
 
+# The random warp: control points per side, and how far one moves at most in
+# each direction, as a part of the side. Neighbors stay in their order.
+_WARP_POINTS = 4
+_WARP_RANGE = 0.05
+
 
 # ----------------------------------------------------------------- windows
 
@@ -133,7 +138,7 @@ def decode_crops(encoded, choose_windows, decode_whole):
   """
 
   def cut():
-    image = encoded if is_decoded else _decode(encoded)
+    image = encoded if is_decoded else decode(encoded)
     windows = choose_windows(tf.shape(image)[:2])
     return [crop(image, window) for window in windows]
 
@@ -151,10 +156,73 @@ def decode_crops(encoded, choose_windows, decode_whole):
   return tf.nest.flatten(tf.cond(tf.io.is_jpeg(encoded), decode_windows, cut))
 
 
-def _decode(encoded):
+def decode(encoded):
+  """Decodes a whole image.
+
+  Grey becomes three equal channels, a palette becomes its colors (of a BMP, see
+  `replace_palette`), CMYK becomes RGB, 16 bits become 8, transparency is
+  dropped, of an animation the first frame is taken. A rotation that a camera
+  noted (EXIF) is not applied.
+
+  Args:
+    encoded: A string scalar, the bytes of a JPEG, PNG, BMP or GIF.
+
+  Returns:
+    uint8 [height, width, 3]. Whatever is no such image, or only a part of one,
+    is an error when the graph runs.
+  """
   image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
   image.set_shape([None, None, 3])
   return image
+
+
+def replace_palette(encoded):
+  """Makes a PNG of a BMP that has a palette, and leaves others as they are.
+
+  For TensorFlow takes indices into a palette for grey levels, or refuses them.
+  `decode` does not do this on its own because it would cost a fifth of the time
+  that a PNG of 32x32 pixels takes.
+
+  Args:
+    encoded: A string scalar, the bytes of a file.
+
+  Returns:
+    A string scalar.
+  """
+
+  def of_bmp():
+    # [header size, width, height, planes and bits per pixel]
+    header = tf.io.decode_raw(tf.strings.substr(encoded, 14, 16), tf.int32)
+    bits = tf.bitwise.right_shift(header[3], 16)
+    return tf.cond(
+      bits <= 8,
+      lambda: tf.io.encode_png(_decode_palette_bmp(encoded, header, bits)),
+      lambda: encoded,
+    )
+
+  is_bmp = tf.equal(tf.strings.substr(encoded, 0, 2), 'BM')
+  return tf.cond(is_bmp, of_bmp, lambda: encoded)
+
+
+def _decode_palette_bmp(encoded, header, bits):
+  """Decodes a BMP of 1, 4 or 8 bits per pixel."""
+  width, height = header[1], tf.abs(header[2])
+  stride = (width * bits + 31) // 32 * 4
+  # Between the header and the pixels is the palette.
+  begin = 14 + header[0]
+  pixels = tf.io.decode_raw(tf.strings.substr(encoded, 10, 4), tf.int32)[0]
+  palette = tf.strings.substr(encoded, begin, pixels - begin)
+  palette = tf.reshape(tf.io.decode_raw(palette, tf.uint8), [-1, 4])
+  rows = tf.strings.substr(encoded, pixels, height * stride)
+  rows = tf.reshape(tf.io.decode_raw(rows, tf.uint8), [height, stride, 1])
+  # A byte holds several pixels, the first one in its highest bits.
+  shifts = tf.range(8 - bits, -1, -bits)
+  rows = tf.bitwise.right_shift(tf.cast(rows, tf.int32), shifts)
+  rows = tf.bitwise.bitwise_and(rows, tf.bitwise.left_shift(1, bits) - 1)
+  rows = tf.reshape(rows, [height, stride * 8 // bits])[:, :width]
+  # The lowest row comes first, unless the height is negative.
+  rows = tf.cond(header[2] > 0, lambda: rows[::-1], lambda: rows)
+  return tf.gather(palette[:, 2::-1], rows)  # From blue, green, red, unused.
 
 
 def crop(image, window):
@@ -207,8 +275,8 @@ def flip(image):
 
 # -------------------------------------------------------------------- colors
 
-_LUMA = np.float32([0.2989, 0.587, 0.114])  # ITU-R BT.601
-_TO_LUMA = np.tile(_LUMA[:, np.newaxis], 3)  # [3, 3]: luma on each channel.
+LUMA = np.float32([0.2989, 0.587, 0.114])  # ITU-R BT.601
+_TO_LUMA = np.tile(LUMA[:, np.newaxis], 3)  # [3, 3]: luma on each channel.
 
 
 def _mix_channels(image, matrix):
@@ -219,6 +287,13 @@ def grayscale(image):
   """Returns the luma of `image` on each channel, uint8 [height, width, 3]."""
   image = tf.image.convert_image_dtype(image, tf.float32)
   return tf.image.convert_image_dtype(_mix_channels(image, _TO_LUMA), tf.uint8)
+
+
+def blend_with_luma(image, factor):
+  """Returns factor * image + (1 - factor) * luma, float [height, width, 3]."""
+  # As one product.
+  matrix = factor * np.eye(3, dtype=np.float32) + (1 - factor) * _TO_LUMA
+  return _mix_channels(image, matrix)
 
 
 def _clip(image):
@@ -239,14 +314,12 @@ def _torch_brightness(image, factor):
 
 
 def _torch_contrast(image, factor):
-  mean_luma = tf.reduce_sum(tf.reduce_mean(image, axis=[0, 1]) * _LUMA)
+  mean_luma = tf.reduce_sum(tf.reduce_mean(image, axis=[0, 1]) * LUMA)
   return _clip(factor * image + (1 - factor) * mean_luma)
 
 
 def _torch_saturation(image, factor):
-  # factor * image + (1 - factor) * luma, as one product.
-  matrix = factor * np.eye(3, dtype=np.float32) + (1 - factor) * _TO_LUMA
-  return _clip(_mix_channels(image, matrix))
+  return _clip(blend_with_luma(image, factor))
 
 
 # The four effects of color jitter: brightness, contrast, saturation, hue.
@@ -394,6 +467,84 @@ def _blur_matrix(side, radius, sigmas):
   kernel = density(np.arange(-radius, radius + 1, dtype=np.float32))
   in_band = (np.abs(distances) <= radius).astype(np.float32)
   return in_band * density(distances) / tf.reduce_sum(kernel, -1, keepdims=True)
+
+
+# ---------------------------------------------------------------------- warp
+
+
+def random_warp(image, seed):
+  """A smooth random distortion, of few control points.
+
+  Args:
+    image: uint8 [height, width, 3], static sides.
+    seed: int32 or int64 [2].
+
+  Returns:
+    uint8 [height, width, 3].
+  """
+  sides = np.float32(image.shape.as_list()[:2])[:, np.newaxis, np.newaxis]
+  draws = tf.random.stateless_uniform(
+    [2, _WARP_POINTS, _WARP_POINTS], seed, -_WARP_RANGE, _WARP_RANGE
+  )
+  return warp(image, draws * sides)
+
+
+def warp(image, displacements):
+  """Takes each pixel from a place nearby, by bilinear interpolation.
+
+  Args:
+    image: uint8 [height, width, 3], static sides.
+    displacements: float32 [2, points, points], how many pixels below and to the
+      right lies what the pixels at points x points places show. These are
+      spread evenly from border to border. In between, displacements change
+      smoothly from one to the next.
+
+  Returns:
+    uint8 [height, width, 3]; what lies beyond the border is as at the border.
+  """
+  height, width, _ = image.shape.as_list()
+  _, num_down, num_across = displacements.shape.as_list()
+  moves = tf.matmul(_point_weights(height, num_down), displacements)
+  moves = tf.matmul(moves, _point_weights(width, num_across).T)
+
+  def locate(positions, moves):
+    """Returns indices before and after, and how near the latter is."""
+    last = len(positions.flat) - 1
+    positions = tf.clip_by_value(positions + moves, 0.0, float(last))
+    before = tf.floor(positions)
+    # For each number of an image row rather than for each pixel: what is
+    # broadcast over three channels is slow.
+    nearness = tf.repeat(positions - before, 3, axis=1)
+    before = tf.cast(before, tf.int32)
+    return before, tf.minimum(before + 1, last), nearness
+
+  rows = np.arange(height, dtype=np.float32)[:, np.newaxis]
+  columns = np.arange(width, dtype=np.float32)[np.newaxis]
+  above, below, down = locate(rows, moves[0])
+  left, right, across = locate(columns, moves[1])
+  pixels = tf.reshape(image, [-1, 3])
+
+  def levels(rows, columns):
+    indices = (rows * width + columns)[..., tf.newaxis]
+    found = tf.reshape(tf.gather_nd(pixels, indices), [height, width * 3])
+    return tf.cast(found, tf.float32)
+
+  def along_row(rows):
+    start = levels(rows, left)
+    return start + across * (levels(rows, right) - start)
+
+  upper = along_row(above)
+  warped = upper + down * (along_row(below) - upper)
+  return tf.reshape(tf.cast(warped + 0.5, tf.uint8), image.shape)
+
+
+def _point_weights(length, num_points):
+  """float32 [length, points]: how each pixel mixes the control points."""
+  spacing = max(length - 1, 1) / (num_points - 1)
+  pixels = np.arange(length)[:, np.newaxis] / spacing
+  nearness = np.maximum(1 - np.abs(pixels - np.arange(num_points)), 0)
+  # Smoothstep: those of two neighbors sum to 1, and there are no creases.
+  return np.float32(nearness**2 * (3 - 2 * nearness))
 
 
 # --------------------------------------------------------------- value ranges

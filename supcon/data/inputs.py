@@ -1,16 +1,12 @@
 """From encoded records to shuffled, augmented, batched views.
 
-The training stream is one endless sequence. Position p of it is in epoch
-p // N, N being the number of training examples; an epoch is a permutation of
-all of them. Batch s is positions s * B to (s + 1) * B - 1, across the borders
-of epochs, so that nothing is dropped. Order and views are functions of (run
-seed, epoch, example index), label noise of (run seed, example index), and of
-nothing else: they do not depend on how many threads work, and a run that starts
-again at step s sees what it would have seen.
+The order of the training examples is that of `order`. It and the views are
+functions of (run seed, epoch, example index), label noise of (run seed, example
+index), and of nothing else: they do not depend on how many threads work, and a
+run that starts again at step s sees what it would have seen.
 """
 
 from collections.abc import Callable
-import enum
 import functools
 from typing import Any
 
@@ -18,36 +14,38 @@ import tensorflow as tf
 
 from supcon import hparams
 from supcon.data import datasets
+from supcon.data import order
 from supcon.data import preprocessing
-
-tf1 = tf.compat.v1
+from supcon.data import seeds
+from supcon.data import splits
 
 # Encoded examples up to this size in all (CIFAR-10 takes 110 MiB) are held in
 # memory, where any permutation costs nothing.
 MAX_BYTES_IN_MEMORY = 256 * 2**20
 
-# Larger sets are shuffled while they are read, in a buffer of this size: about
-# 4,700 examples of ImageNet.
-SHUFFLE_BUFFER_BYTES = 512 * 2**20
+# Larger sets are shuffled while they are read, in windows of this size: about
+# 2,400 examples of ImageNet. Up to three of them are in memory.
+WINDOW_BYTES = 256 * 2**20
 
 InputFn = Callable[[dict[str, Any]], tf.data.Dataset]
-
-
-class _Purpose(enum.IntEnum):
-  """What randomness is for; purposes share no random numbers."""
-
-  ORDER = 0
-  TRAIN_VIEWS = 1
-  EVAL_VIEWS = 2
-  LABEL_NOISE = 3
 
 
 def check(dataset: datasets.Dataset, params: hparams.HParams) -> None:
   """Checks the hyper-parameters that depend on the data set.
 
   Raises:
-    ValueError: If a training batch is larger than the training set.
+    ValueError: If a training batch is larger than the training set, there is
+      but one class where labels count, or classes cannot be balanced.
   """
+  uses_labels = params.loss.contrastive.use_labels or any(
+    stage.epochs and stage.cross_entropy_loss_weight for stage in params.stages
+  )
+  if dataset.num_classes < 2 and uses_labels:
+    raise ValueError(
+      f'--input_fn={params.input_data.input_fn} has one class only, '
+      f'{dataset.class_names[0]}: there is nothing to tell apart. Add a class, '
+      'or train without labels: --use_labels=False --stage_2_epochs=0.'
+    )
   if params.batch_size > dataset.num_train_examples:
     raise ValueError(
       f'--batch_size={params.batch_size} is larger than the '
@@ -55,6 +53,14 @@ def check(dataset: datasets.Dataset, params: hparams.HParams) -> None:
       f'--input_fn={params.input_data.input_fn} (--num_images='
       f'{params.input_data.max_samples}); give at most '
       f'{dataset.num_train_examples}.'
+    )
+  if params.input_data.class_balanced and not _may_be_held(dataset.train):
+    raise ValueError(
+      '--class_balanced=True needs all labels before the first step, but the '
+      f'{dataset.train.num_bytes / 2**20:.0f} MiB of --input_fn='
+      f'{params.input_data.input_fn} are read as the run goes: they are record '
+      f'files of more than {MAX_BYTES_IN_MEMORY / 2**20:.0f} MiB. Use '
+      '--input_fn=folder, which may have any size, or --num_images.'
     )
 
 
@@ -73,8 +79,10 @@ def train_input_fn(
     start_step: The first batch to give is that of this global step.
 
   Returns:
-    A function of {'batch_size': B}, the batch per call, for TPUEstimator. It
-    returns an endless data set of (features, labels):
+    A function of {'batch_size': B, 'context': which host this is, if there are
+    several}, for TPUEstimator. B is a batch of one core, hence several of them
+    may make up a host's part of a step. It returns an endless data set of
+    (features, labels):
       features['images']: dtype [B, S, S, 3V], V views stacked on channels.
       features['blur_sigmas']: float32 [B, V], in pixels, where blurring is left
         to the model.
@@ -83,7 +91,7 @@ def train_input_fn(
   build = functools.partial(_train_batches, dataset, params, dtype, start_step)
 
   def input_fn(params):
-    return build(params['batch_size'])
+    return build(_host(params), params['batch_size'])
 
   return input_fn
 
@@ -112,30 +120,57 @@ def eval_input_fn(
   return input_fn
 
 
-def _train_batches(dataset, params, dtype, start_step, batch_size):
-  """Returns the data set that `train_input_fn` describes."""
-  input_data = params.input_data
+def _host(params):
+  """Returns the host that an input function is called for."""
+  context = params.get('context')
+  if context is None:
+    return order.Host()
+  return order.Host(context.current_host, context.num_hosts)
 
-  def views(epoch, index, encoded, label):
+
+def _train_batches(dataset, params, dtype, start_step, host, batch_size):
+  """Returns the data set that `train_input_fn` describes."""
+  if params.batch_size % host.count:
+    raise ValueError(
+      f'--batch_size={params.batch_size} is not divisible by the {host.count} '
+      f'hosts; try {params.batch_size // host.count * host.count}.'
+    )
+  input_data = params.input_data
+  positions = order.Positions(
+    seed=params.seed,
+    num_examples=dataset.num_train_examples,
+    batch_size=params.batch_size,
+    start_step=start_step,
+    host=host,
+    is_shared=input_data.shard_per_host,
+  )
+  stream, read = _train_stream(
+    dataset.train, positions, input_data.class_balanced
+  )
+
+  def views(turn, index, example):
+    encoded, label = read(*example)
     if input_data.label_noise_prob > 0:
       label = _noisy_label(
         label,
         dataset.num_classes,
         input_data.label_noise_prob,
-        _key(params.seed, _Purpose.LABEL_NOISE, index=index),
+        seeds.key(params.seed, seeds.Purpose.LABEL_NOISE, index=index),
       )
     images, blur_sigmas = preprocessing.train_views(
       encoded,
-      _scrambled(_key(params.seed, _Purpose.TRAIN_VIEWS, epoch, index)),
+      seeds.scrambled(
+        seeds.key(params.seed, seeds.Purpose.TRAIN_VIEWS, turn, index)
+      ),
       input_data.preprocessing,
       dataset.info.mean,
       dataset.info.std,
       dataset.info.flips,
+      dataset.info.autoaugment_policy,
       dtype,
     )
     return {'images': images, 'blur_sigmas': blur_sigmas}, label
 
-  stream = _train_stream(dataset, params.seed, start_step * batch_size)
   stream = stream.map(views, num_parallel_calls=tf.data.AUTOTUNE)
   return _batched(stream, batch_size)
 
@@ -147,11 +182,14 @@ def _eval_batches(dataset, params, dtype, batch_size):
     encoded, label = record
     images, blur_sigmas = preprocessing.eval_views(
       encoded,
-      _scrambled(_key(params.seed, _Purpose.EVAL_VIEWS, index=index)),
+      seeds.scrambled(
+        seeds.key(params.seed, seeds.Purpose.EVAL_VIEWS, index=index)
+      ),
       params.input_data.preprocessing,
       dataset.info.mean,
       dataset.info.std,
       dataset.info.flips,
+      dataset.info.autoaugment_policy,
       dtype,
     )
     features = {'images': images, 'blur_sigmas': blur_sigmas, 'weights': 1.0}
@@ -176,56 +214,63 @@ def _batched(examples, batch_size):
   return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _train_stream(dataset, seed, start):
-  """Returns the endless training sequence from position `start` on.
+def _train_stream(split, positions, class_balanced):
+  """Returns what stands at a host's positions, not read in full yet.
 
   Args:
-    dataset: The data set.
-    seed: The run's seed.
-    start: The first position.
+    split: The training examples.
+    positions: order.Positions.
+    class_balanced: Whether all classes are equally frequent.
 
   Returns:
-    A data set of (epoch int64, example index int64, encoded image string, label
-    int32), all scalars.
+    A data set of (turn, example index, example): int64 [], int64 [] and a tuple
+    of tensors; and a function of the latter that returns (encoded image string
+    [], label int32 []).
   """
-  examples_per_epoch = dataset.num_train_examples
-  first_epoch, first_rank = divmod(start, examples_per_epoch)
-  epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-  records = dataset.records(is_train=True)
-  num_bytes = dataset.num_bytes(is_train=True)
+  if split.num_bytes <= MAX_BYTES_IN_MEMORY:
+    whole = split.records().batch(split.num_examples, drop_remainder=True)
+    return _held(whole, positions, class_balanced), _as_it_is
+  storage = split.storage()
+  if isinstance(storage, splits.Files):
+    whole = tf.data.Dataset.from_tensors(storage.names())
+    return _held(whole, positions, class_balanced), storage.read
+  window_size = WINDOW_BYTES * split.num_examples // split.num_bytes
+  stream = order.windows(positions, storage, max(window_size, 1))
+  return stream, storage.parse
 
-  def rank_to_start(epoch):
-    # Only the first epoch starts within.
-    return tf.where(tf.equal(epoch, first_epoch), first_rank, 0)
 
-  def from_memory(encoded, labels):
-    def epoch_examples(epoch):
-      order = tf.random.experimental.stateless_shuffle(
-        tf.range(examples_per_epoch, dtype=tf.int64),
-        _key(seed, _Purpose.ORDER, epoch),
+def _may_be_held(split):
+  """Whether `_train_stream` holds all examples, or their paths, in memory."""
+  return split.num_bytes <= MAX_BYTES_IN_MEMORY or isinstance(
+    split.storage(), splits.Files
+  )
+
+
+def _held(whole, positions, class_balanced):
+  """Returns (turn, index, example) of examples that are held in memory.
+
+  Args:
+    whole: A data set of one element that holds all of them, so that every pass
+      looks up in it: (string [N], labels int32 [N]).
+    positions: order.Positions.
+    class_balanced: Whether all classes are equally frequent.
+  """
+
+  def of_all(*columns):
+    _, labels = columns
+    taken = order.slots(positions)
+    if class_balanced:
+      taken = taken.map(
+        order.ClassBalance(positions.seed, labels).draw,
+        num_parallel_calls=tf.data.AUTOTUNE,
       )
-      order = tf.data.Dataset.from_tensor_slices(order[rank_to_start(epoch) :])
-      return order.map(lambda i: (epoch, i, encoded[i], labels[i]))
+    return order.look_up(taken, columns)
 
-    return epochs.flat_map(epoch_examples)
+  return whole.flat_map(of_all)
 
-  def while_reading(epoch):
-    # The buffer's order would depend on the graph's seed, too.
-    tf1.set_random_seed(1)
-    buffer_size = SHUFFLE_BUFFER_BYTES * examples_per_epoch // num_bytes
-    examples = records.enumerate().shuffle(
-      max(buffer_size, 1),
-      seed=_scrambled(_key(seed, _Purpose.ORDER, epoch))[0],
-      reshuffle_each_iteration=False,
-    )
-    examples = examples.skip(tf.cast(rank_to_start(epoch), tf.int64))
-    return examples.map(lambda i, record: (epoch, i) + record)
 
-  if num_bytes <= MAX_BYTES_IN_MEMORY:
-    # One element that holds all records, in which the epochs then look up.
-    whole = records.batch(examples_per_epoch, drop_remainder=True)
-    return whole.flat_map(from_memory)
-  return epochs.flat_map(while_reading)
+def _as_it_is(encoded, label):
+  return encoded, label
 
 
 def _noisy_label(label, num_classes, probability, key):
@@ -233,21 +278,3 @@ def _noisy_label(label, num_classes, probability, key):
   chance = tf.random.stateless_uniform([2], key)
   random_label = tf.cast(chance[1] * num_classes, label.dtype)
   return tf.where(chance[0] < probability, random_label, label)
-
-
-def _key(seed, purpose, epoch=0, index=0):
-  """Returns int64 [2], another one for all other arguments.
-
-  Args:
-    seed: The run's seed, a Python int of 32 bits.
-    purpose: A _Purpose.
-    epoch: int64 [], below 2^24.
-    index: int64 [], below 2^32.
-  """
-  epoch, index = tf.cast(epoch, tf.int64), tf.cast(index, tf.int64)
-  return tf.stack([seed, (purpose * 2**24 + epoch) * 2**32 + index])
-
-
-def _scrambled(key):
-  """Returns random int64 [2], so that arithmetic on it meets no other key."""
-  return tf.random.stateless_uniform([2], key, None, None, tf.int64)

@@ -15,10 +15,15 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from supcon import enums
+from supcon.data import augment
 from supcon.data import image_ops
 
 _JITTER_PROBABILITY = 0.8
 _GRAYSCALE_PROBABILITY = 0.2
+
+# RandAugment as in the published results.
+_RANDAUGMENT_LAYERS = 2
+_STACKED_RANDAUGMENT_MAGNITUDE = 10
 
 
 class _View(NamedTuple):
@@ -37,70 +42,97 @@ class _View(NamedTuple):
 # ------------------------------------------------------------ training views
 
 
-def _simclr(image, seed, params):
-  """Color jitter, grayscale and blur, https://arxiv.org/abs/2002.05709."""
-  jitter_seed, apply_seed, gray_seed, blur_seed = tf.unstack(
-    tf.random.split(seed, 4)
+def _simclr(image, seed, params, policy):
+  """Color jitter, grayscale, warp, blur, https://arxiv.org/abs/2002.05709."""
+  del policy
+  jitter_seed, last_seed = tf.unstack(tf.random.split(seed))
+  image = _color_jitter(image, jitter_seed, params)
+  return _grayscale_warp_blur(image, last_seed, params)
+
+
+def _auto_augment(image, seed, params, policy):
+  """A policy of AutoAugment, which has its own magnitudes."""
+  del params
+  return augment.auto_augment(image, seed, policy), tf.constant(0.0)
+
+
+def _rand_augment(image, seed, params, policy):
+  """RandAugment at the magnitude given."""
+  del policy
+  image = augment.rand_augment(
+    image, seed, _RANDAUGMENT_LAYERS, params.augmentation_magnitude
   )
-  image = image_ops.random_apply(
-    functools.partial(
-      image_ops.color_jitter,
-      strength=params.augmentation_magnitude,
-      use_pytorch=params.use_pytorch_color_jitter,
-      seed=jitter_seed,
-    ),
-    _JITTER_PROBABILITY,
-    image,
-    apply_seed,
+  return image, tf.constant(0.0)
+
+
+def _stacked_rand_augment(image, seed, params, policy):
+  """RandAugment within SimCLR's, https://arxiv.org/abs/2005.10243.
+
+  The magnitude given is that of the color jitter, as published.
+  """
+  del policy
+  jitter_seed, augment_seed, last_seed = tf.unstack(tf.random.split(seed, 3))
+  image = _color_jitter(image, jitter_seed, params)
+  image = augment.rand_augment(
+    image, augment_seed, _RANDAUGMENT_LAYERS, _STACKED_RANDAUGMENT_MAGNITUDE
+  )
+  return _grayscale_warp_blur(image, last_seed, params)
+
+
+def _color_jitter(image, seed, params):
+  apply_seed, jitter_seed = tf.unstack(tf.random.split(seed))
+  jitter = functools.partial(
+    image_ops.color_jitter,
+    strength=params.augmentation_magnitude,
+    use_pytorch=params.use_pytorch_color_jitter,
+    seed=jitter_seed,
+  )
+  return image_ops.random_apply(jitter, _JITTER_PROBABILITY, image, apply_seed)
+
+
+def _grayscale_warp_blur(image, seed, params):
+  """Returns the image and the sigma of its blur."""
+  gray_seed, apply_seed, warp_seed, blur_seed = tf.unstack(
+    tf.random.split(seed, 4)
   )
   image = image_ops.random_apply(
     image_ops.grayscale, _GRAYSCALE_PROBABILITY, image, gray_seed
   )
-  sigma = image_ops.random_blur_sigma(params.blur_probability, blur_seed)
-  return image, sigma
+  if params.warp_probability > 0:
+    warp = functools.partial(image_ops.random_warp, seed=warp_seed)
+    image = image_ops.random_apply(
+      warp, params.warp_probability, image, apply_seed
+    )
+  return image, image_ops.random_blur_sigma(params.blur_probability, blur_seed)
 
 
-def _identity(image, seed, params):
+def _identity(image, seed, params, policy):
   """Crop and flip alone: the blur belongs to SimCLR's augmentations."""
-  del seed, params
+  del seed, params, policy
   return image, tf.constant(0.0)
 
 
-# What follows crop and flip: a function of (image, seed, hyper-parameters) to
-# (image, sigma).
+# What follows crop and flip: a function of (image, seed, hyper-parameters,
+# policy of AutoAugment) to (image, sigma).
 _AUGMENTATIONS = {
   enums.AugmentationType.SIMCLR: _simclr,
+  enums.AugmentationType.AUTOAUGMENT: _auto_augment,
+  enums.AugmentationType.RANDAUGMENT: _rand_augment,
+  enums.AugmentationType.STACKED_RANDAUGMENT: _stacked_rand_augment,
   enums.AugmentationType.IDENTITY: _identity,
 }
 
-
-def check_supported(params):
-  """Checks that the augmentation asked for is there.
-
-  Args:
-    params: hparams.Preprocessing.
-
-  Raises:
-    ValueError: If it is not, with what there is.
-  """
-  if params.augmentation_type not in _AUGMENTATIONS:
-    choices = ' or '.join(choice.name for choice in _AUGMENTATIONS)
-    raise ValueError(
-      f'--augmentation_type={params.augmentation_type.name} is not available '
-      f'yet; use {choices}.'
-    )
-  if params.warp_probability > 0:
-    raise ValueError(
-      f'--warp_probability={params.warp_probability} is not available yet; '
-      'use 0.'
-    )
+# Those that blur, with --blur_probability.
+_BLURRING = (
+  enums.AugmentationType.SIMCLR,
+  enums.AugmentationType.STACKED_RANDAUGMENT,
+)
 
 
-def _training_view(seed, index, params, flips):
-  check_supported(params)
-  augment = _AUGMENTATIONS[params.augmentation_type]
+def _training_view(seed, index, params, flips, policy):
+  augmentation = _AUGMENTATIONS[params.augmentation_type]
   if params.augmentation_magnitude <= 0:
-    augment = _identity
+    augmentation = _identity
   view_seed = tf.random.fold_in(seed, tf.constant(index, seed.dtype))
   window_seed, flip_seed, augment_seed = tf.unstack(
     tf.random.split(view_seed, 3)
@@ -115,7 +147,7 @@ def _training_view(seed, index, params, flips):
     image = image_ops.resize(image, [params.image_size, params.image_size])
     if flips:
       image = image_ops.random_apply(image_ops.flip, 0.5, image, flip_seed)
-    return augment(image, augment_seed, params)
+    return augmentation(image, augment_seed, params, policy)
 
   return _View(window, finish)
 
@@ -126,7 +158,7 @@ def defers_blurring(params):
     params.defer_blurring
     and params.blur_probability > 0
     and params.augmentation_magnitude > 0
-    and params.augmentation_type == enums.AugmentationType.SIMCLR
+    and params.augmentation_type in _BLURRING
   )
 
 
@@ -237,7 +269,7 @@ def _evaluation_view(params):
 # --------------------------------------------------------------------- views
 
 
-def train_views(encoded, seed, params, mean, std, flips, dtype):
+def train_views(encoded, seed, params, mean, std, flips, policy, dtype):
   """The training views of one example.
 
   Args:
@@ -250,25 +282,23 @@ def train_views(encoded, seed, params, mean, std, flips, dtype):
       None if it is not whitened.
     std: Its standard deviation, likewise.
     flips: Whether a mirrored image keeps its label.
+    policy: augment.Policy, that of AUTOAUGMENT.
     dtype: Of the images, tf.float32 or tf.bfloat16.
 
   Returns:
     images: `dtype` [side, side, 3 * views], in [-1, 1] before whitening.
     blur_sigmas: float32 [views], the standard deviation in pixels of the blur
       that is still to be done; 0 for a view that is not to be blurred.
-
-  Raises:
-    ValueError: If an augmentation is not available.
   """
   views = [
-    _training_view(seed, index, params, flips)
+    _training_view(seed, index, params, flips, policy)
     for index in range(params.num_views)
   ]
   # One view needs but a part of a JPEG.
   return _assemble(encoded, views, len(views) > 1, params, mean, std, dtype)
 
 
-def eval_views(encoded, seed, params, mean, std, flips, dtype):
+def eval_views(encoded, seed, params, mean, std, flips, policy, dtype):
   """The evaluation view of one example, followed by training views.
 
   View 0 is the evaluation crop, without chance and without blur. Further ones
@@ -281,16 +311,14 @@ def eval_views(encoded, seed, params, mean, std, flips, dtype):
     mean: As for `train_views`.
     std: As for `train_views`.
     flips: As for `train_views`.
+    policy: As for `train_views`.
     dtype: As for `train_views`.
 
   Returns:
     As `train_views`.
-
-  Raises:
-    ValueError: If an augmentation is not available.
   """
   views = [_evaluation_view(params)] + [
-    _training_view(seed, index, params, flips)
+    _training_view(seed, index, params, flips, policy)
     for index in range(1, params.num_views)
   ]
   # View 0 must not depend on how many follow: a window of its own is always

@@ -1,5 +1,8 @@
 """Tests of the data set table and of reading prepared data sets."""
 
+import dataclasses
+import json
+import pathlib
 import socket
 import time
 
@@ -8,7 +11,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from supcon.data import augment
 from supcon.data import datasets
+from supcon.data import faults
 from tests.data import fakes
 
 _IMAGE = tfds.features.Image(shape=(4, 4, 3), encoding_format='png')
@@ -96,6 +101,14 @@ def test_table_says_what_no_data_set_can_tell():
   assert cifar10.std == (0.4046, 0.3988, 0.402)
   assert datasets.INFOS['imagenet'].mean is None
   assert datasets.INFOS['digits'].std is None
+  policies = {
+    name: info.autoaugment_policy for name, info in datasets.INFOS.items()
+  }
+  assert policies == {
+    'imagenet': augment.IMAGENET_POLICY,
+    'cifar10': augment.CIFAR10_POLICY,
+    'digits': augment.IMAGENET_POLICY,
+  }
 
 
 @pytest.mark.parametrize('name', ['cifar10', 'imagenet'])
@@ -151,7 +164,9 @@ def test_newest_matching_version_is_taken(tmp_path):
 
 def test_unknown_name_lists_the_choices(data_dir):
   assert _error('mnist', data_dir) == (
-    '--input_fn=mnist is unknown; choose one of imagenet, cifar10, digits.'
+    '--input_fn=mnist is unknown; choose one of imagenet, cifar10, digits, '
+    'tfds:NAME[/CONFIG][:VERSION] for what TFDS has prepared, or folder for '
+    'folders of images.'
   )
 
 
@@ -198,7 +213,10 @@ def test_missing_split(tmp_path):
   )
   fakes.write('cifar10', '3.0.2', features, {'train': _ONE_EXAMPLE}, tmp_path)
   message = _error('cifar10', str(tmp_path))
-  assert "has the splits ['train'], but not 'test'; " in message
+  assert message == (
+    f'--eval_split=test is not in {tmp_path}/cifar10/3.0.2, which has the '
+    'splits train; give one of them, or a part such as train[:80%].'
+  )
 
 
 @pytest.mark.parametrize(
@@ -226,3 +244,260 @@ def test_wrong_features(features, found, tmp_path):
     tmp_path,
   )
   assert found in _error('cifar10', str(tmp_path))
+
+
+# ------------------------------------------- whatever else TFDS has prepared
+
+
+def _features(num_classes=3, image='image', label='label'):
+  return tfds.features.FeaturesDict(
+    {
+      'id': tfds.features.Text(),
+      image: tfds.features.Image(shape=(4, 4, 1), encoding_format='png'),
+      label: tfds.features.ClassLabel(num_classes=num_classes),
+    }
+  )
+
+
+def _write(data_dir, name='shapes', version='1.0.0', num_shards=1, **sizes):
+  """Writes grey images, {split: how many}, example i of class i % 3."""
+
+  def examples(count):
+    for i in range(count):
+      image = np.full([4, 4, 1], i, np.uint8)
+      yield i, {'id': str(i), 'image': image, 'label': i % 3}
+
+  splits = {split: examples(count) for split, count in sizes.items()}
+  return fakes.write(name, version, _features(), splits, data_dir, num_shards)
+
+
+def test_any_prepared_data_set(tmp_path):
+  _write(tmp_path, version='1.0.0', train=4, test=2)
+  _write(tmp_path, version='1.2.0', train=7, test=5)
+  dataset = datasets.load('tfds:shapes', str(tmp_path))
+  assert dataset.num_train_examples == 7 and dataset.num_eval_examples == 5
+  assert dataset.class_names == ('0', '1', '2')
+  assert dataset.image_shape == (4, 4)
+  assert dataset.info.flips and dataset.info.mean is None
+  assert (dataset.info.train_split, dataset.info.eval_split) == (
+    'train',
+    'test',
+  )
+  records = _records(dataset, is_train=True)
+  labels = {
+    tf.io.decode_png(image).numpy()[0, 0, 0]: label for image, label in records
+  }
+  assert labels == {i: i % 3 for i in range(7)}
+  for version, size in (('1.0.0', 4), ('1.0.*', 4), ('1.*.*', 7)):
+    dataset = datasets.load(f'tfds:shapes:{version}', str(tmp_path))
+    assert dataset.num_train_examples == size
+
+
+def test_configs(tmp_path):
+  for config in ('large', 'small'):
+    _write(tmp_path / config, train=len(config), test=2)
+    (tmp_path / 'shapes').mkdir(exist_ok=True)
+    (tmp_path / config / 'shapes').rename(tmp_path / 'shapes' / config)
+  dataset = datasets.load('tfds:shapes/small:1.0.0', str(tmp_path))
+  assert dataset.num_train_examples == 5
+  assert _error('tfds:shapes', str(tmp_path)) == (
+    f'{tmp_path}/shapes holds the configs large, small; choose one, such as '
+    '--input_fn=tfds:shapes/large.'
+  )
+  # The only one there is need not be named.
+  (tmp_path / 'shapes' / 'large').rename(tmp_path / 'elsewhere')
+  assert datasets.load('tfds:shapes', str(tmp_path)).num_train_examples == 5
+  assert "tfds.builder('shapes/huge:*.*.*'" in _error(
+    'tfds:shapes/huge', str(tmp_path)
+  )
+
+
+def test_what_is_known_by_name_is_known_by_tfds_name_too(data_dir, tmp_path):
+  dataset = datasets.load('tfds:cifar10', data_dir)
+  assert dataset.info.mean == datasets.INFOS['cifar10'].mean
+  assert dataset.num_eval_examples == 13
+  assert not datasets.load('tfds:digits', str(tmp_path)).info.flips
+  _write(tmp_path, name='mnist', train=2, test=2)
+  assert not datasets.load('tfds:mnist', str(tmp_path)).info.flips
+
+
+@pytest.mark.parametrize(
+  'others, chosen',
+  [
+    (['test'], 'test'),
+    (['validation'], 'validation'),
+    (['validation', 'test', 'extra'], 'test'),
+  ],
+)
+def test_evaluation_split_is_found(others, chosen, tmp_path):
+  _write(tmp_path, train=2, **{name: 3 for name in others})
+  dataset = datasets.load('tfds:shapes', str(tmp_path))
+  assert dataset.info.eval_split == dataset.evaluation.name == chosen
+
+
+def test_splits_and_parts_of_them_can_be_chosen(tmp_path):
+  _write(tmp_path, num_shards=3, train=10, extra=6)
+  message = _error('tfds:shapes', str(tmp_path))
+  assert message == (
+    f'{tmp_path}/shapes/1.0.0: none of test, validation, val is there, only '
+    'extra, train; choose with --eval_split, which also takes parts of a split '
+    'such as train[:80%] and train[80%:].'
+  )
+  dataset = datasets.load(
+    'tfds:shapes',
+    str(tmp_path),
+    train_split='train[:80%]+extra',
+    eval_split='train[80%:]',
+  )
+  assert dataset.num_train_examples == 14 and dataset.num_eval_examples == 2
+  # 8 of 10 and 6 of 6: no example of the evaluation is among them.
+  train, evaluation = (
+    _records(dataset, is_train) for is_train in (True, False)
+  )
+  assert len(train) == 14
+  of_train = datasets.load('tfds:shapes', str(tmp_path), eval_split='train')
+  in_order = _records(of_train, is_train=True)
+  assert train[:8] == in_order[:8] and evaluation == in_order[8:]
+  # TFDS does not know how large a part is: 2 of 16 examples.
+  whole = of_train.num_bytes(True) + datasets.load(
+    'tfds:shapes', str(tmp_path), eval_split='extra'
+  ).num_bytes(False)
+  assert dataset.num_bytes(False) == whole * 2 // 16
+
+  for name, word in (('dev', 'dev'), ('train[:x]', 'train[:x]')):
+    message = _error('tfds:shapes', str(tmp_path), 0, name, 'extra')
+    assert message.startswith(f'--train_split={word} is not in {tmp_path}')
+    assert 'which has the splits extra, train; ' in message
+  message = _error('tfds:shapes', str(tmp_path), 0, 'train', 'extra[:0]')
+  assert message.startswith('--eval_split=extra[:0] of ')
+
+
+def test_features_are_those_of_supervised_learning(tmp_path):
+  features = _features(image='photo', label='species')
+  example = {'id': '', 'photo': np.zeros([4, 4, 1], np.uint8), 'species': 2}
+  splits = {name: [(0, example)] for name in ('train', 'test')}
+  directory = fakes.write('birds', '1.0.0', features, splits, tmp_path)
+  assert "feature 'image' is missing, but must be" in _error(
+    'tfds:birds', str(tmp_path)
+  )
+  info = pathlib.Path(directory) / 'dataset_info.json'
+  text = json.loads(info.read_text())
+  text['supervisedKeys'] = {
+    'tuple': {'items': [{'featureKey': 'photo'}, {'featureKey': 'species'}]}
+  }
+  info.write_text(json.dumps(text))
+  dataset = datasets.load('tfds:birds', str(tmp_path))
+  assert [label for _, label in _records(dataset, True)] == [2]
+
+
+@pytest.mark.parametrize('name', ['tfds:', 'tfds:/', 'tfds', 'folders'])
+def test_unknown_names(name, tmp_path):
+  assert _error(name, str(tmp_path)).startswith(
+    f'--input_fn={name} is unknown; choose one of imagenet, '
+  )
+
+
+def test_wrong_version(tmp_path):
+  assert _error('tfds:shapes:1.x', str(tmp_path)) == (
+    "--input_fn=tfds:shapes:1.x: '1.x' is no version; expected such as 3.0.2 "
+    'or 3.*.*.'
+  )
+
+
+# ----------------------------------------------------------- damaged records
+
+
+def _shards(data_dir, split):
+  return sorted(pathlib.Path(data_dir).glob(f'*-{split}.tfrecord*'))
+
+
+def test_record_file_cut_in_half_is_named(tmp_path):
+  directory = _write(tmp_path, num_shards=3, train=30, test=3)
+  path = _shards(directory, 'train')[1]
+  data = path.read_bytes()
+  path.write_bytes(data[: len(data) // 2])
+  message = _error('tfds:shapes', str(tmp_path))
+  assert message.startswith(f'{path} is damaged (')
+  assert message.endswith('); prepare the data set again.')
+  # Cut between two records: half of the ten are there. A record is its length
+  # in 8 bytes, 4 bytes of check sum, itself, 4 bytes of check sum.
+  end = 0
+  for _ in range(5):
+    end += 16 + int.from_bytes(data[end : end + 8], 'little')
+  path.write_bytes(data[:end])
+  assert _error('tfds:shapes', str(tmp_path)) == (
+    f'{path} holds 5 records instead of 10; prepare the data set again.'
+  )
+  path.write_bytes(b'')
+  assert f'{path} is missing or empty; ' in _error('tfds:shapes', str(tmp_path))
+  path.unlink()
+  assert f'{path} is missing or empty; ' in _error('tfds:shapes', str(tmp_path))
+  # Splits that are not in use do not matter.
+  datasets.load('tfds:shapes', str(tmp_path), 0, 'test', 'test')
+
+
+def test_damage_that_no_size_tells(tmp_path):
+  directory = _write(tmp_path, num_shards=3, train=30, test=3)
+  path = _shards(directory, 'train')[2]
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(bytes(data))
+  dataset = datasets.load('tfds:shapes', str(tmp_path))
+  assert f'{path} is damaged (' in dataset.train.damage()
+  assert dataset.evaluation.damage() is None
+  assert faults.explain(dataset.train) == dataset.train.damage()
+  with pytest.raises(ValueError, match='is damaged'):
+    faults.find(dataset.train)
+
+
+def test_bad_records_are_found_and_left_out(tmp_path):
+  def examples(count):
+    for i in range(count):
+      # What TFDS takes for a PNG is not looked into.
+      image = np.full([4, 4, 3], i, np.uint8)
+      yield i, {'image': image, 'label': 2 if i in (5, 17) else i % 2}
+
+  features = tfds.features.FeaturesDict(
+    {'image': _IMAGE, 'label': tfds.features.ClassLabel(num_classes=3)}
+  )
+  splits = {'train': examples(20), 'test': examples(3)}
+  directory = fakes.write('pair', '1.0.0', features, splits, tmp_path, 3)
+  # Now class 2 is none any more.
+  (pathlib.Path(directory) / 'label.labels.txt').unlink(missing_ok=True)
+  path = pathlib.Path(directory) / 'features.json'
+  path.write_text(path.read_text().replace('"3"', '"2"'))
+  dataset = datasets.load('tfds:pair', str(tmp_path))
+  assert dataset.num_classes == 2
+
+  everything = dataset.train
+  bad = faults.find(everything)
+  assert len(bad) == 2
+  line = faults.explain(everything)
+  assert line == (
+    f'record {bad[0]} (counted from 0 as they are read) of split train in '
+    f'{directory} cannot be used: the label is not one of 0 to 1, it is 2; '
+    'delete what is bad, or skip it with --skip_bad_images.'
+  )
+  rest = faults.without(everything, bad)
+  assert rest.num_examples == 18 and rest.fingerprint != everything.fingerprint
+  dataset = dataclasses.replace(dataset, train=rest)
+  values = [
+    int(tf.io.decode_png(image)[0, 0, 0])
+    for image, _ in _records(dataset, True)
+  ]
+  assert sorted(values) == sorted(set(range(20)) - {5, 17})
+  # Positions are those of the stored records.
+  assert rest.where(bad[0]) == everything.where(bad[0] + 1)
+  assert faults.find(rest) == []
+
+
+def test_formats_without_an_order_are_refused(tmp_path):
+  directory = _write(tmp_path, train=2, test=2)
+  info = pathlib.Path(directory) / 'dataset_info.json'
+  text = json.loads(info.read_text())
+  text['fileFormat'] = 'array_record'
+  info.write_text(json.dumps(text))
+  assert _error('tfds:shapes', str(tmp_path)) == (
+    f'{directory} was prepared as array_record, but only tfrecord can be read '
+    "in order; prepare it again with file_format='tfrecord'."
+  )

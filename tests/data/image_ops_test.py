@@ -512,6 +512,93 @@ def test_random_blur_sigma_never_and_always(probability, share):
   assert np.mean(sigmas > 0) == share
 
 
+# ---------------------------------------------------------------------- warp
+
+
+def _constant_moves(down, right):
+  moves = np.float32([down, right])[:, np.newaxis, np.newaxis]
+  return tf.constant(np.tile(moves, [1, 4, 4]))
+
+
+def test_warp_by_nothing_changes_nothing():
+  for shape in ((1, 1), (2, 9), (17, 30)):
+    image = _noise(*shape, 3)
+    warped = image_ops.warp(tf.constant(image), _constant_moves(0, 0))
+    assert _difference(warped, image) == 0
+
+
+def test_warp_by_whole_pixels_moves_and_repeats_the_border():
+  image = _noise(10, 12, 3)
+  warped = image_ops.warp(tf.constant(image), _constant_moves(2, -1))
+  padded = np.pad(image, [[0, 2], [1, 0], [0, 0]], mode='edge')
+  assert _difference(warped, padded[2:, :12]) == 0
+
+
+def test_warp_interpolates():
+  # 10 + 0.25 * (20 - 10) = 12.5, rounded up; the last has no pixel after it.
+  image = np.uint8([10, 20, 40])[np.newaxis, :, np.newaxis].repeat(3, axis=2)
+  warped = image_ops.warp(tf.constant(image), _constant_moves(0, 0.25))
+  assert warped[0, :, 1].numpy().tolist() == [13, 25, 40]
+
+
+def test_warp_matches_loops():
+  height, width = 13, 22
+  image = _noise(height, width, 3)
+  random = np.random.RandomState(1)
+  moves = random.uniform(-3, 3, [2, 3, 4]).astype(np.float32)
+
+  def weights(position, last, num_points):
+    """Of the points around a pixel: 3 t^2 - 2 t^3 between two of them."""
+    place = position * (num_points - 1) / last
+    before = min(int(place), num_points - 2)
+    t = place - before
+    after = 3 * t**2 - 2 * t**3
+    found = np.zeros(num_points)
+    found[before : before + 2] = [1 - after, after]
+    return found
+
+  expected = np.zeros([height, width, 3])
+  for y in range(height):
+    for x in range(width):
+      down = weights(y, height - 1, 3)
+      across = weights(x, width - 1, 4)
+      row = np.clip(y + down @ moves[0] @ across, 0, height - 1)
+      column = np.clip(x + down @ moves[1] @ across, 0, width - 1)
+      for i in (int(row), int(row) + 1):
+        for j in (int(column), int(column) + 1):
+          share = (1 - abs(row - i)) * (1 - abs(column - j))
+          if share > 0:
+            expected[y, x] += share * image[i, j]
+  warped = image_ops.warp(tf.constant(image), tf.constant(moves))
+  assert _difference(warped, expected) <= 0.51
+
+
+def test_random_warps_are_small_smooth_and_differ():
+  # Each pixel holds its own row and column.
+  side = 100
+  rows, columns = np.mgrid[:side, :side]
+  image = np.uint8(np.stack([rows, columns, 0 * rows], axis=-1))
+  image = tf.constant(image)
+  warped = _sample(lambda seed: image_ops.random_warp(image, seed), 200)
+  moves = warped[..., :2].astype(int) - image[..., :2].numpy().astype(int)
+  # 0.05 * 100 pixels, and half a grey level.
+  assert 4 <= np.abs(moves).max() <= 5
+  assert (np.abs(moves).max(axis=(1, 2, 3)) >= 2).all()
+  assert np.abs(moves.mean(axis=(0, 1, 2))).max() < 0.5
+  # Smooth, and pixels stay in their order.
+  for axis, channel in ((1, 0), (2, 1)):
+    steps = np.diff(warped[..., channel].astype(int), axis=axis)
+    assert steps.min() >= 0 and steps.max() <= 2
+  assert len({image.tobytes() for image in warped}) == 200
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (1, 40), (32, 2), (15, 31)])
+def test_random_warp_of_any_size(shape):
+  image = tf.constant(_noise(*shape, 3))
+  warped = image_ops.random_warp(image, tf.constant([1, 2]))
+  assert warped.shape == image.shape and warped.dtype == tf.uint8
+
+
 # --------------------------------------------------------------- value ranges
 
 

@@ -6,6 +6,8 @@ input pipeline itself does.
 """
 
 import collections
+import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -37,9 +39,9 @@ def dataset(request, data_dir, monkeypatch):
   dataset = datasets.load('cifar10', data_dir)
   if request.param == 'while_reading':
     monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 0)
-    # A buffer of 8 of the 23 examples.
-    buffer_bytes = 8.5 * dataset.num_bytes(is_train=True) / 23
-    monkeypatch.setattr(inputs, 'SHUFFLE_BUFFER_BYTES', int(buffer_bytes))
+    # Windows of 8 of the 23 examples.
+    window_bytes = 8.5 * dataset.num_bytes(is_train=True) / 23
+    monkeypatch.setattr(inputs, 'WINDOW_BYTES', int(window_bytes))
   return dataset
 
 
@@ -47,8 +49,8 @@ def dataset(request, data_dir, monkeypatch):
 def stand_in(monkeypatch):
   """Images are filled with their number, `blur_sigmas` hold the seed."""
 
-  def views(encoded, seed, params, mean, std, flips, dtype):
-    del mean, std, flips
+  def views(encoded, seed, params, mean, std, flips, policy, dtype):
+    del mean, std, flips, policy
     assert seed.shape == [2] and seed.dtype == tf.int64
     # What float32 holds exactly.
     number = tf.strings.to_hash_bucket_fast(encoded, 2**24)
@@ -70,14 +72,17 @@ def _params(**preprocessing_fields):
   return params
 
 
-def _fetch(input_fn, batch_size, num_batches=None, graph_seed=None):
+def _fetch(
+  input_fn, batch_size, num_batches=None, graph_seed=None, context=None
+):
   """Returns the batches, as many as there are unless a number is given."""
+  params = {'batch_size': batch_size}
+  if context is not None:
+    params['context'] = context
   with tf.Graph().as_default(), tf1.Session() as session:
     if graph_seed is not None:
       tf1.set_random_seed(graph_seed)
-    iterator = tf1.data.make_initializable_iterator(
-      input_fn({'batch_size': batch_size})
-    )
+    iterator = tf1.data.make_initializable_iterator(input_fn(params))
     batch = iterator.get_next()
     session.run(iterator.initializer)
     batches = []
@@ -143,7 +148,11 @@ def test_seeds_differ_between_examples_and_epochs(dataset, stand_in):
   assert len(set(found.seeds.ravel())) > 180
 
 
-def test_limited_set_gives_only_its_examples(data_dir, stand_in):
+@pytest.mark.parametrize('max_bytes_in_memory', [2**30, 0])
+def test_limited_set_gives_only_its_examples(
+  max_bytes_in_memory, data_dir, stand_in, monkeypatch
+):
+  monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', max_bytes_in_memory)
   dataset = datasets.load('cifar10', data_dir, max_train_examples=6)
   found = _examples(_train(dataset, _params(), num_batches=3))
   first_six = list(_label_of_number(datasets.load('cifar10', data_dir)))[:6]
@@ -183,6 +192,142 @@ def test_restart_continues(dataset, stand_in):
   for start_step in (1, 5, 13, 23):
     tail = _train(dataset, _params(), 25 - start_step, start_step=start_step)
     _assert_equal(tail, whole[start_step:])
+
+
+def test_stream_goes_without_examples_that_are_left_out(
+  data_dir, stand_in, monkeypatch
+):
+  monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 0)
+  # Two of three files, of 8, 7 and 8 examples, in part. Left out are the first
+  # one, two across a border and the last ones.
+  dataset = datasets.load('imagenet', data_dir, train_split='train[3:15]')
+  numbers = list(_label_of_number(dataset))
+  kept = [1, 2, 3, 6, 7, 8]
+  dataset = dataclasses.replace(dataset, train=dataset.train.select(kept))
+  assert list(_label_of_number(dataset)) == [numbers[i] for i in kept]
+  whole = _train(dataset, _params(), num_batches=6)
+  epochs = _examples(whole).numbers.reshape([4, 6])
+  for epoch in epochs:
+    assert sorted(epoch) == sorted(numbers[i] for i in kept)
+  for start_step in (1, 2):
+    tail = _train(dataset, _params(), 6 - start_step, start_step=start_step)
+    _assert_equal(tail, whole[start_step:])
+
+
+def test_files_are_looked_up_as_if_they_were_in_memory(
+  tmp_path, stand_in, monkeypatch
+):
+  for name in ('train/a/1', 'train/a/2', 'train/a/3', 'train/b/1', 'val/b/1'):
+    path = tmp_path / f'{name}.png'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(name.encode())
+  dataset = datasets.load('folder', str(tmp_path))
+  params = _params().replace('input_data.class_balanced', True)
+  inputs.check(dataset, params)
+  in_memory = _train(dataset, params, num_batches=4)
+  monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 0)
+  inputs.check(dataset, params)
+  _assert_equal(_train(dataset, params, num_batches=4), in_memory)
+
+
+class _Context(NamedTuple):
+  """What TPUEstimator tells an input function of where it is called."""
+
+  current_host: int
+  num_hosts: int
+
+
+def test_hosts_take_parts_of_each_batch(data_dir, stand_in):
+  dataset = datasets.load('cifar10', data_dir)
+  params = _params().replace('batch_size', 8)
+  input_fn = inputs.train_input_fn(dataset, params, tf.float32, start_step=3)
+  # Two hosts of two cores each: a call gives the batch of one core.
+  hosts = [
+    _fetch(input_fn, 2, num_batches=10, context=_Context(host, 2))
+    for host in range(2)
+  ]
+  cores = []
+  for step in range(0, 10, 2):
+    for host in hosts:
+      cores.extend(host[step : step + 2])
+  _assert_equal(
+    _examples(cores), _examples(_train(dataset, params, 5, start_step=3))
+  )
+
+
+def test_hosts_that_do_not_share(dataset, stand_in):
+  params = _params().replace('batch_size', 8)
+  params = params.replace('input_data.shard_per_host', False)
+  input_fn = inputs.train_input_fn(dataset, params, tf.float32)
+  label_of = _label_of_number(dataset)
+  orders = []
+  for host in range(2):
+    # Each sees everything: 23 batches of 4 are 4 epochs.
+    found = _examples(_fetch(input_fn, 4, 23, context=_Context(host, 2)))
+    for epoch in found.numbers.reshape([4, 23]):
+      assert sorted(epoch) == sorted(label_of)
+      orders.append(tuple(epoch))
+  assert len(set(orders)) == 8
+
+
+def test_batch_that_cannot_be_split_among_the_hosts(data_dir):
+  input_fn = inputs.train_input_fn(
+    datasets.load('cifar10', data_dir), _params(), tf.float32
+  )
+  with pytest.raises(ValueError, match='--batch_size=4 .* 3 hosts; try 3'):
+    input_fn({'batch_size': 1, 'context': _Context(0, 3)})
+
+
+def test_balanced_classes_are_equally_frequent(data_dir, stand_in):
+  dataset = datasets.load('cifar10', data_dir)
+  # Six examples of three classes: 3, 2 and 1.
+  label_of = _label_of_number(dataset)
+  labels = list(label_of.values())
+  positions = {
+    label: [i for i, other in enumerate(labels) if other == label]
+    for label in set(labels)
+  }
+  assert len(positions[0]) == 3
+  kept = sorted(positions[0][:3] + positions[5][:2] + positions[7][:1])
+  dataset = dataclasses.replace(dataset, train=dataset.train.select(kept))
+  params = _params().replace('input_data.class_balanced', True)
+  # 6 draws per epoch, 2 of each class. 9 batches are 6 epochs: 12 of each.
+  whole = _train(dataset, params, num_batches=9)
+  found = _examples(whole)
+  for epoch in found.labels.reshape([6, 6]):
+    assert sorted(epoch) == [0, 0, 5, 5, 7, 7]
+  assert [label_of[number] for number in found.numbers] == list(found.labels)
+  # Each example of a class as often as the other ones: 12 / 3, 12 / 2, 12 / 1.
+  counts = collections.Counter(found.numbers)
+  assert sorted(counts.values()) == [4, 4, 4, 6, 6, 12]
+  # Nor are its views the same when an example comes again, be it within an
+  # epoch.
+  assert len({tuple(seed) for seed in found.seeds}) == 36
+  for start_step in (1, 4):
+    tail = _train(dataset, params, 9 - start_step, start_step=start_step)
+    _assert_equal(tail, whole[start_step:])
+
+
+def test_classes_of_large_record_files_cannot_be_balanced(
+  data_dir, monkeypatch
+):
+  params = _params().replace('input_data.class_balanced', True)
+  dataset = datasets.load('imagenet', data_dir)
+  inputs.check(dataset, params)
+  monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 0)
+  with pytest.raises(ValueError, match='--class_balanced=True .*--num_images'):
+    inputs.check(dataset, params)
+
+
+def test_evaluation_set_can_be_limited(data_dir, stand_in):
+  label_of = _label_of_number(
+    datasets.load('cifar10', data_dir), is_train=False
+  )
+  dataset = datasets.load('cifar10', data_dir, max_eval_examples=5)
+  assert dataset.num_eval_examples == 5 and dataset.num_train_examples == 23
+  input_fn = inputs.eval_input_fn(dataset, _params(), tf.float32)
+  found = _examples(_fetch(input_fn, batch_size=5))
+  assert list(found.numbers) == list(label_of)[:5]
 
 
 def test_batch_size_is_that_of_the_call(dataset, stand_in):
@@ -277,14 +422,17 @@ def test_evaluation_shares_no_seed_with_training(data_dir, stand_in):
 
 
 @pytest.mark.parametrize(
-  'name, num_views, dtype',
+  'name, num_views, dtype, max_bytes_in_memory',
   [
-    ('cifar10', 1, tf.float32),
-    ('cifar10', 3, tf.bfloat16),
-    ('imagenet', 2, tf.float32),
+    ('cifar10', 1, tf.float32, 2**30),
+    ('cifar10', 3, tf.bfloat16, 2**30),
+    ('imagenet', 2, tf.float32, 0),
   ],
 )
-def test_shapes_are_static(name, num_views, dtype, data_dir):
+def test_shapes_are_static(
+  name, num_views, dtype, max_bytes_in_memory, data_dir, monkeypatch
+):
+  monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', max_bytes_in_memory)
   dataset = datasets.load(name, data_dir)
   params = _params(
     image_size=8,

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from supcon import enums
 from supcon import hparams
+from supcon.data import augment
 from supcon.data import image_ops
 from supcon.data import preprocessing
 from tests import golden
@@ -20,9 +21,14 @@ _VALUES = 'preprocessing.npz'
 _CASES = 'preprocessing.json'
 _MEAN, _STD = (-0.0172, -0.0356, -0.107), (0.4046, 0.3988, 0.402)
 
+_POLICY = augment.IMAGENET_POLICY
+
 _SIMCLR = enums.AugmentationType.SIMCLR
 _IDENTITY = enums.AugmentationType.IDENTITY
-_SUPPORTED = (_SIMCLR, _IDENTITY)
+_AUTO = enums.AugmentationType.AUTOAUGMENT
+_RAND = enums.AugmentationType.RANDAUGMENT
+_STACKED = enums.AugmentationType.STACKED_RANDAUGMENT
+_ALL = tuple(enums.AugmentationType)
 
 
 def _params(**changes):
@@ -53,7 +59,14 @@ def _views(
 ):
   """The views of one image or of its bytes, with one seed."""
   return make(
-    tf.constant(image), tf.constant(seed), params, mean, std, True, dtype
+    tf.constant(image),
+    tf.constant(seed),
+    params,
+    mean,
+    std,
+    True,
+    _POLICY,
+    dtype,
   )
 
 
@@ -66,7 +79,14 @@ def _draw(image, n, params, make=preprocessing.train_views, flips=True):
   image = tf.constant(image)
   dataset = tf.data.Dataset.range(n).map(
     lambda index: make(
-      image, tf.stack([index, 5]), params, None, None, flips, tf.float32
+      image,
+      tf.stack([index, 5]),
+      params,
+      None,
+      None,
+      flips,
+      _POLICY,
+      tf.float32,
     ),
     num_parallel_calls=2,
   )
@@ -162,6 +182,7 @@ def test_eval_crops_of_every_size(method, padding):
       None,
       None,
       True,
+      _POLICY,
       tf.float32,
     )[0]
   )
@@ -231,6 +252,7 @@ def _whiten_in_a_dataset(image, case):
       case['mean'],
       case['std'],
       True,
+      _POLICY,
       tf.as_dtype(case['dtype']),
     )[0]
   )
@@ -308,8 +330,6 @@ def test_training_views_match_golden_statistics():
   compared = 0
   for case in golden.json(_CASES)['statistics']['train_augmentation']:
     options = _golden_options(case['options'])
-    if options['augmentation_type'] not in _SUPPORTED:
-      continue
     if options.get('warp_probability'):
       continue
     if not options.get('defer_blurring', True):
@@ -351,12 +371,15 @@ def test_flips_only_where_they_keep_the_label():
 def test_crops_resize_and_flip_alone_without_augmentation():
   # Of an image with one color every view is that color.
   image = np.full([40, 50, 3], (10, 120, 250), np.uint8)
-  for changes in (
-    {'augmentation_type': _IDENTITY},
-    {'augmentation_magnitude': 0.0},
-    {'augmentation_magnitude': -1.0},
-  ):
-    images, sigmas = _draw(image, 100, _params(blur_probability=1.0, **changes))
+  off = [(kind, magnitude) for kind in _ALL for magnitude in (0.0, -1.0)]
+  for kind, magnitude in [(_IDENTITY, 1.0), *off]:
+    params = _params(
+      augmentation_type=kind,
+      augmentation_magnitude=magnitude,
+      blur_probability=1.0,
+      warp_probability=1.0,
+    )
+    images, sigmas = _draw(image, 50, params)
     assert (_levels(images) == [10, 120, 250, 10, 120, 250]).all()
     assert (sigmas == 0).all()
 
@@ -390,6 +413,114 @@ def test_magnitude_scales_color_jitter():
   assert np.abs(levels[is_colored] - [200, 120, 60]).max() <= 10
 
 
+def _magnitudes_differ(kind, image, seeds):
+  """For each seed, whether the view is another one at half the magnitude."""
+  views = [
+    _draw(
+      image,
+      seeds,
+      _params(
+        augmentation_type=kind, augmentation_magnitude=magnitude, num_views=1
+      ),
+    )[0]
+    for magnitude in (1.0, 0.5)
+  ]
+  return (views[0] != views[1]).any(axis=(1, 2, 3))
+
+
+def test_what_the_magnitude_changes():
+  image = _image(60, 50)
+  assert not _magnitudes_differ(_AUTO, image, 40).any()
+  assert _magnitudes_differ(_RAND, image, 40).mean() > 0.5
+  # Where there is color jitter, thus in 0.8 of the views, unless RandAugment or
+  # grayscale hides it.
+  error = np.sqrt(0.8 * 0.2 / 100)
+  share = _magnitudes_differ(_STACKED, image, 100).mean()
+  assert 0.6 <= share <= 0.8 + 4 * error
+
+
+def test_stacked_randaugment_is_randaugment_of_jittered_images():
+  # At hardly any jitter, views that are not gray are RandAugment's at 10.
+  image = np.full([32, 32, 3], (200, 120, 60), np.uint8)
+  stacked, _ = _draw(
+    image,
+    500,
+    _params(
+      augmentation_type=_STACKED, augmentation_magnitude=1e-6, num_views=1
+    ),
+  )
+  rand, _ = _draw(
+    image,
+    500,
+    _params(augmentation_type=_RAND, augmentation_magnitude=10.0, num_views=1),
+  )
+  stacked_colors = {tuple(color) for color in _levels(stacked)[:, 16, 16]}
+  rand_colors = {tuple(color) for color in _levels(rand)[:, 16, 16]}
+  colored = {color for color in stacked_colors if len(set(color)) > 1}
+  assert len(colored & rand_colors) > 20
+  is_gray = (np.ptp(_levels(stacked)[:, 16, 16], axis=-1) == 0).mean()
+  # 1 - 0.8 * (16 / 17)^2 = 0.29: grayscale, or all covered by cutout.
+  assert abs(is_gray - 0.29) <= 4 * np.sqrt(0.29 * 0.71 / 500)
+
+
+def test_the_data_set_chooses_the_policy():
+  image = _image(32, 32)
+  params = _params(augmentation_type=_AUTO, num_views=1)
+
+  def views(policy):
+    return np.stack(
+      [
+        preprocessing.train_views(
+          tf.constant(image),
+          tf.constant([index, 0]),
+          params,
+          None,
+          None,
+          True,
+          policy,
+          tf.float32,
+        )[0]
+        for index in range(5)
+      ]
+    )
+
+  imagenet = views(augment.IMAGENET_POLICY)
+  assert (views(augment.IMAGENET_POLICY) == imagenet).all()
+  assert (views(augment.CIFAR10_POLICY) != imagenet).any()
+
+
+@pytest.mark.parametrize('kind', _ALL)
+def test_who_warps_and_blurs(kind):
+  image = _image(60, 50)
+  options = dict(augmentation_type=kind, blur_probability=1.0, num_views=1)
+  plain, sigmas = _draw(image, 20, _params(**options))
+  warped, _ = _draw(image, 20, _params(warp_probability=1.0, **options))
+  is_warped = (plain != warped).any(axis=(1, 2, 3))
+  if kind in (_SIMCLR, _STACKED):
+    assert (sigmas > 0).all()
+    assert is_warped.mean() > 0.5  # What cutout covers looks the same.
+  else:
+    assert (sigmas == 0).all()
+    assert not is_warped.any()
+  for changes, expected in (
+    ({}, kind in (_SIMCLR, _STACKED)),
+    ({'defer_blurring': False}, False),
+    ({'blur_probability': 0.0}, False),
+    ({'augmentation_magnitude': 0.0}, False),
+  ):
+    params = _params(**{'augmentation_type': kind, **changes})
+    assert preprocessing.defers_blurring(params) == expected, changes
+
+
+def test_how_often_views_are_warped():
+  image = _image(40, 50)
+  options = dict(augmentation_magnitude=1e-6, num_views=1)
+  plain, _ = _draw(image, 1000, _params(**options))
+  warped, _ = _draw(image, 1000, _params(warp_probability=0.3, **options))
+  share = (plain != warped).any(axis=(1, 2, 3)).mean()
+  assert abs(share - 0.3) <= 4 * np.sqrt(0.3 * 0.7 / 1000)
+
+
 @pytest.mark.parametrize('probability', [0.0, 0.5, 1.0])
 def test_each_view_has_its_own_blur(probability):
   params = _params(blur_probability=probability, num_views=2)
@@ -412,20 +543,16 @@ def _blurred_later(images, sigmas):
 
 
 @pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])
-@pytest.mark.parametrize('side', [32, 64])
-def test_blurring_here_equals_blurring_later(side, dtype):
+@pytest.mark.parametrize('side, kind', [(32, _SIMCLR), (64, _STACKED)])
+def test_blurring_here_equals_blurring_later(side, kind, dtype):
   image = _image(90, 70)
   changed = 0
   for index in range(4):
     options = dict(dtype=dtype, mean=_MEAN, std=_STD)
-    deferred, sigmas = _views(
-      image, [index, 1], _params(image_size=side), **options
-    )
+    sizes = dict(image_size=side, augmentation_type=kind)
+    deferred, sigmas = _views(image, [index, 1], _params(**sizes), **options)
     here, no_sigmas = _views(
-      image,
-      [index, 1],
-      _params(image_size=side, defer_blurring=False),
-      **options,
+      image, [index, 1], _params(defer_blurring=False, **sizes), **options
     )
     assert here.dtype == dtype
     assert (no_sigmas.numpy() == 0).all()
@@ -441,13 +568,14 @@ def test_blurring_here_equals_blurring_later(side, dtype):
 # ---------------------------------------------------- reproducibility, shapes
 
 
-def test_same_seed_same_view_bit_for_bit():
+@pytest.mark.parametrize('kind', _ALL)
+def test_same_seed_same_view_bit_for_bit(kind):
   encoded = tf.io.encode_jpeg(_image(90, 70)).numpy()
-  images, sigmas = _draw(encoded, 20, _params())
-  for n in (20, 7):
-    images_again, sigmas_again = _draw(encoded, n, _params())
-    np.testing.assert_array_equal(images_again, images[:n])
-    np.testing.assert_array_equal(sigmas_again, sigmas[:n])
+  params = _params(augmentation_type=kind, warp_probability=0.5)
+  images, sigmas = _draw(encoded, 20, params)
+  images_again, sigmas_again = _draw(encoded, 7, params)
+  np.testing.assert_array_equal(images_again, images[:7])
+  np.testing.assert_array_equal(sigmas_again, sigmas[:7])
 
 
 def test_seeds_and_views_differ():
@@ -461,12 +589,18 @@ def test_seeds_and_views_differ():
       assert np.abs(view - other).max() > 0.01
 
 
-@pytest.mark.parametrize('dtype', [tf.int32, tf.int64])
-def test_a_view_does_not_depend_on_how_many_there_are(dtype):
+@pytest.mark.parametrize(
+  'kind, dtype', [(_SIMCLR, tf.int32), *((kind, tf.int64) for kind in _ALL)]
+)
+def test_a_view_does_not_depend_on_how_many_there_are(kind, dtype):
   image = _image(90, 70)
   seed = tf.constant([7, 8], dtype)
-  two, two_sigmas = _views(image, seed, _params(num_views=2))
-  four, four_sigmas = _views(image, seed, _params(num_views=4))
+  two, two_sigmas = _views(
+    image, seed, _params(augmentation_type=kind, num_views=2)
+  )
+  four, four_sigmas = _views(
+    image, seed, _params(augmentation_type=kind, num_views=4)
+  )
   np.testing.assert_array_equal(two, four[..., :6])
   np.testing.assert_array_equal(two_sigmas, four_sigmas[:2])
 
@@ -498,7 +632,7 @@ def _graph(make, spec, params, dtype=tf.float32):
   """The traced graph of a pipeline's function, with what it calls."""
 
   def function(encoded, seed):
-    return make(encoded, seed, params, _MEAN, _STD, True, dtype)
+    return make(encoded, seed, params, _MEAN, _STD, True, _POLICY, dtype)
 
   return tf.function(function).get_concrete_function(
     spec, tf.TensorSpec([2], tf.int64)
@@ -506,12 +640,27 @@ def _graph(make, spec, params, dtype=tf.float32):
 
 
 @pytest.mark.parametrize(
-  'dtype, num_views', [(tf.float32, 1), (tf.float32, 2), (tf.bfloat16, 2)]
+  'kind, defer, dtype, num_views',
+  [
+    (_SIMCLR, True, tf.float32, 1),
+    (_SIMCLR, False, tf.float32, 2),
+    (_SIMCLR, True, tf.bfloat16, 2),
+    (_SIMCLR, False, tf.bfloat16, 2),
+    (_AUTO, True, tf.float32, 2),
+    (_RAND, True, tf.bfloat16, 1),
+    (_STACKED, False, tf.bfloat16, 2),
+    (_IDENTITY, True, tf.float32, 2),
+  ],
 )
-@pytest.mark.parametrize('defer', [True, False])
 @pytest.mark.parametrize('make', ['train_views', 'eval_views'])
-def test_shapes_and_types_are_static(make, defer, dtype, num_views):
-  params = _params(image_size=40, num_views=num_views, defer_blurring=defer)
+def test_shapes_and_types_are_static(make, kind, defer, dtype, num_views):
+  params = _params(
+    augmentation_type=kind,
+    image_size=40,
+    num_views=num_views,
+    defer_blurring=defer,
+    warp_probability=0.5,
+  )
   for spec in (
     tf.TensorSpec([], tf.string),
     tf.TensorSpec([None, None, 3], tf.uint8),
@@ -524,20 +673,37 @@ def test_shapes_and_types_are_static(make, defer, dtype, num_views):
     assert sigmas.dtype == tf.float32
 
 
-@pytest.mark.parametrize('use_pytorch', [True, False])
+@pytest.mark.parametrize(
+  'kind, use_pytorch, sign',
+  [
+    # An operation that the search must find in a branch.
+    (_SIMCLR, True, 'AdjustHue'),
+    (_SIMCLR, False, 'AdjustHue'),
+    (_AUTO, False, 'DenseBincount'),
+    (_RAND, False, 'DepthwiseConv2dNative'),
+    (_STACKED, False, 'DepthwiseConv2dNative'),
+  ],
+)
 @pytest.mark.parametrize('make', ['train_views', 'eval_views'])
-def test_no_python_and_no_stateful_chance_in_the_graph(make, use_pytorch):
+def test_no_python_and_no_stateful_chance_in_the_graph(
+  make, kind, use_pytorch, sign
+):
   graph_def = _graph(
     getattr(preprocessing, make),
     tf.TensorSpec([], tf.string),
-    _params(use_pytorch_color_jitter=use_pytorch, defer_blurring=False),
+    _params(
+      augmentation_type=kind,
+      use_pytorch_color_jitter=use_pytorch,
+      defer_blurring=False,
+      warp_probability=0.5,
+    ),
   ).graph.as_graph_def()
   nodes = list(graph_def.node)
   for function in graph_def.library.function:
     nodes += function.node_def
   ops = {node.op for node in nodes}
-  assert 'StatelessRandomUniformV2' in ops  # The search reaches branches.
-  assert 'AdjustHue' in ops
+  assert 'StatelessRandomUniformV2' in ops
+  assert sign in ops
   assert not [op for op in ops if 'PyFunc' in op]
   chance = [op for op in ops if 'Random' in op or 'Distorted' in op]
   assert all(op.startswith('Stateless') for op in chance)
@@ -549,32 +715,44 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from supcon import enums
 from supcon import hparams
+from supcon.data import augment
 from supcon.data import preprocessing
 
 tf.disable_v2_behavior()
-params = hparams.Preprocessing(
-    augmentation_type=enums.AugmentationType.SIMCLR,
-    image_size=32,
-    num_views=3,
-    defer_blurring=False,
-)
-encoded, saved = sys.argv[1:]
+encoded, saved = sys.argv[1:3]
 mean, std = (0.0, 0.1, 0.2), (0.4, 0.5, 0.6)
-dataset = tf.data.Dataset.from_tensors(
+views = {}
+for kind in map(enums.AugmentationType, sys.argv[3:]):
+  params = hparams.Preprocessing(
+    augmentation_type=kind,
+    image_size=32,
+    num_views=2,
+    defer_blurring=False,
+    warp_probability=0.5,
+  )
+  dataset = tf.data.Dataset.from_tensors(
     (open(encoded, 'rb').read(), np.int64([7, 8]))
-).map(
+  ).map(
     lambda encoded, seed: preprocessing.eval_views(
-        encoded, seed, params, mean, std, True, tf.float32
+      encoded,
+      seed,
+      params,
+      mean,
+      std,
+      True,
+      augment.IMAGENET_POLICY,
+      tf.float32,
     )
-)
-views = tf.data.make_one_shot_iterator(dataset).get_next()
+  )
+  views[kind.name], _ = tf.data.make_one_shot_iterator(dataset).get_next()
 with tf.Session() as session:
-  np.save(saved, session.run(views)[0])
+  np.savez(saved, **session.run(views))
 """
 
 
 def test_views_under_the_behavior_of_tensorflow_1(tmp_path):
   # Training runs under it: shapes are other objects, and control flow differs.
+  kinds = (_AUTO, _STACKED)  # The latter holds SIMCLR and RANDAUGMENT.
   encoded = tf.io.encode_jpeg(_image(60, 50)).numpy()
   (tmp_path / 'image.jpeg').write_bytes(encoded)
   subprocess.run(
@@ -583,51 +761,32 @@ def test_views_under_the_behavior_of_tensorflow_1(tmp_path):
       '-c',
       _PROGRAM_OF_TENSORFLOW_1,
       tmp_path / 'image.jpeg',
-      tmp_path / 'views.npy',
+      tmp_path / 'views.npz',
+      *(kind.value for kind in kinds),
     ],
     cwd=pathlib.Path(__file__).parents[2],
     check=True,
   )
-  expected, _ = _views(
-    encoded,
-    np.int64([7, 8]),
-    _params(augmentation_magnitude=0.5, num_views=3, defer_blurring=False),
-    preprocessing.eval_views,
-    mean=(0.0, 0.1, 0.2),
-    std=(0.4, 0.5, 0.6),
-  )
-  views = np.load(tmp_path / 'views.npy')
-  np.testing.assert_allclose(views, expected, atol=1e-5)
+  views = np.load(tmp_path / 'views.npz')
+  for kind in kinds:
+    expected, _ = _views(
+      encoded,
+      np.int64([7, 8]),
+      _params(
+        augmentation_type=kind,
+        augmentation_magnitude=0.5,
+        num_views=2,
+        defer_blurring=False,
+        warp_probability=0.5,
+      ),
+      preprocessing.eval_views,
+      mean=(0.0, 0.1, 0.2),
+      std=(0.4, 0.5, 0.6),
+    )
+    np.testing.assert_allclose(views[kind.name], expected, atol=1e-5)
 
 
 # ------------------------------------------------------------------ bad input
-
-
-@pytest.mark.parametrize(
-  'augmentation_type',
-  [kind for kind in enums.AugmentationType if kind not in _SUPPORTED],
-)
-def test_augmentations_that_are_not_there(augmentation_type):
-  params = _params(augmentation_type=augmentation_type)
-  message = (
-    f'--augmentation_type={augmentation_type.name} is not available yet; '
-    'use SIMCLR or IDENTITY.'
-  )
-  with pytest.raises(ValueError) as error:
-    preprocessing.check_supported(params)
-  assert str(error.value) == message
-  with pytest.raises(ValueError, match='is not available yet'):
-    _views(_image(32, 32), [0, 0], params)
-
-
-def test_warp_that_is_not_there():
-  with pytest.raises(ValueError, match='^--warp_probability=0.5 is not avail'):
-    preprocessing.check_supported(_params(warp_probability=0.5))
-
-
-@pytest.mark.parametrize('augmentation_type', _SUPPORTED)
-def test_augmentations_that_are_there(augmentation_type):
-  preprocessing.check_supported(_params(augmentation_type=augmentation_type))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,545 @@
+"""Tests of images in folders, of bad ones among them, and of measured colors.
+
+Pillow writes the files and says what is in them.
+"""
+
+import io
+import json
+import socket
+
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow as tf
+
+from supcon import hparams
+from supcon.data import datasets
+from supcon.data import faults
+from supcon.data import folder
+from supcon.data import inputs
+from supcon.data import whitening
+
+tf1 = tf.compat.v1
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+  def refuse(*args):
+    raise AssertionError(f'network access: {args}')
+
+  monkeypatch.setattr(socket.socket, 'connect', refuse)
+  monkeypatch.setattr(socket, 'getaddrinfo', refuse)
+
+
+def _picture(width=32, height=32, seed=0):
+  """A smooth picture with all colors, 8 bits per channel."""
+  colors = np.random.RandomState(seed).randint(0, 256, (4, 4, 3))
+  small = Image.fromarray(colors.astype(np.uint8))
+  return small.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _encoded(image, kind, **options):
+  file = io.BytesIO()
+  image.save(file, kind, **options)
+  return file.getvalue()
+
+
+def _write(directory, files):
+  """Writes {path below `directory`: bytes}."""
+  for name, data in files.items():
+    path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+  return str(directory)
+
+
+_PNG = _encoded(_picture(), 'PNG')
+_FEW = {
+  'train/cat/a.png': _PNG,
+  'train/dog/a.png': _PNG,
+  'val/dog/b.png': _PNG,
+}
+
+
+def _records(split):
+  """Returns [(encoded image, label), ...]."""
+  records = split.records().as_numpy_iterator()
+  return [(encoded, int(label)) for encoded, label in records]
+
+
+def _error(*args, **kwargs):
+  """Returns the one-line message with which loading fails."""
+  with pytest.raises(ValueError) as error:
+    datasets.load('folder', *args, **kwargs)
+  assert '\n' not in str(error.value)
+  return str(error.value)
+
+
+# ------------------------------------------------------------------- listing
+
+
+def test_classes_are_the_folders_of_the_training_split(tmp_path):
+  files = {
+    'train/dog/1.png': b'dog 1',
+    'train/dog/2.JPG': b'dog 2',
+    'train/ape/3.jpeg': b'ape 3',
+    'train/ape/3.BMP': b'ape bmp',
+    'train/ape/x.gif': b'ape gif',
+    'train/cow/a b/4.png': b'in a folder of its own',
+    'train/cow/{}.Png': b'cow',
+    'val/dog/1.png': b'dog of val',
+    'val/cow/7.jpg': b'cow of val',
+    # None of these is an image of a class.
+    'train/.hidden/1.png': b'',
+    'train/cow/.1.png': b'',
+    'train/cow/notes.txt': b'',
+    'train/cow/png': b'',
+    'train/labels.csv': b'',
+    'readme.png': b'',
+  }
+  dataset = datasets.load('folder', _write(tmp_path, files))
+  assert dataset.class_names == ('ape', 'cow', 'dog')
+  assert dataset.num_classes == 3
+  assert dataset.image_shape is None
+  assert (dataset.info.train_split, dataset.info.eval_split) == ('train', 'val')
+  assert dataset.num_train_examples == 6 and dataset.num_eval_examples == 2
+  assert sorted(_records(dataset.train)) == [
+    (b'ape 3', 0),
+    (b'ape bmp', 0),
+    (b'ape gif', 0),
+    (b'cow', 1),
+    (b'dog 1', 2),
+    (b'dog 2', 2),
+  ]
+  # 5 + 7 + 7 + 3 + 5 + 5 bytes.
+  assert dataset.num_bytes(is_train=True) == 32
+  # Labels are those of training, although val has no apes.
+  assert sorted(_records(dataset.evaluation)) == [
+    (b'cow of val', 1),
+    (b'dog of val', 2),
+  ]
+
+
+def test_order_is_always_the_same_and_mixes_the_classes(tmp_path):
+  files = {
+    f'train/{label}/{i}.png': f'{label}{i}'.encode()
+    for label in 'ab'
+    for i in range(100)
+  }
+  data_dir = _write(tmp_path / 'one', {**files, 'val/a/0.png': b''})
+  # Written in another order, and elsewhere.
+  again = _write(
+    tmp_path / 'two', {'val/a/0.png': b'', **dict(reversed(files.items()))}
+  )
+  first, second = (datasets.load('folder', d).train for d in (data_dir, again))
+  records = _records(first)
+  assert _records(second) == records == _records(first)
+  assert first.fingerprint == second.fingerprint
+  # Half of 200 examples, drawn at random: 50 of each class within 4 standard
+  # deviations, sqrt(100 / 4 x 100 / 199) = 3.5.
+  assert 36 < sum(label for _, label in records[:100]) < 64
+  # One more file changes the place of none of the others.
+  (tmp_path / 'one' / 'train' / 'b' / 'new.png').write_bytes(b'new')
+  more = datasets.load('folder', data_dir).train
+  assert [r for r in _records(more) if r[0] != b'new'] == records
+  assert more.fingerprint != first.fingerprint
+  assert [more.where(i).split('/')[-2] for i in range(201)] == [
+    'ab'[label] for _, label in _records(more)
+  ]
+
+
+def test_limit_and_selection_keep_the_order(tmp_path):
+  files = {f'train/a/{i}.png': b'%d' % i for i in range(9)}
+  data_dir = _write(
+    tmp_path, {**files, 'train/b/9.png': b'9', 'val/a/0.png': b''}
+  )
+  everything = datasets.load('folder', data_dir).train
+  limited = datasets.load('folder', data_dir, max_train_examples=4).train
+  assert limited.num_examples == 4
+  assert _records(limited) == _records(everything)[:4]
+  chosen = everything.select([0, 3, 8])
+  assert _records(chosen) == [_records(everything)[i] for i in (0, 3, 8)]
+  assert [chosen.where(i) for i in range(3)] == [
+    everything.where(i) for i in (0, 3, 8)
+  ]
+  assert (everything.num_bytes, chosen.num_bytes) == (10, 3)
+  # Selections of selections.
+  assert _records(chosen.select([2])) == [_records(everything)[8]]
+
+
+@pytest.mark.parametrize(
+  'names, chosen',
+  [
+    (['test'], 'test'),
+    (['test', 'validation'], 'validation'),
+    (['test', 'validation', 'val'], 'val'),
+    (['valid', 'test'], 'test'),
+  ],
+)
+def test_evaluation_split_is_found(names, chosen, tmp_path):
+  files = {f'{name}/cat/{name}.png': b'' for name in ['train', *names]}
+  dataset = datasets.load('folder', _write(tmp_path, files))
+  assert dataset.info.eval_split == dataset.evaluation.name == chosen
+  assert dataset.evaluation.where(0) == f'{tmp_path}/{chosen}/cat/{chosen}.png'
+
+
+def test_splits_can_be_chosen(tmp_path):
+  data_dir = _write(tmp_path, {**_FEW, 'extra/cat/e.png': b'extra'})
+  dataset = datasets.load('folder', data_dir, eval_split='extra')
+  assert _records(dataset.evaluation) == [(b'extra', 0)]
+  dataset = datasets.load(
+    'folder', data_dir, train_split='val', eval_split='val'
+  )
+  assert dataset.class_names == ('dog',)
+  assert dataset.info.train_split == dataset.info.eval_split == 'val'
+
+
+def test_any_file_system_will_do():
+  tf.io.gfile.makedirs('ram://set/train/cat')
+  tf.io.gfile.makedirs('ram://set/test/cat')
+  for name in ('train/cat/1.png', 'test/cat/2.png'):
+    with tf.io.gfile.GFile(f'ram://set/{name}', 'wb') as file:
+      file.write(name)
+  dataset = datasets.load('folder', 'ram://set')
+  assert _records(dataset.train) == [(b'train/cat/1.png', 0)]
+  assert _records(dataset.evaluation) == [(b'test/cat/2.png', 0)]
+
+
+def test_names_do_not_swell_the_graph():
+  # As many bytes in each checkpoint.
+  num = 20000
+  split = folder.FolderSplit(
+    name='train',
+    directory='/data/train',
+    class_names=('n01440764', 'n01443537'),
+    labels=np.arange(num, dtype=np.int32) % 2,
+    files=tuple(f'n01440764_{7919 * i % 50000}.JPEG' for i in range(num)),
+    num_bytes=1,
+  )
+  with tf.Graph().as_default() as graph:
+    split.records()
+    # Half of what their names alone take.
+    assert graph.as_graph_def().ByteSize() < sum(map(len, split.files)) / 2
+
+
+@pytest.mark.parametrize(
+  'files, words',
+  [
+    ({}, 'none of train is there, only nothing; choose with --train_split'),
+    ({'dog/1.png': _PNG}, 'none of train is there, only dog'),
+    (
+      {'train/dog/1.png': _PNG, 'dev/dog/1.png': _PNG},
+      'none of val, validation, test is there, only dev, train; choose with '
+      '--eval_split',
+    ),
+    ({'train/1.png': _PNG, 'val/1.png': _PNG}, '/train holds no folders'),
+    (
+      {**_FEW, 'train/emu/1.txt': b''},
+      '/train/emu holds no images (*.jpg, *.jpeg, *.png, *.bmp, *.gif); add '
+      'some or delete the folder. Of 3 class folders 1 are like this.',
+    ),
+    ({**_FEW, 'val/cat/.1.png': b''}, '/val/cat holds no images'),
+    (
+      {**_FEW, 'val/wolf/1.png': _PNG},
+      '/val/wolf is not a class of {}/train (cat, dog); rename it, or choose '
+      'another split with --eval_split (train, val).',
+    ),
+  ],
+)
+def test_wrong_layouts(files, words, tmp_path):
+  assert words.format(tmp_path) in _error(_write(tmp_path, files))
+
+
+def test_wrong_places(tmp_path):
+  assert 'needs --data_dir' in _error(None)
+  assert '/none is not a directory' in _error(f'{tmp_path}/none')
+  _write(tmp_path, _FEW)
+  assert f'--eval_split=dev is not in --data_dir={tmp_path}' in _error(
+    str(tmp_path), eval_split='dev'
+  )
+  assert ', which holds train, val.' in _error(str(tmp_path), train_split='dev')
+
+
+# ------------------------------------------------------------------- decoding
+
+
+def _params(image_size, **fields):
+  params = hparams.parse(f'ds=folder,is={image_size},au=i,ec=cr,cp=0,bs=1')
+  for name, value in fields.items():
+    params = params.replace(name, value)
+  return params
+
+
+def _batch(data_dir, params, is_train, batch_size):
+  """Returns (images as grey levels, labels) of the first batch."""
+  dataset = datasets.load('folder', data_dir)
+  make = inputs.train_input_fn if is_train else inputs.eval_input_fn
+  with tf.Graph().as_default(), tf1.Session() as session:
+    batches = make(dataset, params, tf.float32)({'batch_size': batch_size})
+    iterator = tf1.data.make_initializable_iterator(batches)
+    batch = iterator.get_next()
+    session.run(iterator.initializer)
+    features, labels = session.run(batch)
+  return (features['images'] + 1) * 127.5, labels
+
+
+def _bmp_of_4_bits(indices, palette):
+  """A BMP of 16 colors, as Pillow does not write it; the top row is first."""
+  height, width = indices.shape
+  padded = np.pad(indices, ((0, 0), (0, -width % 8)))
+  rows = (padded[:, ::2] * 16 + padded[:, 1::2]).astype(np.uint8).tobytes()
+  colors = np.pad(palette[:, ::-1], ((0, 0), (0, 1))).astype(np.uint8).tobytes()
+  begin = 54 + len(colors)
+  header = np.array([begin + len(rows), 0, begin, 40, width, -height], '<i4')
+  rest = np.array([0, len(rows), 0, 0, 16, 0], '<i4')
+  return b'BM%s\x01\0\x04\0%s%s%s' % (
+    header.tobytes(),
+    rest.tobytes(),
+    colors,
+    rows,
+  )
+
+
+def test_files_of_every_kind(tmp_path):
+  # Each kind is a class; evaluation images of their own size stay as they are.
+  picture = _picture()
+  transparent = picture.copy()
+  transparent.putalpha(picture.convert('L'))
+  palette = picture.convert('P', palette=Image.Palette.ADAPTIVE)
+  images = {
+    'grey.jpg': (picture.convert('L'), 'JPEG'),
+    'color.jpeg': (picture, 'JPEG'),
+    'cmyk.jpg': (picture.convert('CMYK'), 'JPEG'),
+    'progressive.JPG': (picture, 'JPEG'),
+    'grey.png': (picture.convert('L'), 'PNG'),
+    'black_and_white.png': (picture.convert('1'), 'PNG'),
+    'grey_transparent.png': (transparent.convert('LA'), 'PNG'),
+    'color.png': (picture, 'PNG'),
+    'transparent.png': (transparent, 'PNG'),
+    'palette.png': (palette, 'PNG'),
+    'misnamed_jpeg.png': (picture, 'JPEG'),
+    'grey.bmp': (picture.convert('L'), 'BMP'),
+    'black_and_white.bmp': (picture.convert('1'), 'BMP'),
+    'palette.bmp': (palette, 'BMP'),
+    'color.bmp': (picture, 'BMP'),
+    'transparent.bmp': (transparent, 'BMP'),
+    'color.gif': (picture, 'GIF'),
+    'animated.gif': (picture, 'GIF'),
+  }
+  options = {
+    'progressive.JPG': {'progressive': True},
+    'animated.gif': {
+      'save_all': True,
+      'append_images': [_picture(seed=1), _picture(seed=2)],
+    },
+  }
+  encoded = {
+    name: _encoded(image, kind, **options.get(name, {}))
+    for name, (image, kind) in images.items()
+  }
+  indices = np.arange(32 * 32).reshape([32, 32]) * 7 % 16
+  colors = np.random.RandomState(3).randint(0, 256, (16, 3))
+  encoded['four_bits.bmp'] = _bmp_of_4_bits(indices, colors)
+  expected = {
+    name: np.asarray(Image.open(io.BytesIO(data)).convert('RGB'))
+    for name, data in encoded.items()
+  }
+  # Transparency is dropped, colors beneath it stay.
+  np.testing.assert_array_equal(expected['transparent.png'], picture)
+  np.testing.assert_array_equal(expected['four_bits.bmp'], colors[indices])
+
+  files = {f'val/{name}/{name}': data for name, data in encoded.items()}
+  data_dir = _write(
+    tmp_path, {**files, **{f'train{k[3:]}': v for k, v in files.items()}}
+  )
+  found, labels = _batch(data_dir, _params(32), False, len(files))
+  class_names = datasets.load('folder', data_dir).class_names
+  for image, label in zip(found, labels):
+    name = class_names[label]
+    # Decoders of JPEG differ in how they smooth colors; a wrong color, such as
+    # an inverted one of CMYK, would differ by far more.
+    tolerance = 12 if encoded[name].startswith(b'\xff\xd8') else 0.01
+    difference = np.abs(image[..., :3] - expected[name]).max()
+    assert difference <= tolerance, (name, difference)
+  trained, _ = _batch(data_dir, _params(32), True, 1)
+  assert trained.shape == (1, 32, 32, 6)
+
+
+def test_graph_has_static_shapes_and_no_python(tmp_path):
+  files = {**_FEW, 'train/cat/palette.bmp': _encoded(_picture(), 'BMP')}
+  dataset = datasets.load('folder', _write(tmp_path, files))
+  for make in (inputs.train_input_fn, inputs.eval_input_fn):
+    with tf.Graph().as_default() as graph:
+      batches = make(dataset, _params(16), tf.bfloat16)({'batch_size': 2})
+      features, labels = batches.element_spec
+      assert features['images'] == tf.TensorSpec([2, 16, 16, 6], tf.bfloat16)
+      assert labels == tf.TensorSpec([2], tf.int32)
+      graph_def = graph.as_graph_def()
+    ops = {node.op for node in graph_def.node}
+    for function in graph_def.library.function:
+      ops.update(node.op for node in function.node_def)
+    assert 'ReadFile' in ops and not {op for op in ops if 'PyFunc' in op}
+
+
+@pytest.mark.parametrize('is_train', [True, False])
+@pytest.mark.parametrize('size', [(1, 1), (8000, 6000)])
+def test_smallest_and_largest(size, is_train, tmp_path):
+  color = (200, 90, 30)
+  image = Image.new('RGB', size, color)
+  kinds = ['PNG', 'JPEG', 'BMP', 'GIF'] if size == (1, 1) else ['JPEG', 'PNG']
+  files = {
+    f'{split}/{kind}/1.{kind}': _encoded(image, kind)
+    for kind in kinds
+    for split in ('train', 'val')
+  }
+  data_dir = _write(tmp_path, files)
+  images, _ = _batch(data_dir, _params(24), is_train, len(kinds))
+  assert images.shape == (len(kinds), 24, 24, 6)
+  # Of one color everywhere, which JPEG changes a little.
+  assert np.abs(images - np.tile(color, 2)).max() <= 4
+
+
+# ----------------------------------------------------------------- bad images
+
+
+_TRUNCATED = _encoded(_picture(), 'JPEG')[:-60]
+_BAD = {
+  'train/cat/empty.png': (b'', 'Input is empty'),
+  'train/cat/text.jpg': (b'Not found. ' * 9, 'Unknown image file format'),
+  'train/dog/cut.jpg': (_TRUNCATED, 'Invalid JPEG data'),
+  'train/dog/cut.png': (_PNG[:-30], 'Invalid PNG data'),
+  'train/dog/cut.gif': (_encoded(_picture(), 'GIF')[:-99], 'Invalid GIF data'),
+  'train/dog/cut.bmp': (_encoded(_picture(), 'BMP')[:-99], 'header_size'),
+}
+
+
+@pytest.fixture
+def with_bad_ones(tmp_path):
+  good = {f'train/{c}/{i}.png': _PNG for i in range(40) for c in ('cat', 'dog')}
+  bad = {name: data for name, (data, _) in _BAD.items()}
+  data_dir = _write(tmp_path, {**_FEW, **good, **bad})
+  return datasets.load('folder', data_dir).train
+
+
+def test_bad_images_are_found_and_left_out(with_bad_ones, tmp_path):
+  bad = faults.find(with_bad_ones)
+  assert bad == sorted(bad)
+  assert {with_bad_ones.where(position) for position in bad} == {
+    f'{tmp_path}/{name}' for name in _BAD
+  }
+  for position in bad:
+    line = faults.describe(with_bad_ones, position)
+    path = with_bad_ones.where(position)
+    _, words = _BAD[path.removeprefix(f'{tmp_path}/')]
+    assert line.startswith(f'{path} cannot be used: ') and words in line
+    assert '\n' not in line and '[[' not in line
+
+  rest = faults.without(with_bad_ones, bad)
+  assert rest.num_examples == 82
+  assert {image for image, _ in _records(rest)} == {_PNG}
+  assert faults.find(rest) == []
+  assert faults.explain(rest) is None
+  assert faults.without(rest, []) is rest
+  faults.check_if_quick(rest)
+
+
+def test_first_bad_image_is_named(with_bad_ones, monkeypatch):
+  first = with_bad_ones.where(faults.find(with_bad_ones)[0])
+  assert faults.explain(with_bad_ones).startswith(f'{first} cannot be used: ')
+  with pytest.raises(ValueError) as error:
+    faults.check_if_quick(with_bad_ones)
+  assert str(error.value).startswith(f'{first} cannot be used: ')
+  assert str(error.value).endswith(
+    '6 of 88 images are bad; delete what is bad, or skip it with '
+    '--skip_bad_images.'
+  )
+  # Larger sets would have to wait.
+  monkeypatch.setattr(faults, 'MAX_BYTES_UNASKED', with_bad_ones.num_bytes - 1)
+  faults.check_if_quick(with_bad_ones)
+
+
+def test_file_that_has_gone_is_named(tmp_path):
+  split = datasets.load('folder', _write(tmp_path, _FEW)).evaluation
+  (tmp_path / 'val' / 'dog' / 'b.png').unlink()
+  assert faults.explain(split).startswith(
+    f'{tmp_path}/val/dog/b.png cannot be used: '
+  )
+
+
+def test_nothing_but_bad_images(tmp_path):
+  files = {**_FEW, 'val/dog/b.png': b''}
+  split = datasets.load('folder', _write(tmp_path, files)).evaluation
+  with pytest.raises(ValueError, match='none of the 1 images of val can be'):
+    faults.without(split, faults.find(split))
+
+
+# -------------------------------------------------------------------- batches
+
+
+def _check(data_dir, **fields):
+  params = _params(32, batch_size=2, **fields)
+  inputs.check(datasets.load('folder', data_dir), params)
+
+
+def test_one_class_is_no_task_unless_labels_do_not_count(tmp_path):
+  files = {'train/all/1.png': _PNG, 'train/all/2.png': _PNG}
+  data_dir = _write(tmp_path, {**files, 'val/all/1.png': _PNG})
+  with pytest.raises(ValueError, match='one class only, all: there is nothing'):
+    _check(data_dir)
+  without_labels = {'loss.contrastive.use_labels': False}
+  # The classifier of stage 2 needs them all the same.
+  with pytest.raises(ValueError, match='one class only'):
+    _check(data_dir, **without_labels)
+  _check(data_dir, **without_labels, **{'stage_2.epochs': 0})
+
+
+def test_fewer_images_than_a_batch(tmp_path):
+  data_dir = _write(tmp_path, _FEW)
+  _check(data_dir)
+  params = _params(32, batch_size=3)
+  with pytest.raises(ValueError, match='--batch_size=3 is larger than the 2'):
+    inputs.check(datasets.load('folder', data_dir), params)
+
+
+# ------------------------------------------------------------------ whitening
+
+
+def test_mean_and_standard_deviation_by_hand(tmp_path):
+  # Two images, of two and four pixels: each counts as one image of 2 x 2.
+  one = np.array([[[0, 255, 10], [0, 255, 10]]] * 2, np.uint8)
+  two = np.array([[[255, 255, 20], [0, 255, 30]]] * 2, np.uint8)
+  data_dir = _write(
+    tmp_path,
+    {
+      'train/a/1.png': _encoded(Image.fromarray(one[:1]), 'PNG'),
+      'train/b/2.png': _encoded(Image.fromarray(two), 'PNG'),
+      'val/a/1.png': _PNG,
+    },
+  )
+  split = datasets.load('folder', data_dir).train
+  found = whitening.measure(split, image_size=2)
+  assert (found.num_images, found.image_size) == (2, 2)
+  # Red: of eight pixels, two are 1 and six are -1: mean -0.5, mean square 1.
+  # Blue: four 10, two 20, two 30; mean 17.5, variance 56.25 + 12.5 = 68.75.
+  np.testing.assert_allclose(
+    found.mean, [-0.5, 1, 17.5 / 127.5 - 1], rtol=1e-12
+  )
+  # Green never changes: half a grey level.
+  np.testing.assert_allclose(
+    found.std, [0.75**0.5, 0.5 / 127.5, 68.75**0.5 / 127.5], rtol=1e-12
+  )
+  assert whitening.measure(split, image_size=2) == found
+
+
+def test_measured_colors_are_kept(tmp_path, monkeypatch):
+  split = datasets.load('folder', _write(tmp_path, _FEW)).train
+  monkeypatch.setattr(whitening, 'MAX_IMAGES', 1)
+  found = whitening.measure(split, image_size=8)
+  assert found.num_images == 1
+  path = tmp_path / 'whitening.json'
+  assert whitening.read(str(path)) is None
+  path.write_text(json.dumps(vars(found)))
+  assert whitening.read(str(path)) == found
+  path.write_text('{"mean": 3}')
+  with pytest.raises(ValueError, match='whitening.json holds no mean'):
+    whitening.read(str(path))
