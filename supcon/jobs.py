@@ -392,22 +392,22 @@ class Job:
     """Evaluates each checkpoint of model_dir until that of the last step."""
     done = -1
     is_compared = bool(self._newest())  # By prepare.
-    waiting_since = None
+    is_waiting = False
     while done < self._plan.total_steps:
       found = checkpoints.steps_and_paths(self._options.model_dir)
       is_over = self._plan.total_steps in found
       new = [step for step in found if step > done]
       if not new:
-        if waiting_since is None:
+        if not is_waiting:
           logging.info(
             'waiting for a checkpoint after step %d in %s',
             done,
             self._options.model_dir,
           )
-        waiting_since = waiting_since or time.time()
+        is_waiting = True
         time.sleep(_POLL_SECONDS)
         continue
-      waiting_since = None
+      is_waiting = False
       done, begun = new[0], time.time()
       if not is_compared:
         # Restoring would adopt the shapes of the checkpoint without a word.

@@ -8,6 +8,7 @@ first place that has a file wins, file by file.
 import json as json_lib
 import os
 import pathlib
+import zlib
 
 import numpy as np
 import pytest
@@ -50,3 +51,19 @@ def npz(name):
 def json(name):
   """Returns a .json file; NaN and Infinity are read as floats."""
   return json_lib.loads(path(name).read_text())
+
+
+def variable(name, shape, salt=0):
+  """Returns the value of a model variable by the rule of README.md there."""
+  seed = (zlib.crc32(name.encode()) + salt) % 2**32
+  x = np.random.RandomState(seed).randn(*shape)
+  kind = name.rpartition('/')[-1]
+  if kind == 'gamma':
+    x = 1 + 0.1 * x
+  elif kind == 'moving_variance':
+    x = np.exp(0.2 * x)
+  elif kind in ('beta', 'moving_mean', 'bias'):
+    x = 0.1 * x
+  else:
+    x = x * np.sqrt(2 / np.prod(shape[:-1]))
+  return x.astype(np.float32)

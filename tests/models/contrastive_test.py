@@ -1,7 +1,6 @@
 """The model against outputs of the published one, and what it promises."""
 
 import collections
-import zlib
 
 import numpy as np
 import pytest
@@ -68,22 +67,6 @@ def _architecture(flags):
   return hparams.Architecture(**values)
 
 
-def _rule(name, shape, salt):
-  """The value of a variable by the rule of the golden README."""
-  seed = (zlib.crc32(name.encode()) + salt) % 2**32
-  x = np.random.RandomState(seed).randn(*shape)
-  kind = name.rpartition('/')[-1]
-  if kind == 'gamma':
-    x = 1 + 0.1 * x
-  elif kind == 'moving_variance':
-    x = np.exp(0.2 * x)
-  elif kind in ('beta', 'moving_mean', 'bias'):
-    x = 0.1 * x
-  else:
-    x = x * np.sqrt(2 / np.prod(shape[:-1]))
-  return x.astype(np.float32)
-
-
 def _restore(session, model, case):
   """Gives the model the variables of a golden model."""
   if case['checkpoint']:
@@ -91,7 +74,7 @@ def _restore(session, model, case):
     tf1.train.Saver(model.variables).restore(session, checkpoint)
     return
   values = {
-    v.initializer.inputs[1]: _rule(
+    v.initializer.inputs[1]: golden.variable(
       v.op.name, v.shape.as_list(), case['fill_salt']
     )
     for v in model.variables

@@ -1,7 +1,6 @@
 """Tests of supcon.serving.saved_model: a real export, loaded as users do."""
 
 import pathlib
-import zlib
 
 import numpy as np
 import pytest
@@ -37,26 +36,13 @@ _SIZES = {  # As the published facts call them.
 }
 
 
-def _random_value(name, shape):
-  """A value of a variable by the rule of the golden README."""
-  x = np.random.RandomState(zlib.crc32(name.encode())).randn(*shape)
-  kind = name.rpartition('/')[-1]
-  if kind == 'moving_variance':
-    return np.exp(0.2 * x)
-  if kind == 'gamma':
-    return 1 + 0.1 * x
-  if kind == 'kernel':
-    return x * np.sqrt(2 / np.prod(shape[:-1]))
-  return 0.1 * x
-
-
 @pytest.fixture(scope='module', name='checkpoint')
 def _checkpoint(tmp_path_factory):
   with tf.Graph().as_default():
     model = contrastive.ContrastiveModel(_PARAMS.architecture, _NUM_CLASSES)
     shapes = {v.op.name: v.shape.as_list() for v in model.variables}
   values = {
-    name: tf.constant(_random_value(name, shape), tf.float32)
+    name: tf.constant(golden.variable(name, shape))
     for name, shape in shapes.items()
   }
   values['global_step'] = tf.constant(3, tf.int64)

@@ -4,7 +4,6 @@ The training step is compared with the published one in parity_test.py.
 """
 
 import dataclasses
-import zlib
 
 import numpy as np
 import pytest
@@ -80,19 +79,6 @@ def _function(params=_PARAMS, stage=1, **changes):
   return model_fn.ModelFn(**{**arguments, **changes})
 
 
-def _random_value(name, shape):
-  """A value of a variable by the rule of the golden README."""
-  x = np.random.RandomState(zlib.crc32(name.encode())).randn(*shape)
-  kind = name.rpartition('/')[-1]
-  if kind == 'moving_variance':
-    return np.exp(0.2 * x)
-  if kind == 'gamma':
-    return 1 + 0.1 * x
-  if kind == 'kernel':
-    return x * np.sqrt(2 / np.prod(shape[:-1]))
-  return 0.1 * x
-
-
 @pytest.fixture(scope='module', name='checkpoint')
 def _checkpoint(tmp_path_factory):
   """A checkpoint of the model, moving statistics and all."""
@@ -105,7 +91,7 @@ def _checkpoint(tmp_path_factory):
     tensor_names=list(shapes),
     shape_and_slices=[''] * len(shapes),
     tensors=[
-      tf.constant(_random_value(name, shape), tf.float32)
+      tf.constant(golden.variable(name, shape))
       for name, shape in shapes.items()
     ],
   )
