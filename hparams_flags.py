@@ -17,7 +17,8 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
   'mode': (
     'train: train only. eval: evaluate each new checkpoint of a training '
     'job until the final one. train_then_eval: train, then evaluate and '
-    'export once.'
+    'export once. inspect_data: show training images beside their augmented '
+    'views, and measure what the input pipeline spends its time on.'
   ),
   'model_dir': 'Directory for checkpoints, summaries, results and exports.',
   'data_dir': (
@@ -30,13 +31,24 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
     'during training, unless --batch_norm_in_train_mode.'
   ),
   'use_tpu': (
-    'Run on Cloud TPU. Not available yet: pass False to run on one GPU or on '
-    'CPU.'
+    'Run on the Cloud TPU that --tpu_name names. With False, on the GPUs of '
+    'this machine, else on CPU.'
   ),
-  'tpu_name': 'Name or grpc address of the Cloud TPU.',
-  'tpu_zone': 'Zone of the Cloud TPU.',
-  'gcp_project': 'Project of the Cloud TPU.',
-  'master': 'Address of the runtime; overrides --tpu_name.',
+  'tpu_name': (
+    'Name of the Cloud TPU; or its address, grpc://IP:8470; or local, on a TPU '
+    'VM.'
+  ),
+  'tpu_zone': 'Zone of the Cloud TPU; default is that of this machine.',
+  'gcp_project': 'Project of the Cloud TPU; default is that of this machine.',
+  'master': 'Like --tpu_name, and overrides it.',
+  'num_gpus': (
+    'With --use_tpu=False: how many GPUs of this machine train together; -1 '
+    'for all, 0 for the CPU. Several machines: see TF_CONFIG in the README.'
+  ),
+  'num_replicas': (
+    'On CPU, virtual devices that train together: slow, for trying out what '
+    'several GPUs would do.'
+  ),
   'steps_per_loop': 'Training steps on the TPU between visits to the host.',
   'summary_interval_steps': 'Steps between training summaries.',
   'save_interval_steps': 'Steps between checkpoints.',
@@ -52,7 +64,11 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
 
 _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   'batch_size': ('batch_size', 'Training examples per step, over all devices.'),
-  'eval_batch_size': ('eval.batch_size', 'Examples per evaluation step.'),
+  'eval_batch_size': (
+    'eval.batch_size',
+    'Examples per evaluation step, over all devices: all cores of a TPU, else '
+    'one device.',
+  ),
   'seed': (
     'seed',
     'Decides initial weights, order of examples, augmentation, label noise.',
@@ -138,6 +154,18 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   'defer_blurring': (
     'input_data.preprocessing.defer_blurring',
     'Blur on the accelerator instead of in the input pipeline.',
+  ),
+  'defer_augmentation': (
+    'input_data.preprocessing.defer_augmentation',
+    'Leave to the accelerator all that can be: images travel as bytes, and '
+    'color jitter and grayscale (unless RandAugment or a warp has to follow '
+    'them), whitening and blur are done by the model. For accelerators that '
+    'wait for their input.',
+  ),
+  'compile_augmentation': (
+    'input_data.preprocessing.compile_augmentation',
+    'Let XLA compile the changes of color in the input pipeline: twice as '
+    'fast. Turn it off where the hosts run a TensorFlow without XLA for CPU.',
   ),
   'use_pytorch_color_jitter': (
     'input_data.preprocessing.use_pytorch_color_jitter',

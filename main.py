@@ -38,6 +38,8 @@ def main(_):
   _quiet_tensorflow()
   from supcon import jobs
 
+  if params.input_data.preprocessing.compile_augmentation:
+    _quiet_xla()
   try:
     job = jobs.prepare(options, params)
     job.announce()
@@ -94,6 +96,23 @@ def _quiet_tensorflow():
   if not logging.level_debug():
     logger.setLevel(python_logging.ERROR)
     warnings.filterwarnings('ignore')
+
+
+def _quiet_xla():
+  """Lets XLA say, unheard, what it says once in a process to no logger."""
+  import tensorflow.compat.v1 as tf
+
+  stderr = os.dup(2)
+  try:
+    with open(os.devnull, 'w') as nowhere:
+      os.dup2(nowhere.fileno(), 2)
+    config = tf.ConfigProto(device_count={'GPU': 0})
+    with tf.Graph().as_default(), tf.Session(config=config) as session:
+      x = tf.placeholder(tf.float32, [])
+      session.run(tf.function(tf.abs, jit_compile=True)(x), {x: 0.0})
+  finally:
+    os.dup2(stderr, 2)
+    os.close(stderr)
 
 
 if __name__ == '__main__':

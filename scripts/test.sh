@@ -5,7 +5,7 @@
 #   scripts/test.sh
 #   scripts/test.sh -m 'not slow'
 #   scripts/test.sh -x tests/losses_test.py
-#   scripts/test.sh -n 4 --dist=loadfile    # on four processes
+#   scripts/test.sh -n 4    # on four processes; -n 0 on one; otherwise on two
 #
 # Makes .venv first if it is not there; PYTHON=... names the Python 3.10 or 3.11
 # to make it with.
@@ -16,5 +16,5 @@ prepare_environment requirements.txt tests/requirements.txt
 
 cd "$ROOT"
 exec "$PYTHON" -m pytest -c tests/pytest.ini --rootdir="$ROOT" \
-  --durations=15 --durations-min=1 \
+  --durations=15 --durations-min=1 -n 2 --dist=loadfile \
   "$@"

@@ -1,41 +1,146 @@
-"""From run options to a TPUEstimator."""
+"""From run options and devices to estimators."""
+
+import contextlib
+import os
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from supcon import devices as devices_lib
+from supcon import replicas
 from supcon import run_options
+from supcon import workers
 
 tf1 = tf.compat.v1
+tpu = tf1.estimator.tpu
 
 
-def check_device(options: run_options.RunOptions) -> None:
-  """Checks that the run fits the devices that the losses can span.
+class _Context(NamedTuple):
+  """Which host an input function is called for, as TPUEstimator says it."""
 
-  Raises:
-    ValueError: If it asks for a TPU, which has several cores.
-  """
-  if options.use_tpu:
-    raise ValueError(
-      '--use_tpu=True is not available yet: the loss and batch norm span one '
-      'device only; pass --use_tpu=False to run on one GPU or on CPU.'
-    )
+  current_host: int
+  num_hosts: int
 
 
 def build(
   options: run_options.RunOptions,
+  devices: devices_lib.Devices,
   model_fn,
   train_batch_size: int,
   eval_batch_size: int,
   seed: int,
-) -> tf1.estimator.tpu.TPUEstimator:
-  """Returns the estimator of one stage."""
-  tpu_config = tf1.estimator.tpu.TPUConfig(
+) -> tpu.TPUEstimator:
+  """Returns the estimator of one stage, for a TPU or for one device.
+
+  Off TPU it evaluates and exports, whatever trains.
+  """
+  return tpu.TPUEstimator(
+    model_fn=model_fn,
+    config=_run_config(options, devices, seed, cluster=devices.resolver),
+    use_tpu=options.use_tpu,
+    train_batch_size=train_batch_size,
+    eval_batch_size=eval_batch_size,
+    predict_batch_size=eval_batch_size,
+    # A second MetaGraph for TPU would keep TF2 from loading the SavedModel.
+    export_to_tpu=False,
+  )
+
+
+def train(
+  options: run_options.RunOptions,
+  devices: devices_lib.Devices,
+  function,
+  input_fn,
+  batch_size: int,
+  seed: int,
+  max_steps: int,
+) -> None:
+  """Trains one stage on all devices.
+
+  Args:
+    options: Checked RunOptions.
+    devices: Those of the run.
+    function: model_fn.ModelFn of the stage.
+    input_fn: Of inputs.train_input_fn.
+    batch_size: The global batch.
+    seed: Of the initial weights.
+    max_steps: The step to stop at.
+
+  Raises:
+    workers.LostWorkerError: If another machine is gone.
+  """
+  hooks, listeners = [function.nan_hook], [function.nan_listener]
+  if devices.strategy is None:
+    estimator = build(options, devices, function, batch_size, batch_size, seed)
+  else:
+    estimator = _build_distributed(options, devices, function, seed)
+    params = {'batch_size': devices.share(batch_size)}
+    if devices.cluster:
+      params['context'] = _Context(*devices.host)
+    if not devices.is_chief:
+      hooks.append(workers.ReadingHook(options.save_interval_steps))
+      listeners = None  # It saves nothing.
+    input_fn = _per_replica(input_fn, params)
+  with devices.watchdog.guarding():
+    estimator.train(
+      input_fn, max_steps=max_steps, hooks=hooks, saving_listeners=listeners
+    )
+
+
+def _per_replica(input_fn, params):
+  """Returns an input function whose elements the replicas take in turn.
+
+  Each replica of the machine takes one per step, in the order of their ids: so
+  the r-th of them has rows r * b to (r + 1) * b of the machine's part of the
+  global batch.
+  """
+  return lambda: input_fn(params)
+
+
+def _build_distributed(options, devices, function, seed):
+  """Returns the estimator that trains one stage on several GPUs or CPUs."""
+
+  @tf.autograph.experimental.do_not_convert
+  def call(features, labels, mode):
+    spec = function(features, labels, mode, {}).as_estimator_spec()
+    # Reported is the sum over all replicas, each of which knows the mean.
+    return spec._replace(loss=spec.loss / replicas.num_replicas())
+
+  # tf.distribute would look into a function that is not to be converted.
+  def model_fn(features, labels, mode):
+    return call(features, labels, mode)
+
+  changes = {}
+  if not devices.is_chief:
+    changes = dict(
+      save_checkpoints_steps=None,
+      save_checkpoints_secs=None,
+      save_summary_steps=None,
+      log_step_count_steps=None,
+    )
+  config = _run_config(
+    options,
+    devices,
+    seed,
+    master=devices.master,
+    train_distribute=devices.strategy,
+    **changes,
+  )
+  return tf1.estimator.Estimator(model_fn, config=config)
+
+
+def _run_config(options, devices, seed, **changes):
+  # SLICED: the first host of a TPU reads the evaluation examples for all, each
+  # of them once.
+  pipeline = tpu.InputPipelineConfig
+  tpu_config = tpu.TPUConfig(
     iterations_per_loop=options.steps_per_loop,
-    per_host_input_for_training=(
-      tf1.estimator.tpu.InputPipelineConfig.PER_HOST_V2
+    per_host_input_for_training=pipeline.PER_HOST_V2,
+    eval_training_input_configuration=(
+      pipeline.SLICED if options.use_tpu else pipeline.PER_HOST_V1
     ),
   )
-  config = tf1.estimator.tpu.RunConfig(
-    master=options.master,
+  arguments = dict(
     model_dir=options.model_dir,
     save_checkpoints_steps=options.save_interval_steps,
     keep_checkpoint_max=options.max_checkpoints_to_keep,
@@ -45,16 +150,26 @@ def build(
     save_summary_steps=options.summary_interval_steps,
     log_step_count_steps=options.summary_interval_steps,
     tf_random_seed=seed,
-    session_config=tf1.ConfigProto(allow_soft_placement=True),
+    session_config=_copy(devices.session_config),
     tpu_config=tpu_config,
   )
-  return tf1.estimator.tpu.TPUEstimator(
-    model_fn=model_fn,
-    config=config,
-    use_tpu=options.use_tpu,
-    train_batch_size=train_batch_size,
-    eval_batch_size=eval_batch_size,
-    predict_batch_size=eval_batch_size,
-    # A second MetaGraph for TPU would keep TF2 from loading the SavedModel.
-    export_to_tpu=False,
-  )
+  with _without(workers.VARIABLE):
+    return tpu.RunConfig(**{**arguments, **changes})
+
+
+def _copy(config):
+  """Returns a copy: an estimator writes into what it is given."""
+  copy = tf1.ConfigProto()
+  copy.CopyFrom(config)
+  return copy
+
+
+@contextlib.contextmanager
+def _without(variable):
+  """Hides an environment variable, here from an estimator that would obey."""
+  value = os.environ.pop(variable, None)
+  try:
+    yield
+  finally:
+    if value is not None:
+      os.environ[variable] = value

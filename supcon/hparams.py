@@ -251,6 +251,8 @@ class Preprocessing:
   crop_padding: int = _field('cp', 32)
   num_views: int = _field('nv', 2)
   measure_whitening: bool = _field('mw', False, published=False)
+  defer_augmentation: bool = _field('da', False, published=False)
+  compile_augmentation: bool = _field('ca', True, published=False)
 
   def check(self) -> None:
     _require(

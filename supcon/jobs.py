@@ -1,4 +1,4 @@
-"""The jobs: train, evaluate one checkpoint or each new one, export.
+"""The jobs: train, evaluate one checkpoint or each new one, export, inspect.
 
 `prepare` looks at every file and finds every mistake that can be found early;
 nothing is written to model_dir before it returns. `Job.announce` says what is
@@ -16,12 +16,15 @@ import time
 from absl import logging
 import tensorflow as tf
 
+from supcon import devices as devices_lib
 from supcon import estimators
 from supcon import hparams
 from supcon import run_options
+from supcon import workers
 from supcon.data import datasets
 from supcon.data import faults
 from supcon.data import inputs
+from supcon.data import inspection
 from supcon.data import preprocessing
 from supcon.data import whitening
 from supcon.models import contrastive
@@ -39,15 +42,22 @@ Stopped = (
   hooks.NanLossError,
   checkpoints.MismatchError,
   faults.BadExampleError,
+  workers.LostWorkerError,
 )
 
 _POLL_SECONDS = 2.0
+
+# How long a checkpoint may take from one machine to the others.
+_WAIT_SECONDS = 60.0
 
 # Files of model_dir that say what the data are. The first two go with every
 # export: one names the logits, the other says how images have to be whitened.
 _LABELS = 'labels.txt'
 _WHITENING = 'whitening.json'
 _BAD_IMAGES = 'bad_images.json'
+
+# What --mode=inspect_data writes, below model_dir.
+_INSPECTION = 'inspect_data'
 
 
 def prepare(options: run_options.RunOptions, params: hparams.HParams) -> 'Job':
@@ -63,7 +73,8 @@ def prepare(options: run_options.RunOptions, params: hparams.HParams) -> 'Job':
   """
   tf1.disable_v2_behavior()
   tf1.enable_v2_tensorshape()  # Shapes of plain ints, as in TensorFlow 2.
-  estimators.check_device(options)
+  devices = devices_lib.find(options)
+  devices_lib.check_batches(devices, options, params)
   dataset = datasets.load(
     params.input_data.input_fn,
     options.data_dir,
@@ -77,8 +88,9 @@ def prepare(options: run_options.RunOptions, params: hparams.HParams) -> 'Job':
   )
   inputs.check(dataset, params)
   run = stages.plan(params, dataset.num_train_examples)
-  job = Job(options, params, dataset, run)
-  job.check_checkpoints()
+  job = Job(options, params, devices, dataset, run)
+  if options.mode != 'inspect_data':
+    job.check_checkpoints()
   job.look_at_images()
   return job
 
@@ -86,11 +98,16 @@ def prepare(options: run_options.RunOptions, params: hparams.HParams) -> 'Job':
 class Job:
   """A run on a data set."""
 
-  def __init__(self, options, params, dataset, run):
+  def __init__(self, options, params, devices, dataset, run):
     self._options = options
     self._params = params
+    self._devices = devices
     self._dataset = dataset
     self._plan = run
+    # An inspection changes nothing that a run has written.
+    self._output_dir = options.model_dir
+    if options.mode == 'inspect_data':
+      self._output_dir = self._path(_INSPECTION)
     self._reference: str | None = None
     # What goes into bad_images.json and whitening.json.
     self._skipped: dict[str, dict] = {}
@@ -202,16 +219,14 @@ class Job:
       ValueError: If model_dir cannot be written.
     """
     self._warn_of_other_classes()
-    path = self._path('hparams.json')
-    record = {
-      'hparams': self._params.to_json(),
-      'compact': self._params.serialize(),
-    }
-    if tf.io.gfile.exists(path):
-      _log_changes(_read_json(path).get('hparams', {}), record['hparams'])
-    if self._options.mode != 'eval':
+    before = self._path('hparams.json')
+    path = self._output('hparams.json')
+    record = self._record()
+    if tf.io.gfile.exists(before):
+      _log_changes(_read_json(before).get('hparams', {}), record['hparams'])
+    if self._options.mode != 'eval' and self._devices.is_chief:
       try:
-        tf.io.gfile.makedirs(self._options.model_dir)
+        tf.io.gfile.makedirs(self._output_dir)
         _write_json(path, record)
         self._write_facts_of_data()
       except (OSError, FileError) as error:
@@ -238,6 +253,14 @@ class Job:
       self._plan.steps_per_epoch,
       self._plan.total_steps,
     )
+    if self._options.trains:
+      logging.info('%s', self._devices.describe(self._params.batch_size))
+
+  def _record(self):
+    return {
+      'hparams': self._params.to_json(),
+      'compact': self._params.serialize(),
+    }
 
   def _write_facts_of_data(self):
     """Writes what the data are, for later runs and for users of the model.
@@ -252,7 +275,7 @@ class Job:
     if self._skipped:
       facts[_BAD_IMAGES] = _json_text(self._skipped)
     for name, text in facts.items():
-      path = self._path(name)
+      path = self._output(name)
       if self._options.mode != 'eval' or not tf.io.gfile.exists(path):
         _write(path, text)
 
@@ -263,15 +286,39 @@ class Job:
       Stopped: If the loss is not a number any more, an image is bad, or a
         checkpoint that is to be evaluated is of another model.
     """
+    if self._options.mode == 'inspect_data':
+      self._inspect()
+      return
     if self._options.mode == 'eval':
       self._evaluate_each()
       return
     self._train()
-    if self._options.mode == 'train_then_eval':
+    if self._options.evaluates and self._devices.is_chief:
       self._summarize(self._evaluate(self._newest()))
+
+  def _inspect(self):
+    """Shows what training would see, and measures what it costs to make."""
+    with self._naming_bad_images(self._dataset.train):
+      sheet = inspection.contact_sheet(self._dataset, self._params)
+      path = sheet.write(self._output_dir)
+      speed = inspection.measure(self._dataset, self._params)
+    report = self._output('inspect_data.json')
+    _write_json(
+      report, {'contact_sheet': sheet.to_json(), 'speed': speed.to_json()}
+    )
+    self._report_skipped('train')
+    print(
+      f'\n{speed.describe()}\n\n'
+      f'Contact sheet: {path}\n'
+      f'Its rows, and the figures: {report}\n'
+      f'TensorBoard: tensorboard --logdir {self._output_dir}',
+      flush=True,
+    )
 
   def _train(self):
     """Trains what remains of the plan, stage by stage."""
+    if self._devices.cluster:
+      self._meet()
     step = self._newest_step()
     if step:
       logging.info(
@@ -283,23 +330,68 @@ class Job:
         else 'nothing is left to train',
       )
     for stage in self._plan.stages:
-      step = self._newest_step()
       if step >= stage.stop_step:
         continue
       logging.info(
         'stage %d: steps %d to %d', stage.number, step, stage.stop_step
       )
-      function = self._model_fn(stage)
       with self._naming_bad_images(self._dataset.train):
-        self._estimator(function).train(
+        estimators.train(
+          self._options,
+          self._devices,
+          self._model_fn(stage),
           inputs.train_input_fn(
             self._dataset, self._params, self._dtype(), start_step=step
           ),
+          batch_size=self._params.batch_size,
+          seed=self._params.seed,
           max_steps=stage.stop_step,
-          hooks=[function.nan_hook],
-          saving_listeners=[function.nan_listener],
         )
+      step = stage.stop_step
+      if self._devices.cluster:
+        self._wait_for_checkpoint(step)
     self._report_skipped('train')
+
+  def _meet(self):
+    """Waits for the chief, who has to train the same in the same directory."""
+    # Whoever sees the chief's server finds what the chief has announced.
+    logging.info(
+      'worker %d listens at %s', self._devices.host.index, self._devices.master
+    )
+    path = self._path('hparams.json')
+    mine = self._record()['compact']
+    self._wait_for(
+      'hparams.json with the flags of this worker',
+      lambda: tf.io.gfile.exists(path) and _read_json(path)['compact'] == mine,
+    )
+
+  def _wait_for_checkpoint(self, step):
+    """Waits until this worker sees what the chief has written.
+
+    Else it would begin the next stage with an older checkpoint; and the chief
+    would take a worker that has finished before for one that was lost.
+    """
+    self._wait_for(
+      f'checkpoint of step {step}', lambda: self._newest_step() >= step
+    )
+
+  def _wait_for(self, what, is_there):
+    """Waits for what the chief writes, from when the chief is there."""
+    begun, is_waiting = None, False
+    with self._devices.watchdog.guarding(_WAIT_SECONDS) as watchdog:
+      while not is_there():
+        if not is_waiting:
+          logging.info('waiting for %s in %s', what, self._options.model_dir)
+        is_waiting = True
+        if begun is None and watchdog.has_seen(0):
+          begun = time.monotonic()
+        if begun and time.monotonic() - begun > _WAIT_SECONDS:
+          raise workers.LostWorkerError(
+            f'found no {what} in --model_dir={self._options.model_dir}, where '
+            'the chief should have written it; give all workers the same flags '
+            'and the same directory, on a file system that they share.'
+          )
+        time.sleep(_POLL_SECONDS)
 
   def _evaluate(self, checkpoint: str) -> dict:
     """Evaluates and exports a checkpoint; returns what result.json holds."""
@@ -374,7 +466,7 @@ class Job:
         'WARNING: %d bad images of split %s were skipped; %s lists them',
         count,
         self._dataset.split(is_train=part == 'train').name,
-        self._path(_BAD_IMAGES),
+        self._output(_BAD_IMAGES),
       )
 
   @contextlib.contextmanager
@@ -452,6 +544,9 @@ class Job:
       stage=stage,
       num_classes=self._dataset.num_classes,
       num_eval_examples=self._dataset.num_eval_examples,
+      mean=self._dataset.info.mean,
+      std=self._dataset.info.std,
+      dtype=self._dtype(),
       model_dir=options.model_dir,
       summary_interval_steps=options.summary_interval_steps,
       use_tpu=options.use_tpu,
@@ -464,6 +559,7 @@ class Job:
   def _estimator(self, function):
     return estimators.build(
       self._options,
+      self._devices,
       function,
       train_batch_size=self._params.batch_size,
       eval_batch_size=self._params.eval.batch_size,
@@ -499,6 +595,9 @@ class Job:
 
   def _path(self, name):
     return os.path.join(self._options.model_dir, name)
+
+  def _output(self, name):
+    return os.path.join(self._output_dir, name)
 
 
 def _lines_of_changes(params):

@@ -264,7 +264,7 @@ def supcon_loss(
 
     return tf.squeeze(tf.where(is_defined, -pooled, 0.0), axis=1), gradient
 
-  return loss_of(tf.matmul(anchors, contrasts, transpose_b=True))
+  return loss_of(replicas.inner_products(anchors, contrasts))
 
 
 def _softmax(values, mask):

@@ -4,10 +4,11 @@ No TensorFlow in here: flags are parsed and checked before it is imported.
 """
 
 import dataclasses
+import os
 
 from supcon import hparams
 
-MODES = ('train', 'eval', 'train_then_eval')
+MODES = ('train', 'eval', 'train_then_eval', 'inspect_data')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +24,27 @@ class RunOptions:
   tpu_zone: str | None = None
   gcp_project: str | None = None
   master: str | None = None
+  num_gpus: int = -1
+  num_replicas: int = 1
   steps_per_loop: int = 1000
   summary_interval_steps: int = 100
   save_interval_steps: int = 1000
   max_checkpoints_to_keep: int = 5
   keep_checkpoint_interval_secs: float = 36000000.0
   eval_interval_secs: int = 60
+
+  @property
+  def trains(self) -> bool:
+    return self.mode in ('train', 'train_then_eval')
+
+  @property
+  def evaluates(self) -> bool:
+    return self.mode in ('eval', 'train_then_eval')
+
+  @property
+  def tpu_address(self) -> str | None:
+    """The TPU's name or grpc address, or 'local'."""
+    return self.master or self.tpu_name
 
   def check(self, params: hparams.HParams) -> None:
     """Checks all that can be checked without looking at any file.
@@ -67,3 +83,38 @@ class RunOptions:
         'a --warm_start_* flag is on but --reference_ckpt is empty; name the '
         'checkpoint or training directory to start from.'
       )
+    self._check_devices()
+
+  def _check_devices(self):
+    if self.num_gpus < -1:
+      raise ValueError(
+        f'--num_gpus={self.num_gpus} must be 0 or more, or -1 for all.'
+      )
+    if self.num_replicas < 1:
+      raise ValueError(f'--num_replicas={self.num_replicas} must be positive.')
+    if not self.use_tpu or self.mode == 'inspect_data':
+      return
+    if not self.tpu_address:
+      raise ValueError(
+        '--use_tpu=True, the default, needs --tpu_name=NAME, the address '
+        '--tpu_name=grpc://IP:8470, or --tpu_name=local on a TPU VM; to run on '
+        'GPUs or on CPU pass --use_tpu=False.'
+      )
+    for flag, default in (('num_gpus', -1), ('num_replicas', 1)):
+      if getattr(self, flag) != default:
+        raise ValueError(
+          f'--{flag}={getattr(self, flag)} is not for TPUs; leave it out, or '
+          'pass --use_tpu=False.'
+        )
+    if self.tpu_address == 'local':
+      return
+    for flag, directory in (
+      ('model_dir', self.model_dir),
+      ('data_dir', self.data_dir or os.environ.get('TFDS_DATA_DIR', '')),
+    ):
+      if '://' not in directory or directory.startswith('file://'):
+        raise ValueError(
+          f'--{flag}={directory} is local, but the TPU {self.tpu_address} '
+          'reads and writes by itself; name a directory on gs://, or pass '
+          '--tpu_name=local on a TPU VM, or --use_tpu=False.'
+        )

@@ -24,6 +24,8 @@ _LAYERS = (
   ('supcon.losses', 'supcon.models.layers'),
   ('supcon.data', 'supcon.models', 'supcon.serving', 'supcon.training'),
   ('supcon.training.model_fn',),
+  ('supcon.workers',),
+  ('supcon.devices',),
   ('supcon.estimators',),
   ('supcon.jobs',),
 )

@@ -189,7 +189,7 @@ def _assert_evaluation_is_right(result, data_dir, params):
   losses, first_views = [], []
   for features, batch_labels in batches.as_numpy_iterator():
     is_example = features['weights'] > 0
-    views = np.split(features['images'][is_example], 2, axis=-1)
+    views = np.moveaxis(features['images'][is_example], 1, 0)
     first_views.append(views[0])
     classes = batch_labels[is_example]
     if not params.loss.contrastive.use_labels:
@@ -285,7 +285,7 @@ class TestTrainThenEval:
     )
     # Something has been learnt, and not everything: else a wrong evaluation
     # could be right by chance.
-    assert 0.3 < metrics['top_1_accuracy'] < 0.95
+    assert 0.2 < metrics['top_1_accuracy'] < 0.95
 
   def test_summary_at_the_end(self, trained):
     top_1 = 100 * trained.result['metrics']['top_1_accuracy']
@@ -890,6 +890,8 @@ def _assert_refused(returncode, stdout, stderr, words):
     ({'crop_area_range': '0.5,wide'}, ['--crop_area_range', 'wide']),
     ({'hparams': 'bs=4,foo=1'}, ['--hparams', "'foo'"]),
     ({'model_dir': ''}, ['--model_dir is empty']),
+    ({'use_tpu': True}, ['--use_tpu=True', '--tpu_name', '--use_tpu=False']),
+    ({'num_gpus': -2}, ['--num_gpus=-2']),
     (
       {'reference_ckpt': 'somewhere'},
       ['--reference_ckpt=somewhere', '--warm_start_encoder'],
@@ -935,9 +937,21 @@ _REFUSALS = {
     {'data_dir': '{file}'},
     ['--data_dir={file}', 'directory'],
   ),
-  'tpu': (
+  'tpu_that_is_not_here': (
+    {'use_tpu': True, 'tpu_name': 'local'},
+    ["TPU 'local'", 'no TPU core', '--use_tpu=False'],
+  ),
+  'tpu_without_its_storage': (
     {'use_tpu': True, 'tpu_name': 'none-of-that-name'},
-    ['--use_tpu=True', '--use_tpu=False'],
+    ['--model_dir=', 'local', 'gs://', '--use_tpu=False'],
+  ),
+  'batch_that_replicas_do_not_divide': (
+    {'num_replicas': 3},
+    ['--batch_size=64', '3 CPU devices', 'try 63 or 66'],
+  ),
+  'more_gpus_than_there_are': (
+    {'num_gpus': 1000},
+    ['--num_gpus=1000', 'at most'],
   ),
   'model_dir_of_a_shallower_network': (
     {'model_dir': '{trained}', 'resnet_depth': 34},

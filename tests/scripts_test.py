@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -398,3 +399,142 @@ class TestSetUp:
     result, _ = self.run('-k', 'losses', '-x', script='test.sh')
     assert ' -m pytest ' in result.stdout.splitlines()[-1]
     assert result.stdout.endswith(' -k losses -x\n')
+
+
+# --- Several workers on one machine -------------------------------------------
+
+_LOCAL_WORKERS = _ROOT / 'scripts' / 'local_workers.sh'
+
+
+class TestLocalWorkers:
+  """A script of a few lines stands in for a training."""
+
+  def run(self, directory, body, *flags, count=2):
+    script = _write_executable(directory / 'work', f'#!/bin/bash\n{body}\n')
+    return _run(_LOCAL_WORKERS, str(count), str(script), *flags, cwd=directory)
+
+  def test_each_knows_all_and_itself(self, tmp_path):
+    body = 'echo "$TF_CONFIG" > "$1-$$"; echo "$2"; echo error >&2'
+    result = self.run(tmp_path, body, 'config', 'a  b', count=3)
+    assert result.returncode == 0, result.stderr
+    configs = [json.loads(p.read_text()) for p in tmp_path.glob('config-*')]
+    (addresses,) = {tuple(each['cluster']['worker']) for each in configs}
+    assert len(set(addresses)) == 3
+    assert all(each.startswith('localhost:') for each in addresses)
+    tasks = sorted(each['task']['index'] for each in configs)
+    assert tasks == [0, 1, 2]
+    assert {each['task']['type'] for each in configs} == {'worker'}
+    for output, text in ((result.stdout, 'a  b'), (result.stderr, 'error')):
+      assert sorted(output.splitlines()) == [f'[{i}] {text}' for i in range(3)]
+
+  def test_fails_if_one_fails(self, tmp_path):
+    body = 'case "$TF_CONFIG" in *\'"index": 1\'*) exit 3 ;; esac'
+    result = self.run(tmp_path, body)
+    assert result.returncode == 1
+    assert 'worker 1 ended with status 3' in result.stderr
+    assert 'worker 0' not in result.stderr
+
+  @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+  def test_passes_signals_on(self, tmp_path, number):
+    # It handles SIGINT, which bash has background processes ignore.
+    script = tmp_path / 'work.py'
+    script.write_text(
+      'import signal, sys, time\n'
+      f'signal.signal({int(number)}, lambda *_: sys.exit(7))\n'
+      'print("ready", flush=True)\n'
+      'time.sleep(50)\n'
+    )
+    process = subprocess.Popen(
+      [str(_LOCAL_WORKERS), '2', sys.executable, '-S', str(script)],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    lines = [process.stdout.readline() for _ in range(2)]
+    assert sorted(lines) == ['[0] ready\n', '[1] ready\n']
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    for worker in (0, 1):
+      assert f'worker {worker} ended with status 7' in errors
+
+  @pytest.mark.parametrize('arguments', [[], ['2'], ['two', 'x'], ['0', 'x']])
+  def test_says_how_it_is_used(self, tmp_path, arguments):
+    result = _run(_LOCAL_WORKERS, *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.count('\n') == 1
+    assert 'usage: scripts/local_workers.sh N SCRIPT' in result.stderr
+
+
+# --- Cloud TPU ----------------------------------------------------------------
+
+# An interpreter of which the test decides what is installed, and which logs
+# what pip is asked for.
+_TPU_PYTHON = f"""#!/bin/bash
+if [[ "$1 $2" == '-m pip' ]]; then
+  printf '%s\\n' "${{@:3}}" > "$LOG"
+else
+  PYTHONPATH="$INSTALLED" exec '{sys.executable}' -S "$@"
+fi
+"""
+_TPU_TENSORFLOW = """
+from types import SimpleNamespace as Namespace
+__version__ = 'VERSION'
+tpu = Namespace(**ESTIMATOR)
+compat = Namespace(v1=Namespace(estimator=Namespace(tpu=tpu)))
+"""
+
+
+class TestTpuSetUp:
+  def run(self, tmp_path, installed, estimator="{'TPUEstimator': None}"):
+    """Returns the finished process, and what pip was asked for."""
+    packages = tmp_path / 'installed'
+    packages.mkdir()
+    for name in installed:
+      info = packages / f'{name.replace("-", "_")}-0.1.dist-info'
+      info.mkdir()
+      (info / 'METADATA').write_text(f'Name: {name}\nVersion: 0.1\n')
+    tensorflow = _TPU_TENSORFLOW.replace('VERSION', '2.15.0')
+    (packages / 'tensorflow.py').write_text(
+      tensorflow.replace('ESTIMATOR', estimator)
+    )
+    for name in ('absl', 'tensorflow_datasets'):
+      (packages / f'{name}.py').touch()
+    python = _write_executable(tmp_path / 'python', _TPU_PYTHON)
+    log = tmp_path / 'log'
+    result = _run(
+      _ROOT / 'scripts' / 'setup_tpu.sh',
+      cwd=tmp_path,
+      PYTHON=python,
+      LOG=log,
+      INSTALLED=packages,
+    )
+    return result, log.read_text().splitlines() if log.exists() else []
+
+  def test_leaves_what_is_there(self, tmp_path):
+    result, asked = self.run(tmp_path, ['numpy', 'absl-py'])
+    assert result.returncode == 0, result.stderr
+    assert 'TensorFlow 2.15.0 stays' in result.stdout
+    assert asked[0] == 'install' and '--no-deps' in asked
+    names = {each.split('==')[0] for each in asked if '==' in each}
+    assert {'tensorflow-datasets', 'cloud-tpu-client', 'protobuf'} <= names
+    assert not names & {
+      'tensorflow',
+      'tensorflow-estimator',
+      'keras',
+      'numpy',
+      'absl-py',
+    }
+
+  def test_asks_for_nothing_twice(self, tmp_path):
+    lines = (_ROOT / 'requirements.txt').read_text().splitlines()
+    names = [line.split('==')[0] for line in lines if '==' in line[:40]]
+    result, asked = self.run(tmp_path, [n for n in names if n[0] != '#'])
+    assert result.returncode == 0, result.stderr
+    assert asked == []
+
+  def test_refuses_a_tensorflow_without_tpu_estimator(self, tmp_path):
+    result, asked = self.run(tmp_path, [], estimator='{}')
+    assert result.returncode == 1
+    assert 'no TensorFlow with TPUEstimator' in result.stderr
+    assert asked == []

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from supcon.data import image_ops
+from supcon.data import colors
 
 # The grey that stands for "nothing here" in both papers.
 _GREY = 128
@@ -79,7 +79,7 @@ def contrast(image, factor):
   levels = tf.cast(image, tf.float32)
   mean = tf.reduce_mean(_by_row(levels), axis=0)
   mean = tf.reduce_mean(tf.reshape(mean, [-1, 3]), axis=0)
-  grey = tf.round(tf.reduce_sum(mean * image_ops.LUMA))
+  grey = tf.round(tf.reduce_sum(mean * colors.LUMA))
   return _blend_with_grey(levels, grey, factor)
 
 
@@ -90,7 +90,10 @@ def _blend_with_grey(levels, grey, factor):
 def color(image, factor):
   """Blends with each pixel's luma: 0 gives greys, 1 the image, more color."""
   levels = tf.cast(image, tf.float32)
-  return _truncate(image_ops.blend_with_luma(levels, factor))
+  # Blended as one product of each pixel with a matrix.
+  to_luma = np.tile(colors.LUMA[:, np.newaxis], 3)
+  matrix = factor * np.eye(3, dtype=np.float32) + (1 - factor) * to_luma
+  return _truncate(tf.tensordot(levels, matrix, axes=1))
 
 
 def sharpness(image, factor):

@@ -11,8 +11,6 @@ windows are int32: a shape is [height, width], a window [top, left, height,
 width], both in pixels.
 """
 
-import functools
-
 import numpy as np
 import tensorflow as tf
 
@@ -25,10 +23,8 @@ _CROP_ASPECT_RANGE = (3 / 4, 4 / 3)
 _CROP_MIN_COVERED = 0.1
 _CROP_ATTEMPTS = 100
 
-# SimCLR, https://arxiv.org/abs/2002.05709, appendix A: the ranges of color
-# jitter at strength 1, and of the standard deviation of the blur in pixels.
-_JITTER_RANGE = 0.8
-_JITTER_HUE_RANGE = 0.2
+# SimCLR, https://arxiv.org/abs/2002.05709, appendix A: the range of the
+# standard deviation of the blur in pixels.
 _BLUR_SIGMA_RANGE = (0.1, 2.0)
 
 # The random warp: control points per side, and how far one moves at most in
@@ -248,7 +244,12 @@ def resize(image, size):
   Returns:
     uint8 [*size, 3].
   """
-  return tf.cast(tf1.image.resize(image, size), tf.uint8)
+  return tf.cast(interpolate(image, size), tf.uint8)
+
+
+def interpolate(image, size):
+  """`resize`, but for the truncation: float32 [*size, 3] in 0..255."""
+  return tf1.image.resize(image, size)
 
 
 def shape_with_shorter_side(shape, side):
@@ -273,146 +274,23 @@ def flip(image):
   return tf.reverse(image, axis=[1])
 
 
-# -------------------------------------------------------------------- colors
-
-LUMA = np.float32([0.2989, 0.587, 0.114])  # ITU-R BT.601
-_TO_LUMA = np.tile(LUMA[:, np.newaxis], 3)  # [3, 3]: luma on each channel.
-
-
-def _mix_channels(image, matrix):
-  return tf.tensordot(image, matrix, axes=1)
-
-
-def grayscale(image):
-  """Returns the luma of `image` on each channel, uint8 [height, width, 3]."""
-  image = tf.image.convert_image_dtype(image, tf.float32)
-  return tf.image.convert_image_dtype(_mix_channels(image, _TO_LUMA), tf.uint8)
-
-
-def blend_with_luma(image, factor):
-  """Returns factor * image + (1 - factor) * luma, float [height, width, 3]."""
-  # As one product.
-  matrix = factor * np.eye(3, dtype=np.float32) + (1 - factor) * _TO_LUMA
-  return _mix_channels(image, matrix)
-
-
-def _clip(image):
-  # One pass over the image where tf.clip_by_value makes two.
-  return tf.raw_ops.ClipByValue(t=image, clip_value_min=0.0, clip_value_max=1.0)
-
-
-def _tf_brightness(image, delta):
-  return _clip(image + delta)
-
-
-def _tf_contrast(image, factor):
-  return _clip(tf.image.adjust_contrast(image, factor))
-
-
-def _torch_brightness(image, factor):
-  return _clip(factor * image)
-
-
-def _torch_contrast(image, factor):
-  mean_luma = tf.reduce_sum(tf.reduce_mean(image, axis=[0, 1]) * LUMA)
-  return _clip(factor * image + (1 - factor) * mean_luma)
-
-
-def _torch_saturation(image, factor):
-  return _clip(blend_with_luma(image, factor))
-
-
-# The four effects of color jitter: brightness, contrast, saturation, hue.
-# Float images in [0, 1] stay in it. TensorFlow's brightness is an offset, its
-# contrast is relative to the mean of each channel and its saturation acts in
-# HSV space; torchvision's three are blends, with black, with the mean luma and
-# with each pixel's luma.
-_EFFECTS = (
-  _tf_brightness,
-  _tf_contrast,
-  tf.image.adjust_saturation,
-  tf.image.adjust_hue,
-)
-_PYTORCH_EFFECTS = (
-  _torch_brightness,
-  _torch_contrast,
-  _torch_saturation,
-  tf.image.adjust_hue,
-)
-
-
-def adjust_colors(image, values, order, use_pytorch):
-  """Changes brightness, contrast, saturation and hue one after the other.
-
-  Args:
-    image: uint8 [height, width, 3].
-    values: float32 [4], the strengths of the four effects, in this order. They
-      leave the image as it is at 0, 1, 1, 0 (TensorFlow's variant) or 1, 1, 1,
-      0 (torchvision's). Hue is an angle in turns.
-    order: int32 [4], a permutation of 0..3: the effects, first to last.
-    use_pytorch: Whether the effects are torchvision's or TensorFlow's.
-
-  Returns:
-    uint8 [height, width, 3].
-  """
-  effects = _PYTORCH_EFFECTS if use_pytorch else _EFFECTS
-  adjusted = tf.image.convert_image_dtype(image, tf.float32)
-  for position in range(len(effects)):
-    adjusted = tf.switch_case(
-      order[position],
-      [
-        functools.partial(effect, adjusted, values[index])
-        for index, effect in enumerate(effects)
-      ],
-    )
-  return tf.image.convert_image_dtype(adjusted, tf.uint8)
-
-
-def color_jitter(image, strength, use_pytorch, seed):
-  """Random changes of color in random order.
-
-  Args:
-    image: uint8 [height, width, 3].
-    strength: Python float > 0. Brightness, contrast and saturation vary by up
-      to 0.8 times it, hue by up to 0.2 turns times it.
-    use_pytorch: Whether the effects are torchvision's or TensorFlow's.
-    seed: int32 or int64 [2].
-
-  Returns:
-    uint8 [height, width, 3].
-  """
-  span = _JITTER_RANGE * strength
-  hue_span = min(_JITTER_HUE_RANGE * strength, 0.5)
-  # A factor below 0 would invert the image.
-  low_factor, high_factor = max(1 - span, 0), 1 + span
-  low = np.float32([-span, low_factor, low_factor, -hue_span])
-  high = np.float32([span, high_factor, high_factor, hue_span])
-  if use_pytorch:
-    low[0], high[0] = low_factor, high_factor
-
-  value_seed, order_seed = tf.unstack(tf.random.split(seed))
-  values = tf.random.stateless_uniform([4], value_seed, low, high)
-  order = tf.random.experimental.stateless_shuffle(tf.range(4), order_seed)
-  return adjust_colors(image, values, order, use_pytorch)
-
-
 # ---------------------------------------------------------------------- blur
 
 
-def random_blur_sigma(probability, seed):
-  """The blur of one view: nothing is blurred yet.
+def random_blur_sigma(draws, probability):
+  """The blur of a view: nothing is blurred yet.
 
   Args:
-    probability: Python float, how probable it is that the view is blurred.
-    seed: int32 or int64 [2].
+    draws: float32 [..., 2], uniform in [0, 1).
+    probability: Float [...], how probable it is that the view is blurred.
 
   Returns:
-    float32 scalar: the standard deviation in pixels, uniform in 0.1..2, or 0
-    for a view that is not blurred.
+    float32 [...]: the standard deviation in pixels, uniform in 0.1..2, or 0 for
+    a view that is not blurred.
   """
-  draws = tf.random.stateless_uniform([2], seed)
   low, high = _BLUR_SIGMA_RANGE
-  return tf.where(draws[0] < probability, low + (high - low) * draws[1], 0.0)
+  sigmas = low + (high - low) * draws[..., 1]
+  return tf.where(draws[..., 0] < probability, sigmas, 0.0)
 
 
 def gaussian_blur(images, sigmas):
@@ -585,26 +463,3 @@ def whiten(image, mean, std):
   mean = tf.constant(np.broadcast_to(mean, row), image.dtype)
   std = tf.constant(np.broadcast_to(std, row), image.dtype)
   return (image - mean) / std
-
-
-# -------------------------------------------------------------------- chance
-
-
-def random_apply(function, probability, image, seed):
-  """Applies `function` to `image` with the given probability.
-
-  Args:
-    function: From an image to one of the same shape and type; not computed
-      where it is not applied.
-    probability: Python float in [0, 1].
-    image: uint8 [height, width, 3].
-    seed: int32 or int64 [2].
-
-  Returns:
-    uint8 [height, width, 3].
-  """
-  return tf.cond(
-    tf.random.stateless_uniform([], seed) < probability,
-    lambda: function(image),
-    lambda: image,
-  )

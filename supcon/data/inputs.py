@@ -7,27 +7,60 @@ run that starts again at step s sees what it would have seen.
 """
 
 from collections.abc import Callable
+import enum
 import functools
+import math
 from typing import Any
 
 import tensorflow as tf
 
 from supcon import hparams
 from supcon.data import datasets
+from supcon.data import image_ops
 from supcon.data import order
 from supcon.data import preprocessing
 from supcon.data import seeds
 from supcon.data import splits
 
-# Encoded examples up to this size in all (CIFAR-10 takes 110 MiB) are held in
-# memory, where any permutation costs nothing.
+# Examples up to this size in all are held in memory, where any permutation
+# costs nothing: decoded if that fits (CIFAR-10 takes 146 MiB), else encoded.
 MAX_BYTES_IN_MEMORY = 256 * 2**20
 
 # Larger sets are shuffled while they are read, in windows of this size: about
 # 2,400 examples of ImageNet. Up to three of them are in memory.
 WINDOW_BYTES = 256 * 2**20
 
+# How many examples are finished together: more would save little more of the 50
+# microseconds that it takes to start a program, and need more memory.
+_MAX_GROUP = 16
+
 InputFn = Callable[[dict[str, Any]], tf.data.Dataset]
+
+
+class Holding(enum.Enum):
+  """What of all training examples is in memory before the first step."""
+
+  PIXELS = 'images as they are decoded'
+  FILES = 'images as they are encoded'
+  NAMES = 'names of image files'
+  NOTHING = 'nothing, examples are streamed'
+
+
+def holding(dataset: datasets.Dataset) -> Holding:
+  """Returns how the training examples of a data set are held."""
+  split = dataset.train
+  if split.num_bytes <= MAX_BYTES_IN_MEMORY:
+    shape = dataset.image_shape
+    if shape and _num_decoded_bytes(split, shape) <= MAX_BYTES_IN_MEMORY:
+      return Holding.PIXELS
+    return Holding.FILES
+  if isinstance(split.storage(), splits.Files):
+    return Holding.NAMES
+  return Holding.NOTHING
+
+
+def _num_decoded_bytes(split, shape):
+  return split.num_examples * math.prod(shape) * 3
 
 
 def check(dataset: datasets.Dataset, params: hparams.HParams) -> None:
@@ -54,7 +87,7 @@ def check(dataset: datasets.Dataset, params: hparams.HParams) -> None:
       f'{params.input_data.max_samples}); give at most '
       f'{dataset.num_train_examples}.'
     )
-  if params.input_data.class_balanced and not _may_be_held(dataset.train):
+  if params.input_data.class_balanced and holding(dataset) == Holding.NOTHING:
     raise ValueError(
       '--class_balanced=True needs all labels before the first step, but the '
       f'{dataset.train.num_bytes / 2**20:.0f} MiB of --input_fn='
@@ -82,11 +115,8 @@ def train_input_fn(
     A function of {'batch_size': B, 'context': which host this is, if there are
     several}, for TPUEstimator. B is a batch of one core, hence several of them
     may make up a host's part of a step. It returns an endless data set of
-    (features, labels):
-      features['images']: dtype [B, S, S, 3V], V views stacked on channels.
-      features['blur_sigmas']: float32 [B, V], in pixels, where blurring is left
-        to the model.
-      labels: int32 [B].
+    (features, labels): the features of preprocessing.train_views, each with a
+    leading dimension B, and the labels int32 [B].
   """
   build = functools.partial(_train_batches, dataset, params, dtype, start_step)
 
@@ -109,7 +139,7 @@ def eval_input_fn(
   Returns:
     A function as `train_input_fn` returns it, whose data set ends: each example
     occurs once, in the order of the records. The last batch is filled up with
-    zero images. One more feature tells them apart:
+    black images. One more feature tells them apart:
       features['weights']: float32 [B], 1 for examples, 0 for filling.
   """
   build = functools.partial(_eval_batches, dataset, params, dtype)
@@ -144,9 +174,7 @@ def _train_batches(dataset, params, dtype, start_step, host, batch_size):
     host=host,
     is_shared=input_data.shard_per_host,
   )
-  stream, read = _train_stream(
-    dataset.train, positions, input_data.class_balanced
-  )
+  stream, read = _train_stream(dataset, positions, input_data.class_balanced)
 
   def views(turn, index, example):
     encoded, label = read(*example)
@@ -157,22 +185,19 @@ def _train_batches(dataset, params, dtype, start_step, host, batch_size):
         input_data.label_noise_prob,
         seeds.key(params.seed, seeds.Purpose.LABEL_NOISE, index=index),
       )
-    images, blur_sigmas = preprocessing.train_views(
+    features = preprocessing.train_views(
       encoded,
       seeds.scrambled(
         seeds.key(params.seed, seeds.Purpose.TRAIN_VIEWS, turn, index)
       ),
       input_data.preprocessing,
-      dataset.info.mean,
-      dataset.info.std,
       dataset.info.flips,
       dataset.info.autoaugment_policy,
-      dtype,
     )
-    return {'images': images, 'blur_sigmas': blur_sigmas}, label
+    return features, label
 
   stream = stream.map(views, num_parallel_calls=tf.data.AUTOTUNE)
-  return _batched(stream, batch_size)
+  return _batched(stream, batch_size, dataset, params, dtype)
 
 
 def _eval_batches(dataset, params, dtype, batch_size):
@@ -180,20 +205,16 @@ def _eval_batches(dataset, params, dtype, batch_size):
 
   def views(index, record):
     encoded, label = record
-    images, blur_sigmas = preprocessing.eval_views(
+    features = preprocessing.eval_views(
       encoded,
       seeds.scrambled(
         seeds.key(params.seed, seeds.Purpose.EVAL_VIEWS, index=index)
       ),
       params.input_data.preprocessing,
-      dataset.info.mean,
-      dataset.info.std,
       dataset.info.flips,
       dataset.info.autoaugment_policy,
-      dtype,
     )
-    features = {'images': images, 'blur_sigmas': blur_sigmas, 'weights': 1.0}
-    return features, label
+    return {**features, 'weights': 1.0}, label
 
   examples = dataset.records(is_train=False).enumerate()
   examples = examples.map(views, num_parallel_calls=tf.data.AUTOTUNE)
@@ -204,34 +225,86 @@ def _eval_batches(dataset, params, dtype, batch_size):
   examples = examples.concatenate(
     tf.data.Dataset.from_tensors(filling).repeat(num_filling)
   )
-  return _batched(examples, batch_size)
+  return _batched(examples, batch_size, dataset, params, dtype)
 
 
-def _batched(examples, batch_size):
-  batches = examples.batch(batch_size, drop_remainder=True)
+def _batched(examples, batch_size, dataset, params, dtype):
+  """Returns batches of what the model takes."""
+  options = params.input_data.preprocessing
+  finish = None
+  if not options.defer_augmentation:
+    finish_views = functools.partial(
+      preprocessing.finish_on_host,
+      params=options,
+      mean=dataset.info.mean,
+      std=dataset.info.std,
+      dtype=dtype,
+    )
+
+    def finish(features, labels):
+      return finish_views(features), labels
+
+  batches = in_batches(examples, batch_size, finish)
   options = tf.data.Options()
   options.deterministic = True
   return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _train_stream(split, positions, class_balanced):
+def in_batches(examples, batch_size, finish):
+  """Batches examples, and finishes them in groups that share a program.
+
+  Args:
+    examples: A data set.
+    batch_size: Python int.
+    finish: From a batch of static size to another; or None. What it does to an
+      example must not depend on the others.
+
+  Returns:
+    A data set of batches.
+  """
+  if finish is None:
+    return examples.batch(batch_size, drop_remainder=True)
+  group_size = max(
+    size for size in range(1, _MAX_GROUP + 1) if batch_size % size == 0
+  )
+  groups = examples.batch(group_size, drop_remainder=True)
+  groups = groups.map(finish, num_parallel_calls=tf.data.AUTOTUNE)
+  batches = groups.batch(batch_size // group_size, drop_remainder=True)
+
+  def ungrouped(*parts):
+    parts = tf.nest.map_structure(
+      lambda value: tf.reshape(value, [batch_size, *value.shape[2:]]), parts
+    )
+    return parts if len(parts) > 1 else parts[0]
+
+  return batches.map(ungrouped)
+
+
+def _train_stream(dataset, positions, class_balanced):
   """Returns what stands at a host's positions, not read in full yet.
 
   Args:
-    split: The training examples.
+    dataset: The data set.
     positions: order.Positions.
     class_balanced: Whether all classes are equally frequent.
 
   Returns:
     A data set of (turn, example index, example): int64 [], int64 [] and a tuple
-    of tensors; and a function of the latter that returns (encoded image string
-    [], label int32 []).
+    of tensors; and a function of the latter that returns (image, label int32
+    []), the image being encoded, string [], or decoded, uint8 [h, w, 3].
   """
-  if split.num_bytes <= MAX_BYTES_IN_MEMORY:
-    whole = split.records().batch(split.num_examples, drop_remainder=True)
+  split, held = dataset.train, holding(dataset)
+  if held in (Holding.PIXELS, Holding.FILES):
+    examples = split.records()
+    if held == Holding.PIXELS:
+      examples = examples.map(
+        functools.partial(_decoded, shape=dataset.image_shape),
+        num_parallel_calls=tf.data.AUTOTUNE,
+      )
+    whole = examples.batch(split.num_examples, drop_remainder=True)
     return _held(whole, positions, class_balanced), _as_it_is
   storage = split.storage()
-  if isinstance(storage, splits.Files):
+  if held == Holding.NAMES:
     whole = tf.data.Dataset.from_tensors(storage.names())
     return _held(whole, positions, class_balanced), storage.read
   window_size = WINDOW_BYTES * split.num_examples // split.num_bytes
@@ -239,11 +312,9 @@ def _train_stream(split, positions, class_balanced):
   return stream, storage.parse
 
 
-def _may_be_held(split):
-  """Whether `_train_stream` holds all examples, or their paths, in memory."""
-  return split.num_bytes <= MAX_BYTES_IN_MEMORY or isinstance(
-    split.storage(), splits.Files
-  )
+def _decoded(encoded, label, shape):
+  image = image_ops.decode(encoded)
+  return tf.ensure_shape(image, [*shape, 3]), label
 
 
 def _held(whole, positions, class_balanced):

@@ -72,21 +72,17 @@ class ContrastiveModel(layers.Module):
     them.
 
     Args:
-      x: float32 or bfloat16 [B, H, W, 3 V]; V views of each sample stacked on
-        channels. The encoder computes in this type. B may be unknown.
+      x: float32 or bfloat16 [B, V, H, W, 3], V views of each sample; or
+        [B, H, W, 3 V], with the views stacked on channels. The encoder computes
+        in this type. B may be unknown.
       training: Python bool; whether batch norm uses the batch's statistics.
 
     Raises:
       ValueError: If the channels are not a multiple of 3.
     """
-    channels = x.shape[-1]
-    if not channels or channels % _IMAGE_CHANNELS:
-      raise ValueError(
-        f'images have {channels} channels; expected {_IMAGE_CHANNELS} for '
-        'each view.'
-      )
-    num_views = channels // _IMAGE_CHANNELS
-    images = tf.concat(tf.split(x, num_views, axis=-1), axis=0)
+    views = _views(x)
+    num_views = len(views)
+    images = tf.concat(views, axis=0)
     embedding = self.encoder(images, training)  # [V B, D], view by view.
     normalized_embedding = _unit_length(embedding)
 
@@ -117,6 +113,19 @@ class ContrastiveModel(layers.Module):
       projection=by_sample(_unit_length(projection)),
       logits=self.classification_head(first_view, training),
     )
+
+
+def _views(x):
+  """Returns the V views [B, H, W, 3] of either layout."""
+  channels = x.shape[-1]
+  if not channels or channels % _IMAGE_CHANNELS:
+    raise ValueError(
+      f'images have {channels} channels; expected {_IMAGE_CHANNELS} for '
+      'each view.'
+    )
+  if x.shape.rank == 5:
+    return tf.unstack(x, axis=1)
+  return tf.split(x, channels // _IMAGE_CHANNELS, axis=-1)
 
 
 def _unit_length(x):

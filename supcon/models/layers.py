@@ -108,7 +108,9 @@ class Module:
       op for module in self._walk() for op in module._moving_average_updates()
     ]
 
-  def _add_variable(self, role, name, shape, initializer, trainable=True):
+  def _add_variable(
+    self, role, name, shape, initializer, trainable=True, **options
+  ):
     variable = tf1.get_variable(
       f'{self.name}/{name}',
       shape,
@@ -116,6 +118,7 @@ class Module:
       initializer,
       trainable=trainable,
       use_resource=True,
+      **options,
     )
     self._variables.append((role, variable))
     return variable
@@ -233,7 +236,7 @@ class Dense(Module):
 
 
 class BatchNorm(Module):
-  """Batch normalisation (https://arxiv.org/abs/1502.03167), fused.
+  """Batch normalisation (https://arxiv.org/abs/1502.03167).
 
   gamma (x - mean) / sqrt(variance + 1e-5) + beta per channel, with the mean and
   biased variance of the batch in training, moving averages of momentum 0.9
@@ -257,38 +260,38 @@ class BatchNorm(Module):
     super().__init__(parent, 'batch_normalization')
     self._synchronised = synchronised
 
-    def add(name, value, trainable):
+    def add(name, value, **options):
       return self._add_variable(
         Role.BATCH_NORM,
         name,
         [channels],
         tf1.initializers.constant(value),
-        trainable,
+        **options,
       )
 
-    self._gamma = add('gamma', gamma, trainable=True)
-    self._beta = add('beta', 0.0, trainable=True) if use_beta else None
-    self._moving_mean = add('moving_mean', 0.0, trainable=False)
-    self._moving_variance = add('moving_variance', 1.0, trainable=False)
+    # Under tf.distribute each replica has its own, and a checkpoint the mean.
+    moving = dict(
+      trainable=False,
+      synchronization=tf.VariableSynchronization.ON_READ,
+      aggregation=tf.VariableAggregation.MEAN,
+    )
+    self._gamma = add('gamma', gamma)
+    self._beta = add('beta', 0.0) if use_beta else None
+    self._moving_mean = add('moving_mean', 0.0, **moving)
+    self._moving_variance = add('moving_variance', 1.0, **moving)
     self._batch_statistics = None
 
   def forward(self, x, training):
-    """Normalises [B, H, W, C] or [B, C].
-
-    Raises:
-      NotImplementedError: If statistics should span several replicas.
-    """
-    if training and self._synchronised and replicas.num_replicas() > 1:
-      # The one place that several replicas change: mean and variance over the
-      # global batch by replicas.mean, then tf.nn.batch_normalization.
-      raise NotImplementedError(
-        f'use_global_batch_norm on {replicas.num_replicas()} replicas is not '
-        'there yet; use one replica or --use_global_batch_norm=False.'
-      )
-    is_flat = x.shape.rank == 2
-    images = x[:, tf.newaxis, tf.newaxis, :] if is_flat else x
+    """Normalises [B, H, W, C] or [B, C]."""
     gamma = tf.convert_to_tensor(self._gamma)
     beta = tf.zeros_like(gamma) if self._beta is None else self._beta
+    if training and self._synchronised and replicas.num_replicas() > 1:
+      y, *self._batch_statistics = _normalize_by_global_statistics(
+        x, gamma, beta, self._moving_mean
+      )
+      return y
+    is_flat = x.shape.rank == 2
+    images = x[:, tf.newaxis, tf.newaxis, :] if is_flat else x
     if training:
       y, mean, variance = tf1.nn.fused_batch_norm(
         images, gamma, beta, epsilon=_EPSILON, is_training=True
@@ -370,5 +373,68 @@ def _group_convolution_by_depthwise(x, kernel, stride):
 
 def _biased(variance, images):
   """Turns the unbiased variance [C] of images [B, H, W, C] into the biased."""
-  count = tf.cast(tf.size(images) // images.shape[-1], tf.float32)
+  count = _values_per_channel(images)
   return variance * ((count - 1) / count)
+
+
+def _normalize_by_global_statistics(x, gamma, beta, shift):
+  """Batch norm over all replicas, with one collective each way.
+
+  The variance is E[(x - shift)^2] - E[x - shift]^2: a single sum over the
+  replicas, which cancels badly only where the mean is many standard deviations
+  away from the shift.
+
+  Args:
+    x: [..., C], this replica's part of the batch.
+    gamma: float32 [C].
+    beta: float32 [C].
+    shift: float32 [C], the same on all replicas and near the mean of `x`. The
+      result does not depend on it but for rounding.
+
+  Returns:
+    y: Like `x`, normalised. Its gradient is that of the sum of all replicas'
+      losses; that of gamma and beta is left to be summed over replicas.
+    mean, variance: float32 [C], the latter biased. Without gradient.
+  """
+  axes = list(range(x.shape.rank - 1))
+
+  @tf.custom_gradient
+  def normalize(x, gamma, beta, shift):
+    shifted = tf.cast(x, tf.float32) - shift
+    local_moments = [
+      tf.reduce_mean(values, axes) for values in (shifted, tf.square(shifted))
+    ]
+    moments = replicas.mean(tf.concat(local_moments, axis=0))
+    offset, square = tf.split(moments, 2)
+    variance = tf.maximum(square - tf.square(offset), 0.0)
+    scale = tf.math.rsqrt(variance + _EPSILON)
+    y = (shifted - offset) * (scale * gamma) + beta
+
+    def gradient(upstream, *_):
+      upstream = tf.cast(upstream, tf.float32)
+      normal = (tf.cast(x, tf.float32) - shift - offset) * scale
+      local_sums = tf.concat(
+        [
+          tf.reduce_sum(upstream, axes),
+          tf.reduce_sum(upstream * normal, axes),
+        ],
+        axis=0,
+      )
+      beta_gradient, gamma_gradient = tf.split(local_sums, 2)
+      # What the mean and the variance pass back, for each value alike.
+      by_mean, by_variance = tf.split(
+        replicas.mean(local_sums) / _values_per_channel(x), 2
+      )
+      x_gradient = upstream - by_mean - normal * by_variance
+      x_gradient = tf.cast(x_gradient * (scale * gamma), x.dtype)
+      return x_gradient, gamma_gradient, beta_gradient, None
+
+    return (tf.cast(y, x.dtype), shift + offset, variance), gradient
+
+  y, mean, variance = normalize(x, gamma, beta, shift)
+  return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
+
+
+def _values_per_channel(x):
+  """Returns how many values [..., C] has for each channel, a float32 scalar."""
+  return tf.cast(tf.size(x) // x.shape[-1], tf.float32)

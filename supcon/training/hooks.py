@@ -118,10 +118,17 @@ class NanListener(tf1.train.CheckpointSaverListener):
   the saver may look at that step first.
   """
 
-  def watch(self, stage: stages.Stage, losses: stages.LossParts) -> None:
-    """Says whose losses to report; to be called while the graph is built."""
+  def watch(
+    self, stage: stages.Stage, losses: stages.LossParts | None = None
+  ) -> None:
+    """Says whose losses to report; to be called while the graph is built.
+
+    Args:
+      stage: The stage that is trained.
+      losses: Its losses; None on TPU, where nobody can ask for them.
+    """
     self._stage = stage
-    self._losses = losses
+    self._losses = losses or ()
 
   def begin(self):
     self._broken = {
@@ -141,13 +148,15 @@ class NanListener(tf1.train.CheckpointSaverListener):
 
 
 def _message(what, step, stage, losses):
-  parts = ', '.join(
-    f'{name} {value:g}' for name, value in losses._asdict().items()
-  )
+  parts = ''
+  if losses:
+    parts = '; loss parts: ' + ', '.join(
+      f'{name} {value:g}' for name, value in losses._asdict().items()
+    )
   return (
-    f'{what} is not a finite number at step {step}, stage {stage.number}; '
-    f'loss parts: {parts}. Checkpoints saved before are untouched; try a '
-    'lower learning rate or a longer warm-up.'
+    f'{what} is not a finite number at step {step}, stage {stage.number}'
+    f'{parts}. Checkpoints saved before are untouched; try a lower learning '
+    'rate or a longer warm-up.'
   )
 
 

@@ -5,6 +5,7 @@ The tags are those of the published implementation.
 
 import tensorflow as tf
 
+from supcon import replicas
 from supcon.training import schedules
 from supcon.training import stages
 
@@ -46,9 +47,9 @@ def training_scalars(run, step, model, outputs, labels, losses, include_bias):
     run: stages.Plan.
     step: int64 scalar, the global step before the update.
     model: contrastive.ContrastiveModel.
-    outputs: contrastive.Outputs of this batch.
+    outputs: contrastive.Outputs of this replica's samples.
     labels: int32 [B].
-    losses: stages.LossParts.
+    losses: stages.LossParts, already means over replicas.
     include_bias: Whether biases count in the weight norms.
   """
   scalars = {
@@ -57,10 +58,14 @@ def training_scalars(run, step, model, outputs, labels, losses, include_bias):
     'loss/cross_entropy_loss': losses.cross_entropy,
     'current_epoch': schedules.current_epoch(step, run.steps_per_epoch),
   }
-  for k in (1, 5):
-    scalars[f'top_{k}_accuracy'] = tf.reduce_mean(
-      top_k_accuracy(labels, outputs.logits, k)
+  ranks = (1, 5)
+  accuracies = replicas.mean(
+    tf.stack(
+      [tf.reduce_mean(top_k_accuracy(labels, outputs.logits, k)) for k in ranks]
     )
+  )
+  for k, accuracy in zip(ranks, tf.unstack(accuracies)):
+    scalars[f'top_{k}_accuracy'] = accuracy
   for name, norm in stages.weight_norms(model, include_bias).items():
     scalars[f'weight_decay/{name}_weights'] = norm
   for stage, rate in zip(run.stages, run.learning_rates(step)):
@@ -75,7 +80,7 @@ def host_call(scalars, global_step, model_dir, interval_steps):
   """Returns a TPUEstimatorSpec host_call that writes training summaries.
 
   Args:
-    scalars: {tag: float32 scalar}, each a mean over this replica's samples.
+    scalars: {tag: float32 scalar}.
     global_step: int64 scalar, the step before the update.
     model_dir: Where the event file goes.
     interval_steps: A record is written at each multiple of it, on TPU, GPU and
@@ -83,6 +88,8 @@ def host_call(scalars, global_step, model_dir, interval_steps):
   """
 
   def write(global_step, **values):
+    if replicas.replica_id():
+      return []  # All replicas know the same, and the first one writes it.
     step = global_step[0]
     writer = tf.summary.create_file_writer(model_dir)
     is_recorded = tf.equal(step % interval_steps, 0)
@@ -91,7 +98,7 @@ def host_call(scalars, global_step, model_dir, interval_steps):
       tf.summary.record_if(is_recorded),
     ):
       for tag, value in values.items():
-        # One value per replica: the mean over all of them.
+        # On TPU one value per core: the mean over all of them.
         tf.summary.scalar(tag, tf.reduce_mean(value), step=step)
     written = tf1.summary.all_v2_summary_ops()
     with tf.control_dependencies(written):

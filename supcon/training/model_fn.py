@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from supcon import hparams
 from supcon import losses
-from supcon.data import image_ops
+from supcon import replicas
 from supcon.data import preprocessing
 from supcon.models import contrastive
 from supcon.serving import saved_model
@@ -31,6 +31,10 @@ class ModelFn:
     stage: The stage that is trained, or that made the evaluated checkpoint.
     num_classes: Classes of the data set.
     num_eval_examples: Examples of an evaluation, without padding.
+    mean: The mean color by which images are whitened, on the scale [-1, 1];
+      None if they are not.
+    std: Their standard deviation, likewise.
+    dtype: Of the images that the encoder sees.
     model_dir: Where training summaries go.
     summary_interval_steps: Steps between them.
     use_tpu: On TPU no hook can look into the training loop.
@@ -46,6 +50,9 @@ class ModelFn:
   stage: stages.Stage
   num_classes: int
   num_eval_examples: int
+  mean: tuple[float, ...] | None
+  std: tuple[float, ...] | None
+  dtype: tf.DType
   model_dir: str
   summary_interval_steps: int
   use_tpu: bool
@@ -77,12 +84,11 @@ class ModelFn:
       tf.reduce_mean(cross_entropy_loss),
       include_bias,
     )
+    reported = stages.LossParts(*tf.unstack(replicas.mean(tf.stack(parts))))
     step = tf1.train.get_or_create_global_step()
-    if self.reference_checkpoint:
-      self._warm_start(model)
     before_update = tf.identity(step)
     scalars = metrics.training_scalars(
-      self.run, before_update, model, outputs, labels, parts, include_bias
+      self.run, before_update, model, outputs, labels, reported, include_bias
     )
     with tf.control_dependencies([before_update, *tf.nest.flatten(scalars)]):
       train_op = stages.train_op(
@@ -93,21 +99,24 @@ class ModelFn:
         step,
         include_bias,
       )
-    self.nan_listener.watch(self.stage, parts)
     training_hooks = []
-    if not self.use_tpu:
-      self.nan_hook.watch(self.stage, before_update, parts)
+    if self.use_tpu:
+      self.nan_listener.watch(self.stage)
+    else:
+      self.nan_listener.watch(self.stage, reported)
+      self.nan_hook.watch(self.stage, before_update, reported)
       training_hooks.append(
         hooks.ProgressHook(self.run, self.stage, before_update, scalars)
       )
     return TPUEstimatorSpec(
       mode=ModeKeys.TRAIN,
-      loss=parts.total,
+      loss=reported.total,
       train_op=train_op,
       host_call=metrics.host_call(
         scalars, before_update, self.model_dir, self.summary_interval_steps
       ),
       training_hooks=training_hooks,
+      scaffold_fn=self._scaffold_fn(model),
     )
 
   def evaluate(self, features, labels) -> TPUEstimatorSpec:
@@ -120,13 +129,14 @@ class ModelFn:
     )
     # The estimator reports the mean of the batches' losses. Scaled like this
     # it is the mean over all examples, also when the last batch is padded.
-    batches = math.ceil(self.num_eval_examples / labels.shape[0])
+    global_batch = labels.shape[0] * replicas.num_replicas()
+    batches = math.ceil(self.num_eval_examples / global_batch)
     scale = weights * (batches / self.num_eval_examples)
     parts = stages.loss_parts(
       self.stage,
       model,
-      tf.reduce_sum(scale * contrastive_loss),
-      tf.reduce_sum(scale * cross_entropy_loss),
+      replicas.sum(tf.reduce_sum(scale * contrastive_loss)),
+      replicas.sum(tf.reduce_sum(scale * cross_entropy_loss)),
       self.params.loss.include_bias_in_weight_decay,
     )
     return TPUEstimatorSpec(
@@ -156,15 +166,13 @@ class ModelFn:
     )
 
   def _images(self, features):
-    """Returns images, dtype [B, S, S, 3V], blurred where that was deferred."""
-    images = features['images']
-    options = self.params.input_data.preprocessing
-    if not preprocessing.defers_blurring(options):
-      return images
-    views = tf.split(images, options.num_views, axis=-1)
-    sigmas = tf.unstack(features['blur_sigmas'], axis=1)
-    return tf.concat(
-      [image_ops.gaussian_blur(*each) for each in zip(views, sigmas)], axis=-1
+    """Returns the views, [B, V, S, S, 3], as the encoder sees them."""
+    return preprocessing.finish(
+      features,
+      self.params.input_data.preprocessing,
+      self.mean,
+      self.std,
+      self.dtype,
     )
 
   def _losses(self, outputs, labels, is_valid=None):
@@ -189,10 +197,21 @@ class ModelFn:
     )
     return contrastive_loss, cross_entropy_loss
 
-  def _warm_start(self, model):
-    tf1.train.init_from_checkpoint(
-      self.reference_checkpoint,
-      warm_start.assignment_map(
-        model, self.params.warm_start, self.reference_checkpoint
-      ),
-    )
+  def _scaffold_fn(self, model):
+    """Returns what has the estimator start variables from the reference."""
+    if not self.reference_checkpoint:
+      return None
+
+    def start():
+      tf1.train.init_from_checkpoint(
+        self.reference_checkpoint,
+        warm_start.assignment_map(
+          model, self.params.warm_start, self.reference_checkpoint
+        ),
+      )
+
+    def scaffold_fn():  # On TPU it is called outside the cores' program.
+      replicas.once(start)
+      return tf1.train.Scaffold()
+
+    return scaffold_fn

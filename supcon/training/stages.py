@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from supcon import enums
 from supcon import hparams
+from supcon import replicas
 from supcon.models import contrastive
 from supcon.training import optimizers
 from supcon.training import schedules
@@ -175,7 +176,13 @@ def make_optimizers(
         v for v in model.trainable_variables if v.ref() not in decayed
       ],
     )
-    optimizers.create_slots(result[stage.number], model.trainable_variables)
+
+  def create_slots():
+    for optimizer in result.values():
+      optimizers.create_slots(optimizer, model.trainable_variables)
+
+  # In one go: each call would count equal names from the start.
+  replicas.once(create_slots)
   return result
 
 
@@ -188,6 +195,8 @@ def train_op(
   include_bias: bool,
 ) -> tf.Operation:
   """Returns the op of one step of `stage`, which ends by counting `step`.
+
+  What is minimised is the mean of the replicas' losses.
 
   Variables that the loss does not reach get a gradient of zero: they stay, and
   their slots decay as they do in the published implementation.
@@ -202,8 +211,8 @@ def train_op(
   if stage.params.update_encoder_batch_norm:
     updates = model.batch_norm_updates()
   with tf.control_dependencies(updates):
-    return optimizer.apply_gradients(
-      zip(gradients, variables), global_step=step
+    return replicas.apply_mean_gradients(
+      optimizer, list(zip(gradients, variables)), step
     )
 
 

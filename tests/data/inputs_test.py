@@ -1,8 +1,8 @@
 """Tests of order, randomness and batching of the inputs.
 
 Most replace the augmentation by a stand-in that tells which image it was given
-(a number made of the encoded bytes) and with which seed, and so show what the
-input pipeline itself does.
+(a number made of its pixels) and with which seed, and so show what the input
+pipeline itself does.
 """
 
 import collections
@@ -16,6 +16,7 @@ import tensorflow as tf
 from supcon import enums
 from supcon import hparams
 from supcon.data import datasets
+from supcon.data import image_ops
 from supcon.data import inputs
 from supcon.data import preprocessing
 from tests.data import fakes
@@ -45,21 +46,37 @@ def dataset(request, data_dir, monkeypatch):
   return dataset
 
 
+def _number(image):
+  """A number made of the pixels of an image, which may be encoded, or not."""
+  if image.dtype == tf.string:
+    image = image_ops.decode(image)
+  pixels = tf.strings.as_string(tf.reshape(image, [-1]))
+  # What float32 holds exactly.
+  return tf.strings.to_hash_bucket_fast(
+    tf.strings.reduce_join(pixels, separator=','), 2**24
+  )
+
+
 @pytest.fixture
 def stand_in(monkeypatch):
   """Images are filled with their number, `blur_sigmas` hold the seed."""
 
-  def views(encoded, seed, params, mean, std, flips, policy, dtype):
-    del mean, std, flips, policy
+  def views(encoded, seed, params, flips, policy):
+    del flips, policy
     assert seed.shape == [2] and seed.dtype == tf.int64
-    # What float32 holds exactly.
-    number = tf.strings.to_hash_bucket_fast(encoded, 2**24)
-    shape = [params.image_size, params.image_size, 3 * params.num_views]
-    images = tf.fill(shape, tf.cast(number, dtype))
-    return images, tf.cast(tf.math.floormod(seed, 2**24), tf.float32)
+    shape = [params.num_views, params.image_size, params.image_size, 3]
+    return {
+      'images': tf.fill(shape, tf.cast(_number(encoded), tf.float32)),
+      'blur_sigmas': tf.cast(tf.math.floormod(seed, 2**24), tf.float32),
+    }
+
+  def finish(features, params, mean, std, dtype):
+    del params, mean, std
+    return {**features, 'images': tf.cast(features['images'], dtype)}
 
   monkeypatch.setattr(preprocessing, 'train_views', views)
   monkeypatch.setattr(preprocessing, 'eval_views', views)
+  monkeypatch.setattr(preprocessing, 'finish_on_host', finish)
 
 
 def _params(**preprocessing_fields):
@@ -105,7 +122,7 @@ Examples = collections.namedtuple('Examples', 'numbers seeds labels')
 def _examples(batches):
   """Returns which images, seeds and labels come one after the other."""
   return Examples(
-    np.concatenate([f['images'][:, 0, 0, 0] for f, _ in batches]),
+    np.concatenate([f['images'][:, 0, 0, 0, 0] for f, _ in batches]),
     np.concatenate([f['blur_sigmas'] for f, _ in batches]),
     np.concatenate([labels for _, labels in batches]),
   )
@@ -118,10 +135,11 @@ def _assert_equal(found, expected):
 def _label_of_number(dataset, is_train=True):
   """Returns {number of an image: its label}, in the order of the records."""
   with tf.Graph().as_default(), tf1.Session() as session:
-    records = dataset.records(is_train).batch(10000)
-    encoded, labels = tf1.data.make_one_shot_iterator(records).get_next()
-    numbers = tf.strings.to_hash_bucket_fast(encoded, 2**24)
-    numbers, labels = session.run((numbers, labels))
+    records = dataset.records(is_train).map(
+      lambda encoded, label: (_number(encoded), label)
+    )
+    records = tf1.data.make_one_shot_iterator(records.batch(10000))
+    numbers, labels = session.run(records.get_next())
   assert len(set(numbers)) == len(numbers)
   return dict(zip(numbers, labels))
 
@@ -217,16 +235,20 @@ def test_stream_goes_without_examples_that_are_left_out(
 def test_files_are_looked_up_as_if_they_were_in_memory(
   tmp_path, stand_in, monkeypatch
 ):
-  for name in ('train/a/1', 'train/a/2', 'train/a/3', 'train/b/1', 'val/b/1'):
+  names = ('train/a/1', 'train/a/2', 'train/a/3', 'train/b/1', 'val/b/1')
+  for level, name in enumerate(names):
     path = tmp_path / f'{name}.png'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(name.encode())
+    image = np.full([2, 2, 3], level, np.uint8)
+    path.write_bytes(tf.io.encode_png(image).numpy())
   dataset = datasets.load('folder', str(tmp_path))
   params = _params().replace('input_data.class_balanced', True)
   inputs.check(dataset, params)
+  assert inputs.holding(dataset) == inputs.Holding.FILES
   in_memory = _train(dataset, params, num_batches=4)
   monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 0)
   inputs.check(dataset, params)
+  assert inputs.holding(dataset) == inputs.Holding.NAMES
   _assert_equal(_train(dataset, params, num_batches=4), in_memory)
 
 
@@ -422,15 +444,21 @@ def test_evaluation_shares_no_seed_with_training(data_dir, stand_in):
 
 
 @pytest.mark.parametrize(
-  'name, num_views, dtype, max_bytes_in_memory',
+  'name, num_views, dtype, max_bytes_in_memory, is_deferred',
   [
-    ('cifar10', 1, tf.float32, 2**30),
-    ('cifar10', 3, tf.bfloat16, 2**30),
-    ('imagenet', 2, tf.float32, 0),
+    ('cifar10', 1, tf.float32, 2**30, False),
+    ('cifar10', 3, tf.bfloat16, 2**30, False),
+    ('imagenet', 2, tf.float32, 0, True),
   ],
 )
 def test_shapes_are_static(
-  name, num_views, dtype, max_bytes_in_memory, data_dir, monkeypatch
+  name,
+  num_views,
+  dtype,
+  max_bytes_in_memory,
+  is_deferred,
+  data_dir,
+  monkeypatch,
 ):
   monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', max_bytes_in_memory)
   dataset = datasets.load(name, data_dir)
@@ -438,19 +466,25 @@ def test_shapes_are_static(
     image_size=8,
     num_views=num_views,
     augmentation_type=enums.AugmentationType.SIMCLR,
+    defer_augmentation=is_deferred,
   )
+  images_dtype = tf.uint8 if is_deferred else dtype
+  features = {
+    'images': tf.TensorSpec([5, num_views, 8, 8, 3], images_dtype),
+    'blur_sigmas': tf.TensorSpec([5, num_views], tf.float32),
+  }
+  if is_deferred:
+    features.update(
+      jitter_values=tf.TensorSpec([5, num_views, 4], tf.float32),
+      jitter_order=tf.TensorSpec([5, num_views, 4], tf.int32),
+      is_gray=tf.TensorSpec([5, num_views], tf.bool),
+    )
   with tf.Graph().as_default() as graph:
     train, evaluation = (
       make(dataset, params, dtype)({'batch_size': 5}).element_spec
       for make in (inputs.train_input_fn, inputs.eval_input_fn)
     )
-    assert train == (
-      {
-        'images': tf.TensorSpec([5, 8, 8, 3 * num_views], dtype),
-        'blur_sigmas': tf.TensorSpec([5, num_views], tf.float32),
-      },
-      tf.TensorSpec([5], tf.int32),
-    )
+    assert train == (features, tf.TensorSpec([5], tf.int32))
     assert evaluation == (
       {**train[0], 'weights': tf.TensorSpec([5], tf.float32)},
       train[1],
@@ -464,11 +498,16 @@ def test_shapes_are_static(
     assert not {op for op in ops if 'PyFunc' in op}
 
 
-@pytest.mark.parametrize('name', ['cifar10', 'imagenet'])
-def test_augmented_batches_are_reproducible(name, data_dir):
+@pytest.mark.parametrize(
+  'name, is_deferred',
+  [('cifar10', False), ('cifar10', True), ('imagenet', False)],
+)
+def test_augmented_batches_are_reproducible(name, is_deferred, data_dir):
   dataset = datasets.load(name, data_dir)
   params = _params(
-    image_size=16, augmentation_type=enums.AugmentationType.SIMCLR
+    image_size=16,
+    augmentation_type=enums.AugmentationType.SIMCLR,
+    defer_augmentation=is_deferred,
   )
   whole = _train(dataset, params, num_batches=8)
   # Another graph, from step 2 on.
@@ -476,13 +515,91 @@ def test_augmented_batches_are_reproducible(name, data_dir):
   images = np.concatenate([features['images'] for features, _ in whole])
   assert np.isfinite(images).all()
   # Two views of an image differ, and so do two epochs of it.
-  assert len(np.unique(images[..., :3].reshape([32, -1]), axis=0)) == 32
-  assert np.all(np.any(images[..., :3] != images[..., 3:], axis=(1, 2, 3)))
+  first, second = images[:, 0], images[:, 1]
+  assert len(np.unique(first.reshape([32, -1]), axis=0)) == 32
+  assert np.all(np.any(first != second, axis=(1, 2, 3)))
 
   input_fn = inputs.eval_input_fn(dataset, params, tf.float32)
   evaluation = _fetch(input_fn, batch_size=4)
-  # 13 or 5 examples leave one in the last batch of 4; zeros fill it up.
-  assert not evaluation[-1][0]['images'][1:].any()
+  # 13 or 5 examples leave one in the last batch of 4; black images of no weight
+  # fill it up.
+  for name, values in evaluation[-1][0].items():
+    filling = values[1:]
+    color = filling[0, 0, 0, 0] if name == 'images' else 0
+    assert (filling == color).all(), name
+
+
+@pytest.mark.parametrize(
+  'batch_size, group_size',
+  # The largest divisor up to 16.
+  [(1, 1), (7, 7), (16, 16), (17, 1), (24, 12), (32, 16), (34, 2)],
+)
+def test_groups_do_not_show(batch_size, group_size):
+  sizes = []
+
+  def finish(features, labels):
+    sizes.append(labels.shape.as_list())
+    return {**features, 'twice': 2 * features['x']}, labels
+
+  def example(index):
+    return {'x': tf.fill([2, 3], index)}, index
+
+  examples = tf.data.Dataset.range(100).map(example)
+  found = inputs.in_batches(examples, batch_size, finish)
+  plain = inputs.in_batches(examples, batch_size, None)
+  assert set(map(tuple, sizes)) == {(group_size,)}
+  assert found.element_spec[0]['twice'].shape == [batch_size, 2, 3]
+  features, labels = plain.element_spec
+  assert found.element_spec == (
+    {**features, 'twice': features['x']},
+    labels,
+  )
+  found, plain = list(found), list(plain)
+  # What does not fill a batch is dropped.
+  assert len(found) == len(plain) == 100 // batch_size
+  for (features, labels), (plain_features, plain_labels) in zip(found, plain):
+    twice = features.pop('twice')
+    _assert_equal((features, labels), (plain_features, plain_labels))
+    np.testing.assert_array_equal(twice, 2 * features['x'])
+  np.testing.assert_array_equal(
+    np.concatenate([labels for _, labels in found]),
+    np.arange(100 // batch_size * batch_size),
+  )
+
+
+def test_groups_of_elements_that_are_no_pairs():
+  examples = tf.data.Dataset.range(8).map(lambda index: {'x': index})
+  batches = inputs.in_batches(examples, 4, lambda batch: {'y': -batch['x']})
+  found = [batch['y'].numpy().tolist() for batch in batches]
+  assert found == [[0, -1, -2, -3], [-4, -5, -6, -7]]
+
+
+def test_how_training_images_are_held_changes_nothing(
+  data_dir, stand_in, monkeypatch
+):
+  views = preprocessing.train_views
+  seen = []
+
+  def recording_views(image, *rest):
+    seen.append((image.dtype, image.shape))
+    return views(image, *rest)
+
+  monkeypatch.setattr(preprocessing, 'train_views', recording_views)
+  encoded = (tf.string, [])
+  dataset = datasets.load('cifar10', data_dir)
+  assert inputs.holding(dataset) == inputs.Holding.PIXELS
+  held = _train(dataset, _params(), num_batches=6)
+  assert seen.pop() == (tf.uint8, [8, 8, 3])
+  for shape in (None, (2000, 2000)):  # 23 * 3 * 2000^2 bytes are 263 MiB.
+    other = dataclasses.replace(dataset, image_shape=shape)
+    assert inputs.holding(other) == inputs.Holding.FILES
+    _assert_equal(_train(other, _params(), num_batches=6), held)
+    assert seen.pop() == encoded
+  # Where not even the files fit, they are read in another order.
+  monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 0)
+  assert inputs.holding(dataset) == inputs.Holding.NOTHING
+  _train(dataset, _params(), num_batches=1)
+  assert seen.pop() == encoded
 
 
 def test_batch_larger_than_the_training_set(data_dir):

@@ -209,6 +209,27 @@ def test_shapes_and_types(num_views, dtype):
   assert outputs.logits.shape == [3, 5]
 
 
+@pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize('num_views', [1, 2, 3])
+def test_views_may_have_a_dimension_of_their_own(num_views, dtype):
+  stacked = _views(num_views)
+  apart = np.stack(np.split(stacked, num_views, axis=-1), axis=1)
+  assert apart.shape == (3, num_views, 8, 8, 3)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    model = _small_model()
+    images = tf1.placeholder(dtype, [None, num_views, 8, 8, 3])
+    expected, outputs = [
+      [model(x, training) for training in (True, False)]
+      for x in (tf.cast(stacked, dtype), images)
+    ]
+    for output, other in zip(*map(tf.nest.flatten, (outputs, expected))):
+      assert output.shape[1:] == other.shape[1:]
+    session.run(tf1.global_variables_initializer())
+    cast = session.run(tf.cast(apart, dtype))
+    expected, outputs = session.run([expected, outputs], {images: cast})
+  tf.nest.map_structure(np.testing.assert_array_equal, outputs, expected)
+
+
 def test_features_of_a_view_stand_at_its_place():
   with tf.Graph().as_default(), tf1.Session() as session:
     model = _small_model()
@@ -342,5 +363,6 @@ def test_heads_see_the_inputs_that_are_asked_for(field, output, normalize):
 def test_images_that_are_not_views_are_refused():
   with tf.Graph().as_default():
     model = _small_model()
-    with pytest.raises(ValueError, match='4 channels'):
-      model(tf.zeros([2, 8, 8, 4]), training=False)
+    for shape in ([2, 8, 8, 4], [2, 3, 8, 8, 4]):
+      with pytest.raises(ValueError, match='4 channels'):
+        model(tf.zeros(shape), training=False)

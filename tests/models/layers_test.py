@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.tpu import tpu_function
 
 from supcon import replicas
 from supcon.models import layers
+from tests import mirrored
 
 tf1 = tf.compat.v1
 
@@ -38,7 +40,7 @@ def _random(*shape, seed=0):
 
 def _named(module, name):
   (variable,) = [
-    v for v in module.variables if v.op.name.rpartition('/')[-1] == name
+    v for v in module.variables if v.name.rpartition('/')[-1] == f'{name}:0'
   ]
   return variable
 
@@ -346,15 +348,122 @@ def test_batch_norm_takes_a_batch_of_unknown_size():
   np.testing.assert_allclose(found, [1.3, 0.9], rtol=1e-6)
 
 
-def test_global_statistics_on_several_replicas_are_refused(monkeypatch):
-  monkeypatch.setattr(replicas, 'num_replicas', lambda: 2)
-  root = _root()
-  x = tf.zeros([2, 1, 1, 1])
-  synchronised = layers.BatchNorm(root, 1, synchronised=True)
-  with pytest.raises(NotImplementedError, match='2 replicas'):
-    synchronised(x, training=True)
-  synchronised(x, training=False)
-  layers.BatchNorm(root, 1, synchronised=False)(x, training=True)
+# --- Batch norm on several replicas -------------------------------------------
+
+
+def _train_batch_norm(x, weights, synchronised, start):
+  """One step of a batch norm on this replica's share of a batch.
+
+  Args:
+    x: float32 [B, ..., C], the global batch.
+    weights: Like `x`. The loss is the sum of y^2 weights.
+    synchronised: As in BatchNorm.
+    start: Where the moving mean starts.
+
+  Returns:
+    Tensors: y, gradients of the loss with respect to x, gamma and beta, and the
+    moving mean and variance after the update.
+  """
+  norm = layers.BatchNorm(_root(), x.shape[-1], synchronised)
+  share = len(x) // replicas.num_replicas()
+  begin = replicas.replica_id() * share
+  local = tf.identity(tf.constant(x)[begin : begin + share])
+  assignment = _named(norm, 'moving_mean').assign(tf.fill([x.shape[-1]], start))
+  with tf.control_dependencies([assignment]):
+    y = norm(local, training=True)
+  weights = tf.constant(weights)[begin : begin + share]
+  loss = tf.reduce_sum(y**2 * weights)
+  gradients = tf.gradients(loss, [local, *norm.trainable_variables])
+  with tf.control_dependencies([y]):
+    updates = norm.batch_norm_updates()
+  with tf.control_dependencies(updates):
+    moving = [v.read_value() for v in norm.variables if not v.trainable]
+  return {
+    'y': y,
+    'of x': gradients[0],
+    'of variables': tf.stack(gradients[1:]),
+    'moving': tf.stack(moving),
+  }
+
+
+@pytest.mark.parametrize('start', [0.0, 3.0])
+@pytest.mark.parametrize('count', [2, 4])
+@pytest.mark.parametrize('shape', [(8, 3, 2, 5), (8, 5)])
+def test_synchronised_batch_norm_is_that_of_one_device(shape, count, start):
+  x, weights = 3 + 2 * _random(*shape), _random(*shape, seed=1)
+
+  def step():
+    return _train_batch_norm(x, weights, synchronised=True, start=start)
+
+  expected = _run(step())
+  found = mirrored.run(step, count)
+  for name in ('y', 'of x'):
+    together = np.concatenate([one[name] for one in found])
+    np.testing.assert_allclose(together, expected[name], rtol=1e-4, atol=1e-5)
+  # The sum over replicas is left to the optimizer.
+  total = sum(one['of variables'] for one in found)
+  np.testing.assert_allclose(
+    total, expected['of variables'], rtol=1e-4, atol=1e-4
+  )
+  for one in found:
+    np.testing.assert_allclose(one['moving'], expected['moving'], rtol=1e-5)
+
+
+def test_local_batch_norm_sees_its_own_replica_only():
+  x, weights = 3 + 2 * _random(6, 2, 2, 5), _random(6, 2, 2, 5, seed=1)
+  found = mirrored.run(
+    lambda: _train_batch_norm(x, weights, synchronised=False, start=0.0), 2
+  )
+  for one, share in zip(found, np.split(x, 2)):
+    rows = share.reshape(-1, 5)
+    expected = (share - rows.mean(0)) / np.sqrt(rows.var(0) + _EPSILON)
+    np.testing.assert_allclose(one['y'], expected, rtol=1e-4, atol=1e-5)
+    moving = [0.1 * rows.mean(0), 0.9 + 0.1 * rows.var(0, ddof=1)]
+    np.testing.assert_allclose(one['moving'], moving, rtol=1e-4)
+
+
+def test_a_checkpoint_holds_the_mean_of_local_moving_statistics(tmp_path):
+  x = np.float32([[1.0], [1.0], [5.0], [5.0]]).reshape(4, 1, 1, 1)
+
+  def build():
+    found = _train_batch_norm(x, x, synchronised=False, start=0.0)
+    return found['moving']
+
+  config = tf1.ConfigProto(device_count={'CPU': 2})
+  strategy = tf.distribute.MirroredStrategy(['/cpu:0', '/cpu:1'])
+  with tf1.Session(config=config) as session, strategy.scope():
+    moving = strategy.extended.call_for_each_replica(build)
+    saver = tf1.train.Saver()
+    session.run(tf1.global_variables_initializer())
+    session.run(moving.values)
+    path = saver.save(session, str(tmp_path / 'model'))
+  name = 'Root/batch_normalization/moving_mean'
+  # 0.9 * 0 + 0.1 * 1 and 0.9 * 0 + 0.1 * 5: 0.3 on average.
+  assert tf.train.load_variable(path, name) == pytest.approx([0.3])
+
+
+@pytest.mark.parametrize('far', [0.0, 10.0])
+def test_variance_does_not_cancel_where_the_mean_is_far_from_zero(far):
+  # The moving mean is the shift: at 0 the variance is a difference of numbers
+  # near 1e6, known to 0.06 each; close by it is exact.
+  x = np.float32(1000 + _random(8, 4, 4, 3))
+  found = mirrored.run(
+    lambda: _train_batch_norm(x, x, synchronised=True, start=1000.0 + far), 2
+  )
+  expected = x.reshape(-1, 3).astype(np.float64).var(0)
+  for one in found:
+    variance = (one['moving'][1] - 0.9) / 0.1
+    np.testing.assert_allclose(variance, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize('shape', [(4, 3, 3, 5), (4, 5)])
+def test_synchronised_batch_norm_has_one_collective_each_way(shape):
+  x = _random(*shape)
+  with tpu_function.tpu_shard_context(2):
+    _train_batch_norm(x, x, synchronised=True, start=0.0)
+  ops = tf1.get_default_graph().get_operations()
+  collectives = [op for op in ops if op.type == 'CrossReplicaSum']
+  assert [op.inputs[0].shape for op in collectives] == [[10], [10]]
 
 
 # --- bfloat16 -----------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from supcon import devices
 from supcon import estimators
 from supcon import hparams
 from supcon import run_options
@@ -67,14 +68,19 @@ def _path(checkpoint, tmp_path_factory):
     stage=run.stages[1],
     num_classes=_NUM_CLASSES,
     num_eval_examples=1,
+    mean=None,
+    std=None,
+    dtype=tf.float32,
     model_dir=model_dir,
     summary_interval_steps=1,
     use_tpu=False,
     reference_checkpoint=None,
     train_batch_norm=True,
   )
+  options = run_options.RunOptions(model_dir=model_dir, use_tpu=False)
   estimator = estimators.build(
-    run_options.RunOptions(model_dir=model_dir, use_tpu=False),
+    options,
+    devices.find(options),
     function,
     train_batch_size=4,
     eval_batch_size=4,

@@ -133,6 +133,21 @@ def test_nan_listener_refuses_to_save_what_is_broken(tmp_path, broken):
   assert not list(tmp_path.glob('model.ckpt-3*'))
 
 
+def test_nan_listener_may_know_no_losses():
+  # On TPU nobody can ask for them.
+  listener = hooks.NanListener()
+  listener.watch(_plan().stages[0])
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tf1.get_variable('w', initializer=math.nan, use_resource=True)
+    listener.begin()
+    session.run(tf1.global_variables_initializer())
+    with pytest.raises(hooks.NanLossError) as caught:
+      listener.before_save(session, 7)
+  assert str(caught.value).startswith(
+    'w (the first of 1 variables) is not a finite number at step 7, stage 1. '
+  )
+
+
 def test_nan_listener_lets_finite_weights_be_saved(tmp_path):
   _train_and_save(tmp_path, [2.0, 3.0])
   newest = tf.train.latest_checkpoint(str(tmp_path))

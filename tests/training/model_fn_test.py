@@ -70,6 +70,9 @@ def _function(params=_PARAMS, stage=1, **changes):
     'stage': run.stages[stage - 1],
     'num_classes': _NUM_CLASSES,
     'num_eval_examples': 1,
+    'mean': None,
+    'std': None,
+    'dtype': tf.float32,
     'model_dir': 'unused',
     'summary_interval_steps': 1,
     'use_tpu': False,
@@ -113,9 +116,9 @@ def _restore(session, checkpoint):
 
 
 def _examples(count, seed=0, side=_SIDE):
-  """Returns two-view images [count, side, side, 6] and labels [count]."""
+  """Returns images [count, 2, side, side, 3] in two views, labels [count]."""
   rng = np.random.RandomState(seed)
-  images = rng.uniform(-1, 1, [count, side, side, 6]).astype(np.float32)
+  images = rng.uniform(-1, 1, [count, 2, side, side, 3]).astype(np.float32)
   return images, rng.randint(0, _NUM_CLASSES, count).astype(np.int32)
 
 
@@ -127,7 +130,7 @@ def _evaluate(checkpoint, images, labels, batch_size, function, garbage=None):
 
   Args:
     checkpoint: Prefix.
-    images: [N, side, side, 6].
+    images: [N, 2, side, side, 3].
     labels: [N].
     batch_size: The last batch is filled up to it.
     function: A ModelFn.
@@ -229,7 +232,7 @@ def _supcon(views, labels):
 
 def _expected(predict, checkpoint, images, labels, batch_size):
   """Returns metrics and loss, computed with NumPy from the model's outputs."""
-  first, second = map(predict, np.split(images, 2, axis=-1))
+  first, second = map(predict, np.moveaxis(images, 1, 0))
   views = np.stack([first['projection'], second['projection']], axis=1)
   contrastive_losses = np.concatenate(
     [
@@ -456,7 +459,7 @@ def test_warm_start_begins_where_the_reference_ended(checkpoint):
   params = _PARAMS.replace('warm_start.warm_start_encoder', True)
   function = _function(params, reference_checkpoint=checkpoint)
   with tf.Graph().as_default(), tf1.Session() as session:
-    _spec(function, tf.constant(images), labels)
+    _spec(function, tf.constant(images), labels).scaffold_fn()
     session.run(tf1.global_variables_initializer())
     variables = session.run({v.op.name: v for v in tf1.global_variables()})
   reader = tf.train.load_checkpoint(checkpoint)
@@ -522,7 +525,7 @@ def _losses_of_examples(checkpoint, batches, is_deferred):
   count = len(batches[0][1])
   with tf.Graph().as_default(), tf1.Session() as session:
     inputs = [
-      tf1.placeholder(tf.float32, [count, _BLUR_SIDE, _BLUR_SIDE, 6]),
+      tf1.placeholder(tf.float32, [count, 2, _BLUR_SIDE, _BLUR_SIDE, 3]),
       tf1.placeholder(tf.int32, [count]),
       tf1.placeholder(tf.float32, [count, 2]),
     ]
@@ -548,9 +551,8 @@ def test_deferred_blur_is_done_where_the_features_say_so(checkpoint):
   sigmas[1, 0], sigmas[2, 1] = 1.5, 0.8  # (example, view)
   blurred = images.copy()
   for example, view in ((1, 0), (2, 1)):
-    channels = slice(3 * view, 3 * view + 3)
-    blurred[example, ..., channels] = image_ops.gaussian_blur(
-      tf.constant(images[example : example + 1, ..., channels]),
+    blurred[example, view] = image_ops.gaussian_blur(
+      tf.constant(images[example, view : view + 1]),
       tf.constant(sigmas[example, view : view + 1]),
     )[0]
 
@@ -572,6 +574,51 @@ def test_deferred_blur_is_done_where_the_features_say_so(checkpoint):
   is_other = np.abs(plain['cross_entropy'] - actual['cross_entropy']) > 1e-4
   assert [*is_other] == [False, True, False]
   assert np.all(np.abs(plain['contrastive'] - actual['contrastive']) > 1e-4)
+
+
+@pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])
+def test_what_is_left_to_the_model_is_done_before_the_encoder(
+  monkeypatch, dtype
+):
+  mean, std = (0.1, -0.2, 0.3), (0.4, 0.5, 0.6)
+  params = _PARAMS.replace('input_data.preprocessing.defer_augmentation', True)
+  seen = []
+  call = contrastive.ContrastiveModel.__call__
+
+  def recording(model, x, training):
+    seen.append(x)
+    return call(model, x, training)
+
+  monkeypatch.setattr(contrastive.ContrastiveModel, '__call__', recording)
+  rng = np.random.RandomState(3)
+  images = rng.randint(0, 256, [3, 2, _SIDE, _SIDE, 3]).astype(np.uint8)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    features = {
+      'images': tf.constant(images),
+      'blur_sigmas': tf.zeros([3, 2]),
+      # Brightness of TensorFlow's jitter: half of the largest level more.
+      'jitter_values': tf.broadcast_to([0.5, 1.0, 1.0, 0.0], [3, 2, 4]),
+      'jitter_order': tf.constant(
+        [[[-1] * 4, [0, 1, 2, 3]], [[-1] * 4] * 2, [[3, 2, 1, 0], [-1] * 4]]
+      ),
+      'is_gray': tf.constant([[False, False], [False, True], [False, False]]),
+      'weights': tf.ones([3]),
+    }
+    function = _function(params, mean=mean, std=std, dtype=dtype)
+    function.evaluate(features, tf.constant([0, 1, 2]))
+    (x,) = seen
+    assert x.dtype == dtype
+    x = session.run(tf.cast(x, tf.float32))
+  expected = images.astype(float)
+  for example, view in ((0, 1), (2, 0)):
+    brighter = expected[example, view] + 127.5
+    expected[example, view] = np.minimum(brighter, 255)
+  luma = expected[1, 1] @ [0.2989, 0.587, 0.114]
+  expected[1, 1] = luma[..., np.newaxis]
+  expected = (expected / 127.5 - 1 - mean) / std
+  # One grey level; and what bfloat16 rounds, of values up to 4.
+  tolerance = 2 / 255 / min(std) + (1e-5 if dtype == tf.float32 else 2**-5)
+  assert np.abs(x - expected).max() <= tolerance
 
 
 # --- Export -------------------------------------------------------------------

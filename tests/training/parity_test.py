@@ -24,6 +24,9 @@ def _function(config, params, run, stage):
     stage=stage,
     num_classes=config['num_classes'],
     num_eval_examples=1,
+    mean=None,
+    std=None,
+    dtype=tf.float32,
     model_dir='unused',
     summary_interval_steps=1,
     use_tpu=False,
@@ -43,7 +46,8 @@ def _train_stage(config, params, run, stage, batches, variables):
     images = tf1.placeholder(tf.float32, [config['batch_size'], 32, 32, 6])
     labels = tf1.placeholder(tf.int32, [config['batch_size']])
     function = _function(config, params, run, stage)
-    spec = function.train({'images': images}, labels)
+    views = tf.stack(tf.split(images, 2, axis=-1), axis=1)
+    spec = function.train({'images': views}, labels)
     session.run(tf1.global_variables_initializer())
     everything = {v.op.name: v for v in tf1.global_variables()}
     assert set(variables) <= set(everything)

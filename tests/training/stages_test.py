@@ -594,6 +594,9 @@ def test_variables_of_a_published_training_checkpoint(script):
     stage=run.stages[0],
     num_classes=num_classes,
     num_eval_examples=1,
+    mean=None,
+    std=None,
+    dtype=tf.float32,
     model_dir='unused',
     summary_interval_steps=1,
     use_tpu=False,
@@ -603,7 +606,7 @@ def test_variables_of_a_published_training_checkpoint(script):
   side = params.input_data.preprocessing.image_size
   with tf.Graph().as_default():
     features = {
-      'images': tf.zeros([2, side, side, 6]),
+      'images': tf.zeros([2, 2, side, side, 3]),
       'blur_sigmas': tf.zeros([2, 2]),
     }
     function.train(features, tf.constant([0, 1]))

@@ -1,0 +1,81 @@
+#!/bin/bash
+# Tries several machines out on one: starts N workers that train together, each
+# with its own TF_CONFIG, on free ports of localhost. On real machines start the
+# script itself, with the TF_CONFIG that README.md shows.
+#
+# Usage: scripts/local_workers.sh N SCRIPT [FLAGS]
+#   scripts/local_workers.sh 2 scripts/supcon_cifar10_resnet50.sh \
+#     --use_tpu=False --mode=train_then_eval --data_dir=... --model_dir=...
+#
+# Output is marked with the number of its worker. Ends when all have ended, with
+# status 1 if one has failed; Ctrl-C and kill reach all of them. They run on CPU
+# unless CUDA_VISIBLE_DEVICES is set.
+set -euo pipefail
+
+if [[ $# -lt 2 || ! "$1" =~ ^[1-9][0-9]*$ ]]; then
+  echo "usage: scripts/${0##*/} N SCRIPT [FLAGS], such as ${0##*/} 2" \
+    'scripts/supcon_cifar10_resnet50.sh --use_tpu=False' >&2
+  exit 2
+fi
+count="$1"
+shift
+export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-}"
+
+# Prints a port at which nobody listens, below those that the system gives away.
+free_port() {
+  local port
+  while true; do
+    port=$((10000 + RANDOM % 22000))
+    if ! (: > "/dev/tcp/127.0.0.1/$port") 2> /dev/null; then
+      echo "$port"
+      return
+    fi
+  done
+}
+
+ports=()
+while [[ ${#ports[@]} -lt $count ]]; do
+  port="$(free_port)"
+  if [[ " ${ports[*]-} " != *" $port "* ]]; then
+    ports+=("$port")
+  fi
+done
+addresses="$(printf ', "localhost:%s"' "${ports[@]}")"
+addresses="[${addresses:2}]"
+
+workers=()
+writers=()
+forward() {
+  signalled=1
+  kill "-$1" "${workers[@]}" 2> /dev/null || true
+}
+trap 'forward TERM' TERM
+trap 'forward INT' INT
+
+for ((index = 0; index < count; index++)); do
+  exec {out}> >(exec sed -u "s/^/[$index] /")
+  writers+=($!)
+  exec {err}> >(exec sed -u "s/^/[$index] /" >&2)
+  writers+=($!)
+  TF_CONFIG="{\"cluster\": {\"worker\": $addresses}, \"task\": {\"type\": \
+\"worker\", \"index\": $index}}" "$@" >&"$out" 2>&"$err" &
+  workers+=($!)
+  exec {out}>&- {err}>&-
+done
+
+status=0
+for index in "${!workers[@]}"; do
+  # A signal ends wait, too; then what it returns is not the worker's status.
+  while true; do
+    signalled=''
+    ended=0
+    wait "${workers[$index]}" || ended=$?
+    [[ -n "$signalled" ]] || break
+  done
+  if [[ $ended != 0 ]]; then
+    echo "[local_workers] worker $index ended with status $ended" >&2
+    status=1
+  fi
+done
+wait "${writers[@]}" || true
+exit "$status"

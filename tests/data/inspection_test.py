@@ -1,0 +1,681 @@
+"""Tests of supcon.data.inspection: what it shows, and what it measures."""
+
+import dataclasses
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from supcon import enums
+from supcon import hparams
+from supcon.data import datasets
+from supcon.data import folder
+from supcon.data import inputs
+from supcon.data import inspection
+from supcon.data import splits
+from tests.data import fakes
+
+tf1 = tf.compat.v1
+
+_NUM_EXAMPLES = 30
+_CLASSES = ('ape', 'bee', 'cow')
+_PAPER = 228
+
+
+def _color(number):
+  """Another one for every number; none is that of the paper."""
+  return (8 * number, 255 - 8 * number, 8 * (number % 10))
+
+
+def _pixels(number):
+  """An image of one color and of a size of its own."""
+  return np.full([20 + number, 50 - number, 3], _color(number), np.uint8)
+
+
+@pytest.fixture(name='data_dirs', scope='module')
+def fixture_data_dirs(tmp_path_factory):
+  """The same images in folders and as records; the class is number % 3."""
+  as_files = tmp_path_factory.mktemp('files')
+  for number in range(_NUM_EXAMPLES):
+    for split in ('train', 'val'):
+      directory = as_files / split / _CLASSES[number % 3]
+      directory.mkdir(parents=True, exist_ok=True)
+      Image.fromarray(_pixels(number)).save(directory / f'{number}.png')
+
+  def examples():
+    for number in range(_NUM_EXAMPLES):
+      yield number, {'image': _pixels(number), 'label': number % 3}
+
+  as_records = tmp_path_factory.mktemp('records')
+  features = tfds.features.FeaturesDict(
+    {
+      'image': tfds.features.Image(encoding_format='png'),
+      'label': tfds.features.ClassLabel(names=_CLASSES),
+    }
+  )
+  splits_ = {'train': examples(), 'test': examples()}
+  fakes.write('plain', '1.0.0', features, splits_, as_records, num_shards=4)
+  return {'folder': as_files, 'tfds:plain': as_records}
+
+
+_SOURCES = [
+  ('folder', 'held'),
+  ('folder', 'while reading'),
+  ('tfds:plain', 'held'),
+  ('tfds:plain', 'while reading'),
+]
+
+
+@pytest.fixture(name='dataset', params=_SOURCES, ids=' '.join)
+def fixture_dataset(request, data_dirs, monkeypatch):
+  name, how = request.param
+  dataset = datasets.load(name, str(data_dirs[name]))
+  if how == 'while reading':
+    monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 0)
+    # Windows of 7 of the 30 examples.
+    window = 7.5 * dataset.train.num_bytes / _NUM_EXAMPLES
+    monkeypatch.setattr(inputs, 'WINDOW_BYTES', int(window))
+  return dataset
+
+
+@pytest.fixture(name='folders')
+def fixture_folders(data_dirs):
+  return datasets.load('folder', str(data_dirs['folder']))
+
+
+def _params(input_data=(), **preprocessing_fields):
+  params = hparams.HParams(batch_size=8, seed=3)
+  fields = {
+    'image_size': 16,
+    'augmentation_type': enums.AugmentationType.IDENTITY,
+    'augmentation_magnitude': 1.0,
+    # Compiling takes longer than it saves.
+    'compile_augmentation': False,
+    **preprocessing_fields,
+  }
+  for name, value in fields.items():
+    params = params.replace(f'input_data.preprocessing.{name}', value)
+  for name, value in dict(input_data).items():
+    params = params.replace(f'input_data.{name}', value)
+  return params
+
+
+def _elements(dataset, count):
+  with tf.Graph().as_default(), tf1.Session() as session:
+    iterator = tf1.data.make_initializable_iterator(dataset())
+    element = iterator.get_next()
+    session.run(iterator.initializer)
+    return [session.run(element) for _ in range(count)]
+
+
+def _batch(dataset, params):
+  """What the run's first step sees."""
+  input_fn = inputs.train_input_fn(dataset, params, tf.float32)
+  (batch,) = _elements(
+    lambda: input_fn({'batch_size': params.batch_size}), count=1
+  )
+  return batch
+
+
+def _with_whitening(dataset):
+  info = dataclasses.replace(
+    dataset.info, mean=(0.1, -0.2, 0.3), std=(0.4, 0.5, 0.6)
+  )
+  return dataclasses.replace(dataset, info=info)
+
+
+# ------------------------------------------------------------ which examples
+
+
+def _check_rows(dataset, params):
+  """Compares a sheet with the first step of the run, and with the records."""
+  sheet = inspection.contact_sheet(dataset, params, num_examples=8)
+  features, labels = _batch(dataset, params)
+  # Images have one color, so any pixel will do.
+  colors = np.rint((features['images'][:, 0, 5, 5] + 1) * 127.5)
+  records = _elements(
+    lambda: dataset.train.records().map(
+      lambda image, label: (tf.io.decode_png(image), label)
+    ),
+    _NUM_EXAMPLES,
+  )
+  assert len(sheet.rows) == 8
+  for row, color, label in zip(sheet.rows, colors, labels):
+    image, stored_label = records[row.position]
+    np.testing.assert_array_equal(image[0, 0], color)
+    assert row.size == image.shape[:2]
+    assert row.class_name == _CLASSES[label]
+    assert row.stored_class_name == _CLASSES[stored_label]
+    assert row.where == dataset.train.where(row.position)
+    np.testing.assert_array_equal(row.original[48, 48], color)
+    assert row.views.shape == (4, 16, 16, 3)
+    assert (row.views == color).all()
+  return sheet.rows
+
+
+def test_rows_are_the_examples_that_the_run_sees_first(dataset):
+  rows = _check_rows(dataset, _params({'label_noise_prob': 0.7}))
+  assert len({row.position for row in rows}) == 8
+  assert any(row.class_name != row.stored_class_name for row in rows)
+
+
+def test_rows_are_balanced_where_the_run_is(folders):
+  # 10 of the 11 examples are of one class.
+  train = folders.train
+  apes = np.flatnonzero(train.labels == 0)
+  others = np.flatnonzero(train.labels == 1)[:1]
+  few = train.select(sorted(np.concatenate([apes, others])))
+  dataset = dataclasses.replace(folders, train=few)
+  params = _params({'class_balanced': True})
+  rows = inspection.contact_sheet(dataset, params, num_examples=8).rows
+  _, labels = _batch(dataset, params)
+  assert [row.class_name for row in rows] == [_CLASSES[i] for i in labels]
+  # The only bee comes again and again: for every second of 11 draws.
+  bees = [row for row in rows if row.class_name == 'bee']
+  assert len(bees) >= 2
+  for row in rows:
+    assert f'/{row.class_name}/' in row.where
+
+
+def test_there_are_no_more_rows_than_examples_and_no_fewer_views(data_dirs):
+  dataset = datasets.load(
+    'folder', str(data_dirs['folder']), max_train_examples=3
+  )
+  params = dataclasses.replace(_params(num_views=5), batch_size=2)
+  sheet = inspection.contact_sheet(dataset, params)
+  assert sorted(row.position for row in sheet.rows) == [0, 1, 2]
+  assert all(row.views.shape == (5, 16, 16, 3) for row in sheet.rows)
+
+
+def test_too_many_examples_to_tell_apart_are_refused(folders):
+  # Three bytes count to 16,777,215.
+  many = SimpleNamespace(num_examples=2**24 + 1)
+  dataset = dataclasses.replace(folders, train=many)
+  with pytest.raises(ValueError, match='--num_images=16777216 or fewer'):
+    inspection.contact_sheet(dataset, _params())
+
+
+def test_positions_beyond_a_byte_are_told_apart(folders, monkeypatch):
+  # Files 0 to 29 stand at positions 1,000,000 and so on.
+  storage = folder.FolderSplit.storage
+
+  def padded(split):
+    files = storage(split)
+    padding = 1_000_000
+
+    def names():
+      return tuple(
+        tf.concat([tf.repeat(column[:1], padding), column], axis=0)
+        for column in files.names()
+      )
+
+    return splits.Files(names, files.read)
+
+  monkeypatch.setattr(folder.FolderSplit, 'storage', padded)
+  monkeypatch.setattr(
+    folder.FolderSplit, 'num_examples', property(lambda _: 1_000_030)
+  )
+  monkeypatch.setattr(
+    folder.FolderSplit, 'where', lambda split, position: str(position)
+  )
+  monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 0)
+  sheet = inspection.contact_sheet(folders, _params(), num_examples=4)
+  positions = [row.position for row in sheet.rows]
+  # Of a million, hardly any four are all below 65,536.
+  assert max(positions) > 2**16 and max(positions) < 1_000_030
+  assert [row.where for row in sheet.rows] == list(map(str, positions))
+
+
+# ------------------------------------------------------------------ its views
+
+
+@pytest.fixture(name='photos')
+def fixture_photos(tmp_path):
+  """Images on which an augmentation shows."""
+  rows, columns = np.mgrid[:60, :80]
+  for split in ('train', 'val'):
+    for i, name in enumerate(_CLASSES):
+      (tmp_path / split / name).mkdir(parents=True)
+      for j in range(4):
+        waves = [np.sin(rows / (3 + i + k) + columns / (9 + j)) for k in (0, 1)]
+        image = np.stack([*waves, -waves[0]], axis=-1)
+        Image.fromarray((image * 100 + 128).astype(np.uint8)).save(
+          tmp_path / split / name / f'{j}.png'
+        )
+  return datasets.load('folder', str(tmp_path))
+
+
+def test_views_are_those_of_the_first_step(photos):
+  dataset = _with_whitening(photos)
+  params = _params(
+    image_size=32,
+    augmentation_type=enums.AugmentationType.SIMCLR,
+    blur_probability=0.0,
+  )
+  sheet = inspection.contact_sheet(dataset, params, num_examples=8)
+  features, _ = _batch(dataset, params)
+  images = features['images'] * dataset.info.std + dataset.info.mean
+  expected = np.rint((images + 1) * 127.5)
+  assert sheet.num_views == 2
+  for row, views in zip(sheet.rows, expected, strict=True):
+    assert len(row.views) == 4
+    np.testing.assert_allclose(row.views[:2], views, atol=1)
+    # Others are others.
+    for other in row.views[2:]:
+      assert np.abs(views - other).mean(axis=(1, 2, 3)).min() > 1
+
+
+@pytest.mark.parametrize(
+  'where', [{'defer_blurring': False}, {'defer_augmentation': True}], ids=str
+)
+def test_what_is_left_to_the_model_is_shown(photos, where):
+  def views(**fields):
+    params = _params(
+      image_size=48,
+      augmentation_type=enums.AugmentationType.SIMCLR,
+      blur_probability=1.0,
+      **fields,
+    )
+    sheet = inspection.contact_sheet(
+      _with_whitening(photos), params, num_examples=2
+    )
+    return np.float32([row.views for row in sheet.rows])
+
+  np.testing.assert_allclose(
+    views(defer_blurring=True), views(**where), atol=1.01
+  )
+
+
+# -------------------------------------------------------------- whole images
+
+
+def _original(tmp_path, image):
+  """The whole image as a sheet of views of 16 pixels shows it."""
+  for path in ('train/ape', 'train/bee', 'val/ape'):
+    (tmp_path / path).mkdir(parents=True)
+    Image.fromarray(np.uint8(image)).save(tmp_path / path / '1.png')
+  dataset = datasets.load('folder', str(tmp_path))
+  params = dataclasses.replace(_params(), batch_size=2)
+  row = inspection.contact_sheet(dataset, params, num_examples=1).rows[0]
+  assert row.size == image.shape[:2]
+  # Views of 16 pixels are enlarged 6 times, to 96.
+  assert row.original.shape == (96, 96, 3)
+  return row.original
+
+
+def test_a_wide_image_has_paper_above_and_below(tmp_path):
+  # 40 pixels become 96, so 20 become 48, and 24 are left on either side.
+  original = _original(tmp_path, np.full([20, 40, 3], (9, 99, 199)))
+  assert (original[:24] == _PAPER).all() and (original[72:] == _PAPER).all()
+  assert (original[24:72] == (9, 99, 199)).all()
+
+
+def test_a_large_high_image_has_paper_left_and_right(tmp_path):
+  # 300 pixels become 96, so 100 become 32.
+  original = _original(tmp_path, np.full([300, 100, 3], (9, 99, 199)))
+  assert (original[:, :32] == _PAPER).all()
+  assert (original[:, 64:] == _PAPER).all()
+  assert (original[:, 32:64] == (9, 99, 199)).all()
+
+
+def test_the_pixels_of_a_small_image_are_seen(tmp_path):
+  image = np.uint8([[[1, 2, 3], [4, 5, 6]], [[7, 8, 9], [10, 11, 12]]])
+  np.testing.assert_array_equal(
+    _original(tmp_path, image), image.repeat(48, axis=0).repeat(48, axis=1)
+  )
+
+
+def test_the_stripes_of_a_large_image_become_grey(tmp_path):
+  # Picking pixels would show black or white stripes.
+  stripes = np.zeros([384, 384, 3])
+  stripes[::2] = 254
+  original = _original(tmp_path, stripes)
+  assert np.abs(original[8:-8].astype(int) - 127).max() <= 2
+
+
+def test_a_line_of_an_image_is_a_line(tmp_path):
+  original = _original(tmp_path, np.full([1, 500, 3], 7))
+  assert [tuple(row) for row in np.argwhere((original == 7).all(axis=(1, 2)))]
+
+
+# ------------------------------------------------------------------ the sheet
+
+
+def _hand_made_sheet(num_rows):
+  random = np.random.RandomState(0)
+
+  def row(number):
+    return inspection.Row(
+      position=100 + number,
+      class_name='cow',
+      stored_class_name='bee',
+      size=(20, 30),
+      where=f'/data/cow/{number}.png',
+      original=random.randint(0, 200, [96, 96, 3]).astype(np.uint8),
+      views=random.randint(0, 200, [4, 16, 16, 3]).astype(np.uint8),
+    )
+
+  rows = tuple(map(row, range(num_rows)))
+  return inspection.ContactSheet(rows, num_views=2, zoom=6)
+
+
+def test_layout_of_a_row():
+  sheet = _hand_made_sheet(num_rows=2)
+  _, strip = sheet.strips()
+  row = sheet.rows[1]
+  # Half a gap of 6 above and below; left a digit of 3 x 4 pixels in a margin
+  # of 12 on each side, right a margin of 24.
+  assert strip.shape[0] == 3 + 96 + 3
+  left = 12 + 12 + 12
+  tiles = [row.original] + [
+    view.repeat(6, axis=0).repeat(6, axis=1) for view in row.views
+  ]
+  for tile, gap_after in zip(tiles, (24, 6, 24, 6, 24)):
+    np.testing.assert_array_equal(strip[3:99, left : left + 96], tile)
+    left += 96
+    assert (strip[:, left : left + gap_after] == _PAPER).all()
+    left += gap_after
+  assert strip.shape[1] == left
+
+
+def test_rows_are_numbered():
+  _, strip = _hand_made_sheet(num_rows=2).strips()
+  # 5 x 4 pixels high, in the middle of 96: 38 above and below.
+  digit = strip[3 + 38 : 3 + 58 : 4, 12:24:4, 0]
+  expected = ['.#.', '##.', '.#.', '.#.', '###']
+  assert [
+    ''.join('.' if level == _PAPER else '#' for level in line) for line in digit
+  ] == expected
+
+
+def test_all_rows_are_equally_wide():
+  strips = _hand_made_sheet(num_rows=11).strips()
+  assert len({strip.shape for strip in strips}) == 1
+
+
+def test_a_sheet_is_written_and_replaced(tmp_path):
+  sheet = _hand_made_sheet(num_rows=3)
+  (tmp_path / 'events.out.tfevents.1.other').write_text('mine')
+  for _ in range(2):
+    path = sheet.write(str(tmp_path))
+  assert path == str(tmp_path / 'contact_sheet.png')
+  picture = np.concatenate(sheet.strips())
+  np.testing.assert_array_equal(np.array(Image.open(path)), picture)
+
+  (events,) = tmp_path.glob('events.out.tfevents.*.contact_sheet')
+  found = {}
+  for event in tf1.train.summary_iterator(str(events)):
+    for value in event.summary.value:
+      image = tf.io.decode_png(value.image.encoded_image_string).numpy()
+      assert image.shape[:2] == (value.image.height, value.image.width)
+      found[value.tag] = image, value.metadata.summary_description
+  assert list(found) == ['contact_sheet', 'row_00/cow', 'row_01/cow'] + [
+    'row_02/cow'
+  ]
+  np.testing.assert_array_equal(found['contact_sheet'][0], picture)
+  np.testing.assert_array_equal(found['row_02/cow'][0], sheet.strips()[2])
+  assert found['row_02/cow'][1] == '/data/cow/2.png'
+  assert (tmp_path / 'events.out.tfevents.1.other').read_text() == 'mine'
+
+
+def test_what_the_sheet_says_of_its_rows():
+  said = json.loads(json.dumps(_hand_made_sheet(num_rows=2).to_json()))
+  assert (
+    said['columns']
+    == ['whole image'] + ['view of the run'] * 2 + ['another view'] * 2
+  )
+  assert said['rows'][1] == {
+    'row': 1,
+    'example': 101,
+    'class': 'cow',
+    'class_before_label_noise': 'bee',
+    'height': 20,
+    'width': 30,
+    'where': '/data/cow/1.png',
+  }
+
+
+# ------------------------------------------------------------------ its speed
+
+_SIMCLR = (
+  enums.AugmentationType.SIMCLR,
+  enums.AugmentationType.STACKED_RANDAUGMENT,
+)
+_POLICIES = (
+  enums.AugmentationType.AUTOAUGMENT,
+  enums.AugmentationType.RANDAUGMENT,
+  enums.AugmentationType.STACKED_RANDAUGMENT,
+)
+
+
+@pytest.fixture(name='known_costs')
+def fixture_known_costs(monkeypatch):
+  """Batches say what each example would cost, and costs are what they say."""
+
+  def train_input_fn(dataset, params, dtype):
+    options = params.input_data.preprocessing
+    kind = options.augmentation_type
+    is_simclr = kind in _SIMCLR
+    cost = (
+      1
+      + 2 * (options.image_size > 1)
+      # Of images of one size all are held decoded.
+      + 4 * (dataset.image_shape is None)
+      + 8 * dataset.info.flips
+      + 16 * (options.apply_whitening and dataset.info.mean is not None)
+      + 32 * is_simclr
+      + 64 * (is_simclr and options.warp_probability > 0)
+      + 128 * (is_simclr and options.blur_probability > 0)
+      + 256 * (kind in _POLICIES)
+    )
+    features = {'images': tf.zeros([2, 16, 16, 3], dtype), 'cost': float(cost)}
+    examples = tf.data.Dataset.from_tensors((features, 0)).repeat()
+    return lambda params: examples.batch(params['batch_size'])
+
+  def costs(pipelines, seconds):
+    del seconds
+    with tf1.Session() as session:
+      iterators = [
+        tf1.data.make_initializable_iterator(each) for each in pipelines
+      ]
+      session.run([each.initializer for each in iterators])
+      batches = session.run([each.get_next() for each in iterators])
+    said = [features['cost'].sum() for features, _ in batches]
+    return np.array([said, said])
+
+  monkeypatch.setattr(inputs, 'train_input_fn', train_input_fn)
+  monkeypatch.setattr(inspection, '_costs', costs)
+
+
+def _parts(dataset, **fields):
+  speed = inspection.measure(dataset, _params(**fields), seconds=0.01)
+  return {name: part.milliseconds for name, part in speed.parts.items()}
+
+
+def test_parts_get_what_they_cost(photos, known_costs):
+  parts = _parts(
+    _with_whitening(photos),
+    augmentation_type=enums.AugmentationType.STACKED_RANDAUGMENT,
+    warp_probability=0.5,
+  )
+  assert parts == {
+    'read': 0,
+    'overhead': 1,
+    'decode': 4,
+    'crop and resize': 2,
+    'flip': 8,
+    'color jitter, grayscale': 32,
+    'RandAugment': 256,
+    'warp': 64,
+    'blur': 128,
+    'whiten': 16,
+    'batch': 0,
+  }
+  assert list(parts)[:3] + list(parts)[-2:] == [
+    'read',
+    'overhead',
+    'decode',
+    'whiten',
+    'batch',
+  ]
+
+
+@pytest.mark.parametrize(
+  'name, fields, augmentations',
+  [
+    ('IDENTITY', {}, {}),
+    ('AUTOAUGMENT', {}, {'AutoAugment': 256}),
+    ('RANDAUGMENT', {}, {'RandAugment': 256}),
+    ('SIMCLR', {}, {'color jitter, grayscale': 32, 'blur': 128}),
+    (
+      'SIMCLR',
+      {'blur_probability': 0.0},
+      {'color jitter, grayscale': 32},
+    ),
+    ('SIMCLR', {'augmentation_magnitude': 0.0}, {}),
+  ],
+  ids=str,
+)
+def test_parts_are_those_that_there_are(
+  folders, known_costs, name, fields, augmentations
+):
+  # Of digits, say, which lose their label.
+  info = dataclasses.replace(folders.info, flips=False)
+  parts = _parts(
+    dataclasses.replace(folders, info=info),
+    augmentation_type=enums.AugmentationType[name],
+    **fields,
+  )
+  always = {'overhead': 1, 'decode': 4, 'crop and resize': 2}
+  assert parts == {'read': 0, **always, **augmentations, 'batch': 0}
+
+
+@pytest.mark.parametrize('is_held_decoded', [True, False])
+def test_images_that_are_held_decoded_are_not_decoded_again(
+  tmp_path, known_costs, monkeypatch, is_held_decoded
+):
+  def examples():
+    for number in range(_NUM_EXAMPLES):
+      image = np.full([40, 40, 3], _color(number), np.uint8)
+      yield number, {'image': image, 'label': number % 3}
+
+  features = tfds.features.FeaturesDict(
+    {
+      'image': tfds.features.Image(shape=[40, 40, 3], encoding_format='png'),
+      'label': tfds.features.ClassLabel(names=_CLASSES),
+    }
+  )
+  splits_ = {'train': examples(), 'test': examples()}
+  fakes.write('even', '1.0.0', features, splits_, tmp_path)
+  dataset = datasets.load('tfds:even', str(tmp_path))
+  if not is_held_decoded:
+    # An image takes 3 x 40 x 40 bytes, and much less encoded. The few that are
+    # measured would fit, but that is not how the run has them.
+    monkeypatch.setattr(inspection, '_MAX_SAMPLED', 4)
+    monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 5 * 4800)
+  assert _parts(dataset)['decode'] == (0 if is_held_decoded else 4)
+
+
+def test_large_batches_are_not_needed(folders, known_costs):
+  params = dataclasses.replace(_params(image_size=512), batch_size=30)
+  speed = inspection.measure(folders, params, seconds=0.01)
+  # Of 32 MiB; two float32 views of 512 x 512 pixels take 6 MiB.
+  assert speed.batch_size == 5
+
+
+@pytest.mark.parametrize('is_held', [True, False])
+def test_reading_is_paid_for_each_example_or_once(
+  folders, monkeypatch, is_held
+):
+  """Of a set that is held in memory it is over before the first step."""
+  storage = folder.FolderSplit.storage
+
+  def slow(split):
+    files = storage(split)
+
+    def read(name, label):
+      encoded, label = files.read(name, label)
+      # About a millisecond.
+      matrix = tf.random.stateless_uniform([128, 128], [label, label])
+      for _ in range(8):
+        matrix = tf.nn.softmax(tf.matmul(matrix, matrix))
+      zero = tf.cast(tf.minimum(tf.reduce_min(matrix), 0.0), tf.int32)
+      return tf.strings.substr(encoded, zero, -1), label
+
+    return splits.Files(files.names, read)
+
+  monkeypatch.setattr(folder.FolderSplit, 'storage', slow)
+  if not is_held:
+    # All are too many, but not the part of them that is held for measuring.
+    monkeypatch.setattr(inspection, '_MAX_SAMPLED', _NUM_EXAMPLES // 2)
+    limit = folders.train.num_bytes * 3 // 4
+    monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', limit)
+  parts = inspection.measure(folders, _params(), seconds=2.0).parts
+  if is_held:
+    assert parts['read'].milliseconds < 0.1, parts
+  else:
+    assert parts['read'].milliseconds > 0.3, parts
+
+
+def test_what_is_measured_end_to_end(photos):
+  """With the real views."""
+  params = dataclasses.replace(
+    _params(augmentation_type=enums.AugmentationType.SIMCLR), batch_size=4
+  )
+  speed = inspection.measure(photos, params, seconds=1.0)
+  assert speed.batch_size == 4 and speed.num_views == 2
+  assert min(speed.windows) <= speed.examples_per_second <= max(speed.windows)
+  assert speed.examples_per_second > 10
+  assert speed.first_batch_seconds > 0
+  assert 0 < speed.busy_cores < 1.5 * speed.num_cores
+  for name, part in speed.parts.items():
+    assert part.milliseconds >= 0 and part.spread >= 0, name
+
+  said = json.loads(json.dumps(speed.to_json()))
+  assert said['examples_per_second'] == speed.examples_per_second
+  assert math.isclose(sum(part['share'] for part in said['parts'].values()), 1)
+  assert said['core_milliseconds_per_example'] == pytest.approx(
+    sum(
+      part['core_milliseconds_per_example'] for part in said['parts'].values()
+    )
+  )
+  lines = speed.describe().splitlines()
+  assert lines[0].startswith(
+    f'{speed.examples_per_second:.0f} images/s, 2 views of each, with '
+  )
+  words = [line.split() for line in lines]
+  for name, part in speed.parts.items():
+    share = part.milliseconds / speed.milliseconds
+    assert [
+      *name.split(),
+      f'{part.milliseconds:.3f}',
+      '+-',
+      f'{part.spread:.3f}',
+      f'{share:.1%}',
+    ] in words
+  assert ['sum', f'{speed.milliseconds:.3f}'] in words
+
+
+def test_a_part_is_the_difference_between_pipelines(folders, monkeypatch):
+  """In each round, as rounds see other examples and machines other work."""
+
+  def costs(pipelines, seconds):
+    del seconds
+    # Milliseconds per batch of rounds that differ by more than the parts do.
+    rounds = np.float64([[100], [200], [300], [400], [999]])
+    return rounds + 8 * np.arange(len(pipelines))
+
+  monkeypatch.setattr(inspection, '_costs', costs)
+  speed = inspection.measure(folders, _params(), seconds=0.1)
+  assert speed.batch_size == 8
+  # 8 ms for batches of 64, and of 8 at most.
+  assert speed.parts['read'] == (8 / 64, 0)
+  assert speed.parts['decode'].milliseconds >= 1
+  assert speed.parts['decode'] == speed.parts['flip']
+  # The median and half of the way from the first quartile to the third.
+  assert speed.parts['batch'] == (300 / 8, (400 - 200) / 2 / 8)

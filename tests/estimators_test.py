@@ -1,0 +1,262 @@
+"""Who gets which rows of a global batch, and what estimators are told."""
+
+import json
+import os
+import types
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.tpu import tpu_system_metadata
+from tensorflow_estimator.python.estimator import estimator as estimator_lib
+
+from supcon import devices
+from supcon import enums
+from supcon import estimators
+from supcon import run_options
+from supcon import workers
+from supcon.training import hooks
+from tests.tpu import cases
+from tests.tpu import offline
+
+tf1 = tf.compat.v1
+
+
+class _Recorder:
+  """Stands in for ModelFn: trains one weight, and keeps every label it sees."""
+
+  def __init__(self):
+    self.nan_hook = tf1.train.SessionRunHook()
+    self.nan_listener = tf1.train.CheckpointSaverListener()
+    self.seen = []  # [step][replica]: labels
+    self._labels = []
+
+  def __call__(self, features, labels, mode, params):
+    del features, params
+    weight = tf1.get_variable('weight', [], use_resource=True)
+    loss = weight * tf.reduce_mean(tf.cast(labels, tf.float32))
+    self._labels.append(labels)
+    return tf1.estimator.tpu.TPUEstimatorSpec(
+      mode=mode,
+      loss=loss,
+      train_op=tf1.train.GradientDescentOptimizer(0.1).minimize(
+        loss, tf1.train.get_global_step()
+      ),
+      training_hooks=[_Fetch(self._labels, self.seen)],
+    )
+
+
+class _Fetch(tf1.train.SessionRunHook):
+  """Fetches tensors with every step."""
+
+  def __init__(self, tensors, seen):
+    self._tensors, self._seen = tensors, seen
+
+  def before_run(self, run_context):
+    return tf1.train.SessionRunArgs(list(self._tensors))
+
+  def after_run(self, run_context, run_values):
+    self._seen.append([labels.tolist() for labels in run_values.results])
+
+
+def _count_up(params):
+  """Batches of 0, 1, 2 ... as they come from one host."""
+  labels = tf.data.Dataset.range(1000).map(lambda i: ({'x': i}, i))
+  return labels.batch(params['batch_size'], drop_remainder=True)
+
+
+@pytest.mark.parametrize('count', [1, 2, 4])
+def test_replica_r_gets_rows_r_b_to_r_b_plus_b(tmp_path, count):
+  options = run_options.RunOptions(
+    mode='train', model_dir=str(tmp_path), use_tpu=False, num_replicas=count
+  )
+  recorder = _Recorder()
+  with tf.Graph().as_default():
+    estimators.train(
+      options,
+      devices.find(options),
+      recorder,
+      _count_up,
+      batch_size=8,
+      seed=0,
+      max_steps=3,
+    )
+  expected = np.arange(24).reshape([3, count, 8 // count])
+  np.testing.assert_array_equal(recorder.seen, expected)
+
+
+def test_a_worker_reads_its_host_part_and_saves_nothing(tmp_path, monkeypatch):
+  config = {
+    'cluster': {'chief': ['localhost:1'], 'worker': ['localhost:2']},
+    'task': {'type': 'worker', 'index': 0},
+  }
+  monkeypatch.setenv(workers.VARIABLE, json.dumps(config))
+  options = run_options.RunOptions(
+    mode='train', model_dir=str(tmp_path), use_tpu=False, save_interval_steps=7
+  )
+  trained = {}
+
+  def train(self, input_fn, max_steps, hooks, saving_listeners):
+    trained.update(
+      config=self.config,
+      hooks=hooks,
+      listeners=saving_listeners,
+      element=input_fn(),
+      max_steps=max_steps,
+    )
+
+  seen = []
+  with tf.Graph().as_default():
+    found = devices.find(options)
+    # Starts no server.
+    found.__dict__['server'] = types.SimpleNamespace(
+      target='grpc://localhost:2'
+    )
+    monkeypatch.setattr(tf1.estimator.Estimator, 'train', train)
+    estimators.train(
+      options,
+      found,
+      _Recorder(),
+      seen.append,
+      batch_size=8,
+      seed=0,
+      max_steps=3,
+    )
+  (params,) = seen
+  assert params['batch_size'] == 4
+  assert params['context'].current_host == 1
+  assert params['context'].num_hosts == 2
+  assert trained['max_steps'] == 3
+  assert trained['listeners'] is None
+  config = trained['config']
+  assert config.save_checkpoints_steps is None
+  assert config.save_checkpoints_secs is None
+  assert config.save_summary_steps is None
+  # The estimator would take TF_CONFIG for orders of its own.
+  assert not config.cluster_spec and config.is_chief
+  assert config.master == 'grpc://localhost:2'
+  assert workers.VARIABLE in os.environ
+  kinds = [type(hook) for hook in trained['hooks']]
+  assert kinds[1:] == [workers.ReadingHook]
+
+
+class TestReadingHook:
+  """It runs the ops that a checkpoint is made of when the chief does."""
+
+  @pytest.mark.parametrize('last, interval', [(5, 2), (4, 2), (3, 10)])
+  def test_reads_when_the_chief_saves(self, tmp_path, last, interval):
+    saved, read = [], []
+
+    class Listener(tf1.train.CheckpointSaverListener):
+      def after_save(self, session, global_step_value):
+        saved.append(int(global_step_value))
+
+    class Hook(workers.ReadingHook):
+      def _read(self, session, step):
+        super()._read(session, step)
+        read.append(int(step))
+        assert self._reads
+
+    with tf.Graph().as_default():
+      step = tf1.train.get_or_create_global_step()
+      update = tf1.assign_add(step, 1)
+      chief = tf1.train.CheckpointSaverHook(
+        str(tmp_path), save_steps=interval, listeners=[Listener()]
+      )
+      with tf1.train.MonitoredTrainingSession(
+        hooks=[chief, Hook(interval), tf1.train.StopAtStepHook(last)],
+        save_checkpoint_secs=0,
+      ) as session:
+        while not session.should_stop():
+          session.run(update)
+    assert read == saved
+    assert read[0] == 0 and read[-1] == last
+
+
+# --- TPU, offline -------------------------------------------------------------
+
+
+class TestTpu:
+  @pytest.fixture(autouse=True)
+  def _small_encoder(self, monkeypatch):
+    cases.replace_encoder(monkeypatch)
+
+  def estimator(self, num_cores, model_dir):
+    options = run_options.RunOptions(
+      model_dir=model_dir, use_tpu=True, tpu_name='local', steps_per_loop=3
+    )
+    found = devices.Devices(
+      'TPU core',
+      num_cores,
+      tf1.ConfigProto(isolate_session_state=True),
+      resolver=offline._Cluster(num_cores // offline.CORES_PER_HOST),
+    )
+    params = cases.params(enums.Optimizer.MOMENTUM)
+    return estimators.build(
+      options,
+      found,
+      cases.function(params, 1, use_tpu=True, model_dir=model_dir),
+      cases.BATCH_SIZE,
+      cases.BATCH_SIZE,
+      seed=0,
+    )
+
+  @pytest.mark.parametrize('is_training', [True, False])
+  def test_who_reads_on_two_hosts(self, tmp_path, is_training):
+    calls = []
+
+    def input_fn(params):
+      calls.append((params['batch_size'], params['context'].current_host))
+      return cases.input_fn(tf.float32, not is_training)(params)
+
+    class Built(Exception):
+      pass
+
+    last = '_train_with_estimator_spec' if is_training else '_evaluate_run'
+    with (
+      mock.patch.object(
+        tpu_system_metadata, '_query_tpu_system_metadata', offline._metadata(8)
+      ),
+      mock.patch.object(estimator_lib.Estimator, last, side_effect=Built),
+    ):
+      estimator = self.estimator(8, str(tmp_path))
+      with pytest.raises(Built):
+        if is_training:
+          estimator.train(input_fn, max_steps=3)
+        else:
+          estimator.evaluate(input_fn, steps=1)
+    if is_training:
+      # Each host reads batches of one core, for its own four.
+      assert sorted(set(calls)) == [(4, 0), (4, 1)]
+    else:
+      # One host reads for all, so that each example counts once.
+      assert set(calls) == {(32, 0)}
+
+
+def test_hooks_are_those_of_the_stage(tmp_path):
+  # NaN is looked for by whoever trains, on one device or on several.
+  class Stop(tf1.train.SessionRunHook):
+    def after_run(self, run_context, run_values):
+      raise hooks.NanLossError('as the test asks')
+
+  for count in (1, 2):
+    options = run_options.RunOptions(
+      mode='train',
+      model_dir=str(tmp_path / str(count)),
+      use_tpu=False,
+      num_replicas=count,
+    )
+    recorder = _Recorder()
+    recorder.nan_hook = Stop()
+    with tf.Graph().as_default():
+      with pytest.raises(hooks.NanLossError):
+        estimators.train(
+          options,
+          devices.find(options),
+          recorder,
+          _count_up,
+          batch_size=8,
+          seed=0,
+          max_steps=3,
+        )
