@@ -247,6 +247,22 @@ def test_eval_view_ignores_seed_and_number_of_views():
     assert (two['images'][1] != three['images'][1]).any()
 
 
+@pytest.mark.parametrize('kind', _ALL)
+def test_eval_view_is_not_augmented(kind):
+  image = _image(60, 50)
+  params = _params(
+    augmentation_type=kind,
+    warp_probability=1.0,
+    blur_probability=1.0,
+    num_views=1,
+  )
+  plain = _evaluate(image, _params(augmentation_type=_IDENTITY))
+  for seed in ([0, 1], [2, 3]):
+    features = _example(image, seed, params, preprocessing.eval_views)
+    np.testing.assert_array_equal(features['images'][0], plain)
+    assert features['blur_sigmas'][0] == 0
+
+
 @pytest.mark.parametrize('kind', [_SIMCLR, _STACKED])
 def test_further_views_in_evaluation_are_training_views(kind):
   image, seed = _image(40, 50), [3, 4]
@@ -914,6 +930,39 @@ def test_the_model_takes_any_batch_and_draws_nothing(kind):
 
 
 # ---------------------------------------------------- reproducibility, shapes
+
+
+def test_choices_are_independent():
+  # Of each other, and of those of the other view. Columns get brighter, so that
+  # flips can be seen; a window is told by the level that is its first.
+  n = 4000
+  image = np.tile(
+    np.arange(0, 256, 4, dtype=np.uint8)[:, np.newaxis], (64, 1, 3)
+  )
+  params = _params(image_size=8, crop_area_range=(0.1, 0.2))
+  left = next(iter(_unfinished(image, n, params).batch(n)))
+  levels = left['images'][:, :, 0, :, 0].numpy().astype(int)
+  choices = {
+    'flip': levels[..., 0] > levels[..., -1],
+    'window': levels.min(axis=-1),
+    'jitter': (left['jitter_order'].numpy() >= 0).all(axis=-1),
+    'first effect': left['jitter_order'][..., 0].numpy() == 3,
+    'brightness': left['jitter_values'][..., 0].numpy(),
+    'hue': left['jitter_values'][..., 3].numpy(),
+    'gray': left['is_gray'].numpy(),
+    'blur': left['blur_sigmas'].numpy() > 0,
+    'sigma': np.maximum(left['blur_sigmas'].numpy(), 1.05),
+  }
+  names = [(name, view) for name in choices for view in (0, 1)]
+  correlations = np.corrcoef([choices[name][:, view] for name, view in names])
+  for i, one in enumerate(names):
+    for j, other in enumerate(names[:i]):
+      are_one = {one[0], other[0]} in (
+        {'blur', 'sigma'},
+        {'jitter', 'first effect'},
+      )
+      if one[1] != other[1] or not are_one:
+        assert abs(correlations[i, j]) <= 4.5 / np.sqrt(n), (one, other)
 
 
 @pytest.mark.parametrize('kind', _ALL)

@@ -9,13 +9,10 @@ import tensorflow as tf
 
 from supcon import enums
 from supcon import hparams
-from supcon.training import model_fn
-from supcon.training import stages
-from tests import flag_parsing
-from tests import golden
 from tests.tpu import cases
 from tests.tpu import offline
 from tests.tpu import program
+from tests.tpu import scripts
 
 tf1 = tf.compat.v1
 
@@ -77,79 +74,14 @@ def test_variables_start_from_the_reference(monkeypatch, tmp_path):
 
 # --- The published scripts ----------------------------------------------------
 
-_SCRIPTS = golden.json('scripts.json')['scripts']
-_NUM_EXAMPLES = {'cifar10': 50_000, 'imagenet': 1_281_167}
-_ANY_CORES = 128  # For a script that is meant for no number of them.
-_NUM_CLASSES = {'cifar10': 10, 'imagenet': 1000}
-
-
-def _params(script):
-  flags = _SCRIPTS[script]['flags']
-  _, params = flag_parsing.parse(
-    [f'--{name}={value}' for name, value in flags.items()]
-  )
-  return params
-
-
-def _script_function(params):
-  run = stages.plan(params, _NUM_EXAMPLES[params.input_data.input_fn])
-  return model_fn.ModelFn(
-    params=params,
-    run=run,
-    stage=run.stage_at(0),
-    num_classes=_NUM_CLASSES[params.input_data.input_fn],
-    num_eval_examples=params.eval.batch_size,
-    mean=(0.0,) * 3,
-    std=(1.0,) * 3,
-    dtype=tf.bfloat16,
-    model_dir='unused',
-    summary_interval_steps=1,
-    use_tpu=True,
-    reference_checkpoint=None,
-    train_batch_norm=True,
-  )
-
-
-def _script_input_fn(params):
-  """Empty batches in the form of data/inputs.py."""
-  options = params.input_data.preprocessing
-  side, views = options.image_size, options.num_views
-
-  def build(params):
-    batch = params['batch_size']
-    features = {
-      'images': tf.zeros([batch, views, side, side, 3], tf.bfloat16),
-      'blur_sigmas': tf.zeros([batch, views]),
-    }
-    labels = tf.zeros([batch], tf.int32)
-    return tf.data.Dataset.from_tensors((features, labels)).repeat()
-
-  return build
-
-
-def _script_graph(script, depth=None):
-  """Returns the training graph of a script for the cores it is meant for."""
-  params = _params(script)
-  if depth:
-    architecture = dataclasses.replace(params.architecture, encoder_depth=depth)
-    params = dataclasses.replace(params, architecture=architecture)
-  num_cores = _SCRIPTS[script]['tpu_cores'] or _ANY_CORES
-  return offline.training_graph(
-    _script_function(params),
-    _script_input_fn(params),
-    num_cores,
-    params.batch_size,
-    steps=100,
-  )
-
 
 def _check_script(script, depth=None):
-  params = _params(script)
-  mlir = program.lower(_script_graph(script, depth))
+  params = scripts.params(script)
+  mlir = program.lower(scripts.training_graph(script, depth=depth))
   # Each core gets its share of the batch.
   (infeed,) = re.findall(r'"mhlo.infeed".*-> \((.*)\)', mlir)
   options = params.input_data.preprocessing
-  share = params.batch_size // (_SCRIPTS[script]['tpu_cores'] or _ANY_CORES)
+  share = params.batch_size // scripts.intended_cores(script)
   side, views = options.image_size, options.num_views
   images = f'{share}x{views}x{side}x{side}x3xbf16'
   assert f'tensor<{images}>' in infeed
@@ -165,13 +97,13 @@ def _check_script(script, depth=None):
 
 # Whole, the graph of the first is built in seconds, those of 200 layers in half
 # a minute: here they are reduced in depth, and in nothing else.
-@pytest.mark.parametrize('script', _SCRIPTS)
+@pytest.mark.parametrize('script', scripts.NAMES)
 def test_the_graph_of_a_script_builds_for_its_cores(script):
   whole = script == 'supcon_imagenet_resnet50'
   _check_script(script, depth=None if whole else 18)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('script', _SCRIPTS)
+@pytest.mark.parametrize('script', scripts.NAMES)
 def test_the_whole_graph_of_a_script_builds_for_its_cores(script):
   _check_script(script)
