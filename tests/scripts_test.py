@@ -449,6 +449,9 @@ class TestLocalWorkers:
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
+      # Where the tests themselves are in the background, they ignore SIGINT,
+      # and so would all that they start.
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     lines = [process.stdout.readline() for _ in range(2)]
     assert sorted(lines) == ['[0] ready\n', '[1] ready\n']

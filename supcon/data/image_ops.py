@@ -428,17 +428,20 @@ def _point_weights(length, num_points):
 # --------------------------------------------------------------- value ranges
 
 
-def to_model_range(image, dtype):
+def to_model_range(image, dtype, half_range=127.5):
   """From 0..255 to the model's range, [-1, 1].
 
   Args:
     image: uint8, any shape.
     dtype: A float type. Computed in it: 255 and 127.5 are exact in bfloat16.
+    half_range: Always 127.5. Only where XLA does not know it, as a tensor from
+      outside of what is compiled, does it divide: otherwise it multiplies by
+      the rounded inverse, and 255 becomes 1.0000001.
 
   Returns:
     `dtype`, the shape of `image`.
   """
-  return tf.cast(image, dtype) / 127.5 - 1
+  return tf.cast(image, dtype) / half_range - 1
 
 
 def to_grey_levels(image):

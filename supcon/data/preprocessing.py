@@ -429,8 +429,14 @@ def finish_on_host(features, params, mean, std, dtype):
     blur. Images are `dtype` [B, V, S, S, 3], in [-1, 1] before whitening.
   """
   views, others = _views_as_examples(features)
+  half_range = tf.constant(127.5, dtype)
   to_model_input = functools.partial(
-    _to_model_input, params=params, mean=mean, std=std, dtype=dtype
+    _to_model_input,
+    params=params,
+    mean=mean,
+    std=std,
+    dtype=dtype,
+    half_range=half_range,
   )
   images = views['images']
   # XLA would not round to bfloat16 between the operations.
@@ -442,7 +448,7 @@ def finish_on_host(features, params, mean, std, dtype):
       planes = _changed_planes(view['images'], view, params)
       if not is_exact:
         return colors.to_levels(planes)
-      return _planes_to_model_input(planes, params, mean, std)
+      return _planes_to_model_input(planes, params, mean, std, half_range)
 
     height, width, _ = images.shape[1:]
     signature = tf.TensorSpec(
@@ -590,17 +596,18 @@ def _change_colors_at_once(views, params):
   return colors.interleave(colors.to_levels(planes), images.shape[1:3])
 
 
-def _to_model_input(images, params, mean, std, dtype):
+def _to_model_input(images, params, mean, std, dtype, half_range=127.5):
   """From grey levels to `dtype`, whitened if that is asked for."""
-  images = image_ops.to_model_range(images, dtype)
+  images = image_ops.to_model_range(images, dtype, half_range)
   if mean is None or not params.apply_whitening:
     return images
   return image_ops.whiten(images, mean, std)
 
 
-def _planes_to_model_input(planes, params, mean, std):
+def _planes_to_model_input(planes, params, mean, std, half_range):
   """The same for planes, to float32."""
-  planes = image_ops.to_model_range(colors.to_levels(planes), tf.float32)
+  levels = colors.to_levels(planes)
+  planes = image_ops.to_model_range(levels, tf.float32, half_range)
   if mean is None or not params.apply_whitening:
     return planes
   mean, std = np.float32([mean, std])[..., np.newaxis]

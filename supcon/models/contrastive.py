@@ -117,13 +117,17 @@ class ContrastiveModel(layers.Module):
 
 def _views(x):
   """Returns the V views [B, H, W, 3] of either layout."""
-  channels = x.shape[-1]
-  if not channels or channels % _IMAGE_CHANNELS:
+  channels, has_views_apart = x.shape[-1], x.shape.rank == 5
+  if has_views_apart:
+    is_valid = channels == _IMAGE_CHANNELS
+  else:
+    is_valid = channels and not channels % _IMAGE_CHANNELS
+  if not is_valid:
     raise ValueError(
       f'images have {channels} channels; expected {_IMAGE_CHANNELS} for '
       'each view.'
     )
-  if x.shape.rank == 5:
+  if has_views_apart:
     return tf.unstack(x, axis=1)
   return tf.split(x, channels // _IMAGE_CHANNELS, axis=-1)
 

@@ -326,6 +326,27 @@ def test_whitening_matches_golden(kind, is_compiled):
     assert difference.max() <= 1e-5, case
 
 
+@pytest.mark.parametrize('changes_colors', [False, True])
+def test_every_level_becomes_exactly_the_published_float(changes_colors):
+  # XLA would multiply by 1 / 127.5, which is inexact: 255 became 1.0000001.
+  levels = np.arange(256, dtype=np.uint8)
+  features = {
+    'images': np.repeat(levels, 3).reshape(1, 1, 16, 16, 3),
+    'blur_sigmas': np.zeros([1, 1], np.float32),
+  }
+  if changes_colors:
+    features['is_gray'] = np.zeros([1, 1], bool)
+  params = _params(image_size=16)
+  dataset = tf.data.Dataset.from_tensors(features).map(
+    lambda features: preprocessing.finish_on_host(
+      features, params, None, None, tf.float32
+    )
+  )
+  images = next(iter(dataset))['images'].numpy()
+  expected = np.float32(levels) / np.float32(127.5) - np.float32(1)
+  np.testing.assert_array_equal(images.reshape(256, 3)[:, 0], expected)
+
+
 def test_every_view_is_whitened():
   image = _image(40, 50)
   plain, _ = _views(image, [1, 2], _params())

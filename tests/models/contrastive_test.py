@@ -363,6 +363,6 @@ def test_heads_see_the_inputs_that_are_asked_for(field, output, normalize):
 def test_images_that_are_not_views_are_refused():
   with tf.Graph().as_default():
     model = _small_model()
-    for shape in ([2, 8, 8, 4], [2, 3, 8, 8, 4]):
-      with pytest.raises(ValueError, match='4 channels'):
+    for shape in ([2, 8, 8, 4], [2, 3, 8, 8, 4], [2, 3, 8, 8, 6]):
+      with pytest.raises(ValueError, match=f'{shape[-1]} channels'):
         model(tf.zeros(shape), training=False)
