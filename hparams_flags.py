@@ -164,8 +164,8 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   ),
   'compile_augmentation': (
     'input_data.preprocessing.compile_augmentation',
-    'Let XLA compile the changes of color in the input pipeline: twice as '
-    'fast. Turn it off where the hosts run a TensorFlow without XLA for CPU.',
+    'Let XLA compile the changes of color in the input pipeline, for speed. '
+    'Turn it off where the hosts run a TensorFlow without XLA for CPU.',
   ),
   'use_pytorch_color_jitter': (
     'input_data.preprocessing.use_pytorch_color_jitter',
