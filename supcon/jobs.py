@@ -89,7 +89,7 @@ def prepare(options: run_options.RunOptions, params: hparams.HParams) -> 'Job':
   inputs.check(dataset, params)
   run = stages.plan(params, dataset.num_train_examples)
   job = Job(options, params, devices, dataset, run)
-  if options.mode != 'inspect_data':
+  if not options.inspects:
     job.check_checkpoints()
   job.look_at_images()
   return job
@@ -106,7 +106,7 @@ class Job:
     self._plan = run
     # An inspection changes nothing that a run has written.
     self._output_dir = options.model_dir
-    if options.mode == 'inspect_data':
+    if options.inspects:
       self._output_dir = self._path(_INSPECTION)
     self._reference: str | None = None
     # What goes into bad_images.json and whitening.json.
@@ -286,7 +286,7 @@ class Job:
       Stopped: If the loss is not a number any more, an image is bad, or a
         checkpoint that is to be evaluated is of another model.
     """
-    if self._options.mode == 'inspect_data':
+    if self._options.inspects:
       self._inspect()
       return
     if self._options.mode == 'eval':

@@ -42,6 +42,10 @@ class RunOptions:
     return self.mode in ('eval', 'train_then_eval')
 
   @property
+  def inspects(self) -> bool:
+    return self.mode == 'inspect_data'
+
+  @property
   def tpu_address(self) -> str | None:
     """The TPU's name or grpc address, or 'local'."""
     return self.master or self.tpu_name
@@ -92,7 +96,7 @@ class RunOptions:
       )
     if self.num_replicas < 1:
       raise ValueError(f'--num_replicas={self.num_replicas} must be positive.')
-    if not self.use_tpu or self.mode == 'inspect_data':
+    if not self.use_tpu or self.inspects:
       return
     if not self.tpu_address:
       raise ValueError(

@@ -66,12 +66,11 @@ def _count_up(params):
   return labels.batch(params['batch_size'], drop_remainder=True)
 
 
-@pytest.mark.parametrize('count', [1, 2, 4])
-def test_replica_r_gets_rows_r_b_to_r_b_plus_b(tmp_path, count):
+def _train(recorder, model_dir, count):
+  """Trains 3 steps of a global batch of 8 on virtual devices."""
   options = run_options.RunOptions(
-    mode='train', model_dir=str(tmp_path), use_tpu=False, num_replicas=count
+    mode='train', model_dir=str(model_dir), use_tpu=False, num_replicas=count
   )
-  recorder = _Recorder()
   with tf.Graph().as_default():
     estimators.train(
       options,
@@ -82,6 +81,12 @@ def test_replica_r_gets_rows_r_b_to_r_b_plus_b(tmp_path, count):
       seed=0,
       max_steps=3,
     )
+
+
+@pytest.mark.parametrize('count', [1, 2, 4])
+def test_replica_r_gets_rows_r_b_to_r_b_plus_b(tmp_path, count):
+  recorder = _Recorder()
+  _train(recorder, tmp_path, count)
   expected = np.arange(24).reshape([3, count, 8 // count])
   np.testing.assert_array_equal(recorder.seen, expected)
 
@@ -241,22 +246,7 @@ def test_hooks_are_those_of_the_stage(tmp_path):
       raise hooks.NanLossError('as the test asks')
 
   for count in (1, 2):
-    options = run_options.RunOptions(
-      mode='train',
-      model_dir=str(tmp_path / str(count)),
-      use_tpu=False,
-      num_replicas=count,
-    )
     recorder = _Recorder()
     recorder.nan_hook = Stop()
-    with tf.Graph().as_default():
-      with pytest.raises(hooks.NanLossError):
-        estimators.train(
-          options,
-          devices.find(options),
-          recorder,
-          _count_up,
-          batch_size=8,
-          seed=0,
-          max_steps=3,
-        )
+    with pytest.raises(hooks.NanLossError):
+      _train(recorder, tmp_path / str(count), count)

@@ -429,14 +429,13 @@ def finish_on_host(features, params, mean, std, dtype):
     blur. Images are `dtype` [B, V, S, S, 3], in [-1, 1] before whitening.
   """
   views, others = _views_as_examples(features)
-  half_range = tf.constant(127.5, dtype)
   to_model_input = functools.partial(
     _to_model_input,
     params=params,
     mean=mean,
     std=std,
     dtype=dtype,
-    half_range=half_range,
+    half_range=tf.constant(127.5, dtype),
   )
   images = views['images']
   # XLA would not round to bfloat16 between the operations.
@@ -446,9 +445,10 @@ def finish_on_host(features, params, mean, std, dtype):
     # and then TensorFlow's own transposition.
     def planes_of(view):
       planes = _changed_planes(view['images'], view, params)
+      levels = colors.to_levels(planes)
       if not is_exact:
-        return colors.to_levels(planes)
-      return _planes_to_model_input(planes, params, mean, std, half_range)
+        return levels
+      return to_model_input(levels, whiten=_whiten_planes)
 
     height, width, _ = images.shape[1:]
     signature = tf.TensorSpec(
@@ -596,20 +596,24 @@ def _change_colors_at_once(views, params):
   return colors.interleave(colors.to_levels(planes), images.shape[1:3])
 
 
-def _to_model_input(images, params, mean, std, dtype, half_range=127.5):
+def _to_model_input(
+  images,
+  params,
+  mean,
+  std,
+  dtype,
+  half_range=127.5,
+  whiten=image_ops.whiten,
+):
   """From grey levels to `dtype`, whitened if that is asked for."""
   images = image_ops.to_model_range(images, dtype, half_range)
   if mean is None or not params.apply_whitening:
     return images
-  return image_ops.whiten(images, mean, std)
+  return whiten(images, mean, std)
 
 
-def _planes_to_model_input(planes, params, mean, std, half_range):
-  """The same for planes, to float32."""
-  levels = colors.to_levels(planes)
-  planes = image_ops.to_model_range(levels, tf.float32, half_range)
-  if mean is None or not params.apply_whitening:
-    return planes
+def _whiten_planes(planes, mean, std):
+  """image_ops.whiten of float32 [..., 3, pixels]."""
   mean, std = np.float32([mean, std])[..., np.newaxis]
   return (planes - mean) / std
 

@@ -118,15 +118,7 @@ def _floor(encoded, index, side):
   image.set_shape([None, None, 3])
   views = []
   for _ in range(_VIEWS):
-    begin, size, _ = tf.image.sample_distorted_bounding_box(
-      tf.shape(image),
-      tf.zeros([1, 0, 4]),
-      min_object_covered=0.1,
-      aspect_ratio_range=(3 / 4, 4 / 3),
-      area_range=(0.08, 1.0),
-      use_image_if_no_bounding_boxes=True,
-    )
-    crop = tf.slice(image, begin, size)
+    crop = published_input.random_crop(image)
     views.append(tf.compat.v1.image.resize(crop, [side, side]))
   return tuple(views)
 

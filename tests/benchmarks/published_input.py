@@ -30,16 +30,7 @@ def view(image, kind, side):
     kind: enums.AugmentationType, without warp, with blur left to the model.
     side: Python int.
   """
-  begin, size, _ = tf.image.sample_distorted_bounding_box(
-    tf.shape(image),
-    tf.zeros([1, 0, 4]),
-    min_object_covered=0.1,
-    aspect_ratio_range=(3 / 4, 4 / 3),
-    area_range=(0.08, 1.0),
-    max_attempts=100,
-    use_image_if_no_bounding_boxes=True,
-  )
-  image = tf.slice(image, begin, size)
+  image = random_crop(image)
   image = tf1.image.resize_bilinear(image[tf.newaxis], [side, side])[0]
   image = tf.image.random_flip_left_right(tf.cast(image, tf.uint8))
   image.set_shape([side, side, 3])
@@ -53,6 +44,20 @@ def view(image, kind, side):
   if kind in _SIMCLR_KINDS:
     image = _maybe(_grayscale, 0.2, image)
   return image * 2 - 1
+
+
+def random_crop(image):
+  """Returns a random window of an image."""
+  begin, size, _ = tf.image.sample_distorted_bounding_box(
+    tf.shape(image),
+    tf.zeros([1, 0, 4]),
+    min_object_covered=0.1,
+    aspect_ratio_range=(3 / 4, 4 / 3),
+    area_range=(0.08, 1.0),
+    max_attempts=100,
+    use_image_if_no_bounding_boxes=True,
+  )
+  return tf.slice(image, begin, size)
 
 
 _SIMCLR_KINDS = (

@@ -5,7 +5,6 @@ Pillow writes the files and says what is in them.
 
 import io
 import json
-import socket
 
 import numpy as np
 from PIL import Image
@@ -21,14 +20,7 @@ from supcon.data import whitening
 
 tf1 = tf.compat.v1
 
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-  def refuse(*args):
-    raise AssertionError(f'network access: {args}')
-
-  monkeypatch.setattr(socket.socket, 'connect', refuse)
-  monkeypatch.setattr(socket, 'getaddrinfo', refuse)
+pytestmark = pytest.mark.usefixtures('no_network')
 
 
 def _picture(width=32, height=32, seed=0):

@@ -13,9 +13,9 @@ from supcon import hparams
 from supcon import run_options
 from supcon.models import contrastive
 from supcon.serving import saved_model
-from supcon.training import model_fn
 from supcon.training import stages
 from tests import golden
+from tests import model_functions
 
 tf1 = tf.compat.v1
 
@@ -62,20 +62,12 @@ def _path(checkpoint, tmp_path_factory):
   """Exports the checkpoint as the jobs do; returns where the SavedModel is."""
   model_dir = str(tmp_path_factory.mktemp('export'))
   run = stages.plan(_PARAMS, 40)
-  function = model_fn.ModelFn(
-    params=_PARAMS,
-    run=run,
-    stage=run.stages[1],
-    num_classes=_NUM_CLASSES,
-    num_eval_examples=1,
-    mean=None,
-    std=None,
-    dtype=tf.float32,
+  function = model_functions.make(
+    _PARAMS,
+    run,
+    run.stages[1],
+    _NUM_CLASSES,
     model_dir=model_dir,
-    summary_interval_steps=1,
-    use_tpu=False,
-    reference_checkpoint=None,
-    train_batch_norm=True,
   )
   options = run_options.RunOptions(model_dir=model_dir, use_tpu=False)
   estimator = estimators.build(

@@ -15,8 +15,8 @@ from supcon import enums
 from supcon import hparams
 from supcon.models import layers
 from supcon.models import resnet
-from supcon.training import model_fn
 from supcon.training import stages
+from tests import model_functions
 from tests.tpu import offline
 from tests.tpu import program
 
@@ -93,25 +93,36 @@ def params(optimizer, architecture=None):
   )
 
 
+@functools.cache
+def one_device(optimizer):
+  """Trains both stages on one device; cached.
+
+  Returns:
+    Variables at the start and after each stage, and all summaries.
+  """
+  start = params(optimizer)
+  variables, history = [initial_variables(start)], []
+  for stage in (1, 2):
+    after, steps = train_on_one_device(start, stage, variables[-1])
+    variables.append(after)
+    history += steps
+  return variables, history
+
+
 def function(params, stage, use_tpu, **changes):
   """Returns the ModelFn of stage 1 or 2."""
   run = stages.plan(params, _NUM_EXAMPLES)
-  arguments = dict(
-    params=params,
-    run=run,
-    stage=run.stages[stage - 1],
-    num_classes=_NUM_CLASSES,
-    num_eval_examples=2 * BATCH_SIZE,
-    mean=None,
-    std=None,
-    dtype=tf.float32,
-    model_dir='unused',
-    summary_interval_steps=1,
-    use_tpu=use_tpu,
-    reference_checkpoint=None,
-    train_batch_norm=True,
+  return model_functions.make(
+    params,
+    run,
+    run.stages[stage - 1],
+    _NUM_CLASSES,
+    **{
+      'num_eval_examples': 2 * BATCH_SIZE,
+      'use_tpu': use_tpu,
+      **changes,
+    },
   )
-  return model_fn.ModelFn(**{**arguments, **changes})
 
 
 def batches(stage):
@@ -172,14 +183,9 @@ class OnCores:
     self._stage = stage
     self._num_cores = num_cores
     self._dtype = dtype
-    called = function(params, stage, use_tpu=True, dtype=dtype)
-    tags = []
-
-    def recorded(features, labels, mode, params):
-      spec = called(features, labels, mode, params)
-      tags.extend(spec.host_call[1])
-      return spec
-
+    recorded, tags = _recording_tags(
+      function(params, stage, use_tpu=True, dtype=dtype), 'host_call'
+    )
     graph = offline.training_graph(
       recorded,
       input_fn(dtype, with_weights=False),
@@ -251,14 +257,9 @@ def evaluate_on_one_device(params, variables, weights):
 
 def evaluate_on_cores(params, variables, weights, num_cores):
   """Like `evaluate_on_one_device`, as the program of N cores; the loss [N]."""
-  called = function(params, 1, use_tpu=True)
-  tags = []
-
-  def recorded(features, labels, mode, params):
-    spec = called(features, labels, mode, params)
-    tags.extend(spec.eval_metrics[1])
-    return spec
-
+  recorded, tags = _recording_tags(
+    function(params, 1, use_tpu=True), 'eval_metrics'
+  )
   graph = offline.evaluation_graph(
     recorded,
     input_fn(tf.float32, with_weights=True),
@@ -276,6 +277,23 @@ def evaluate_on_cores(params, variables, weights, num_cores):
   return np.stack(losses), {
     tag: np.concatenate(values) for tag, values in zip(tags, zip(*outfed))
   }
+
+
+def _recording_tags(function, field):
+  """Returns a model_fn, and the list of tags that it fills when it is called.
+
+  Args:
+    function: ModelFn.
+    field: 'host_call' or 'eval_metrics', of whose tensors the tags are.
+  """
+  tags = []
+
+  def recorded(features, labels, mode, params):
+    spec = function(features, labels, mode, params)
+    tags.extend(getattr(spec, field)[1])
+    return spec
+
+  return recorded, tags
 
 
 def input_fn(dtype, with_weights):

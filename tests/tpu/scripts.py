@@ -4,10 +4,10 @@ import dataclasses
 
 import tensorflow as tf
 
-from supcon.training import model_fn
 from supcon.training import stages
 from tests import flag_parsing
 from tests import golden
+from tests import model_functions
 from tests.tpu import offline
 
 _SCRIPTS = golden.json('scripts.json')['scripts']
@@ -68,20 +68,16 @@ def training_graph(name, num_cores=None, depth=None):
 def _function(params):
   data = params.input_data.input_fn
   run = stages.plan(params, _NUM_EXAMPLES[data])
-  return model_fn.ModelFn(
-    params=params,
-    run=run,
-    stage=run.stage_at(0),
-    num_classes=_NUM_CLASSES[data],
+  return model_functions.make(
+    params,
+    run,
+    run.stage_at(0),
+    _NUM_CLASSES[data],
     num_eval_examples=params.eval.batch_size,
     mean=(0.0,) * 3,
     std=(1.0,) * 3,
     dtype=tf.bfloat16,
-    model_dir='unused',
-    summary_interval_steps=1,
     use_tpu=True,
-    reference_checkpoint=None,
-    train_batch_norm=True,
   )
 
 

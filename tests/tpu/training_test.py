@@ -22,25 +22,13 @@ def _small_encoder(monkeypatch):
 
 
 @functools.cache
-def _one_device(optimizer):
-  """Returns variables before each stage and at the end, and all summaries."""
-  params = cases.params(optimizer)
-  variables, history = [cases.initial_variables(params)], []
-  for stage in (1, 2):
-    after, steps = cases.train_on_one_device(params, stage, variables[-1])
-    variables.append(after)
-    history += steps
-  return variables, history
-
-
-@functools.cache
 def _on_cores(optimizer, stage, num_cores):
   return cases.OnCores(cases.params(optimizer), stage, num_cores)
 
 
 @functools.cache
 def _train_on_cores(optimizer, num_cores, in_float64=False):
-  """Like `_one_device`; an array of each core."""
+  """Like `cases.one_device`; an array of each core."""
   variables = cases.initial_variables(cases.params(optimizer))
   result = [{name: np.stack([value]) for name, value in variables.items()}]
   history = []
@@ -65,7 +53,7 @@ def _assert_cores_agree(variables):
 @pytest.mark.parametrize('num_cores', [4, 8])
 @pytest.mark.parametrize('optimizer', _OPTIMIZERS)
 def test_training_is_that_of_one_device(optimizer, num_cores):
-  expected, expected_history = _one_device(optimizer)
+  expected, expected_history = cases.one_device(optimizer)
   found, history = _train_on_cores(optimizer, num_cores)
   assert found[-1][_STEP][0] == 2 * cases.STEPS_PER_STAGE
   for step, (scalars, reference) in enumerate(zip(history, expected_history)):
@@ -137,7 +125,7 @@ def test_bfloat16():
   # Convolutions have 8 significant bits, the rest float32.
   assert re.search(r'mhlo.convolution.*bf16', cores.mlir)
   assert not re.search(r'mhlo.(dot|all_to_all|cross-rep).*bf16', cores.mlir)
-  _, expected = _one_device(enums.Optimizer.MOMENTUM)
+  _, expected = cases.one_device(enums.Optimizer.MOMENTUM)
   for scalars, reference in zip(history, expected):
     for tag in ('loss/contrastive_loss', 'loss/cross_entropy_loss'):
       np.testing.assert_allclose(scalars[tag], reference[tag], atol=0.03)
@@ -163,7 +151,7 @@ def test_the_similarity_is_in_float32_and_the_labels_are_integers():
 
 def test_evaluation_is_that_of_one_device():
   params = cases.params(enums.Optimizer.MOMENTUM)
-  variables = _one_device(enums.Optimizer.MOMENTUM)[0][1]
+  variables = cases.one_device(enums.Optimizer.MOMENTUM)[0][1]
   weights = np.ones(cases.BATCH_SIZE, np.float32)
   weights[-5:] = 0  # Padding, all of it on the last two of 8 cores.
   expected_loss, expected = cases.evaluate_on_one_device(

@@ -15,9 +15,9 @@ from supcon import losses
 from supcon.data import image_ops
 from supcon.models import contrastive
 from supcon.training import hooks
-from supcon.training import model_fn
 from supcon.training import stages
 from tests import golden
+from tests import model_functions
 
 tf1 = tf.compat.v1
 ModeKeys = tf1.estimator.ModeKeys
@@ -64,22 +64,9 @@ _PARAMS = hparams.HParams(
 
 def _function(params=_PARAMS, stage=1, **changes):
   run = stages.plan(params, 8)
-  arguments = {
-    'params': params,
-    'run': run,
-    'stage': run.stages[stage - 1],
-    'num_classes': _NUM_CLASSES,
-    'num_eval_examples': 1,
-    'mean': None,
-    'std': None,
-    'dtype': tf.float32,
-    'model_dir': 'unused',
-    'summary_interval_steps': 1,
-    'use_tpu': False,
-    'reference_checkpoint': None,
-    'train_batch_norm': True,
-  }
-  return model_fn.ModelFn(**{**arguments, **changes})
+  return model_functions.make(
+    params, run, run.stages[stage - 1], _NUM_CLASSES, **changes
+  )
 
 
 @pytest.fixture(scope='module', name='checkpoint')

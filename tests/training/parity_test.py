@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 
 from supcon.models import layers
-from supcon.training import model_fn
 from supcon.training import stages
 from tests import flag_parsing
 from tests import golden
+from tests import model_functions
 
 tf1 = tf.compat.v1
 
@@ -18,20 +18,11 @@ _CONFIGS = golden.json('train_parity/train_parity.json')['configs']
 
 
 def _function(config, params, run, stage):
-  return model_fn.ModelFn(
-    params=params,
-    run=run,
-    stage=stage,
-    num_classes=config['num_classes'],
-    num_eval_examples=1,
-    mean=None,
-    std=None,
-    dtype=tf.float32,
-    model_dir='unused',
-    summary_interval_steps=1,
-    use_tpu=False,
-    reference_checkpoint=None,
-    train_batch_norm=True,
+  return model_functions.make(
+    params,
+    run,
+    stage,
+    config['num_classes'],
   )
 
 

@@ -1,7 +1,6 @@
 """Training on several replicas of a MirroredStrategy, against one device."""
 
 import dataclasses
-import functools
 import re
 
 import numpy as np
@@ -19,18 +18,6 @@ tf1 = tf.compat.v1
 @pytest.fixture(autouse=True)
 def _small_encoder(monkeypatch):
   cases.replace_encoder(monkeypatch)
-
-
-@functools.cache
-def _one_device(optimizer):
-  """Returns variables at the start and after each stage, and all summaries."""
-  params = cases.params(optimizer)
-  variables, history = [cases.initial_variables(params)], []
-  for stage in (1, 2):
-    after, steps = cases.train_on_one_device(params, stage, variables[-1])
-    variables.append(after)
-    history += steps
-  return variables, history
 
 
 def _estimator(function, count, model_dir):
@@ -89,7 +76,7 @@ def _train(optimizer, count, model_dir):
     Variables before, between and after.
   """
   params = cases.params(optimizer)
-  variables = [_one_device(optimizer)[0][0]]
+  variables = [cases.one_device(optimizer)[0][0]]
   _save(variables[0], model_dir)
   for stage in (1, 2):
     function = cases.function(params, stage, False, model_dir=model_dir)
@@ -105,7 +92,7 @@ def _train(optimizer, count, model_dir):
 
 
 def _check(optimizer, count, model_dir):
-  expected, history = _one_device(optimizer)
+  expected, history = cases.one_device(optimizer)
   found = _train(optimizer, count, model_dir)
   for stage in (1, 2):
     worst = cases.worst_difference(
@@ -145,7 +132,7 @@ def test_replicas_start_from_the_reference(tmp_path):
   params = dataclasses.replace(
     params, warm_start=hparams.WarmStart(warm_start_encoder=True)
   )
-  start, after, _ = _one_device(enums.Optimizer.MOMENTUM)[0]
+  start, after, _ = cases.one_device(enums.Optimizer.MOMENTUM)[0]
   reference = str(tmp_path / 'reference')
   _save(after, reference)
   model_dir = str(tmp_path / 'run')
@@ -262,7 +249,7 @@ def _plain_batch_norm(x, gamma, beta, epsilon, is_training):
 def test_in_float64_replicas_equal_one_device(monkeypatch):
   monkeypatch.setattr(tf1.nn, 'fused_batch_norm', _plain_batch_norm)
   params = cases.params(enums.Optimizer.MOMENTUM)
-  before = _one_device(enums.Optimizer.MOMENTUM)[0][0]
+  before = cases.one_device(enums.Optimizer.MOMENTUM)[0][0]
   one = _train_in_float64(params, 1, 1, before)
   for count in (2, 4):
     several = _train_in_float64(params, 1, count, before)

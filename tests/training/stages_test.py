@@ -13,10 +13,10 @@ import tensorflow as tf
 from supcon import enums
 from supcon import hparams
 from supcon.models import layers
-from supcon.training import model_fn
 from supcon.training import stages
 from tests import flag_parsing
 from tests import golden
+from tests import model_functions
 
 tf1 = tf.compat.v1
 
@@ -588,20 +588,11 @@ def test_variables_of_a_published_training_checkpoint(script):
   flags = golden.json('scripts.json')['scripts'][script]['flags']
   _, params = flag_parsing.parse([f'--{k}={v}' for k, v in flags.items()])
   run = stages.plan(params, 10 * params.batch_size)
-  function = model_fn.ModelFn(
-    params=params,
-    run=run,
-    stage=run.stages[0],
-    num_classes=num_classes,
-    num_eval_examples=1,
-    mean=None,
-    std=None,
-    dtype=tf.float32,
-    model_dir='unused',
-    summary_interval_steps=1,
-    use_tpu=False,
-    reference_checkpoint=None,
-    train_batch_norm=True,
+  function = model_functions.make(
+    params,
+    run,
+    run.stages[0],
+    num_classes,
   )
   side = params.input_data.preprocessing.image_size
   with tf.Graph().as_default():
