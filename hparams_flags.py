@@ -18,7 +18,10 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
     'train: train only. eval: evaluate each new checkpoint of a training '
     'job until the final one. train_then_eval: train, then evaluate and '
     'export once. inspect_data: show training images beside their augmented '
-    'views, and measure what the input pipeline spends its time on.'
+    'views, and measure what the input pipeline spends its time on. export, '
+    'embed, predict: export the newest checkpoint of --model_dir; write the '
+    'embeddings of a split to --output; say what --images show. These three '
+    'take every hyper-parameter that is not given from hparams.json there.'
   ),
   'model_dir': 'Directory for checkpoints, summaries, results and exports.',
   'data_dir': (
@@ -26,9 +29,9 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
     'is that of TFDS. Of --input_fn=folder, the parent of train/ and val/.'
   ),
   'reference_ckpt': (
-    'Checkpoint, or directory with one, to warm-start from as the '
-    '--warm_start_* flags say. Batch norm then runs in inference mode '
-    'during training, unless --batch_norm_in_train_mode.'
+    'Checkpoint, training directory, export, or TF-Hub module (path or URL) to '
+    'warm-start from as the --warm_start_* flags say. Batch norm then runs in '
+    'inference mode during training, unless --batch_norm_in_train_mode.'
   ),
   'use_tpu': (
     'Run on the Cloud TPU that --tpu_name names. With False, on the GPUs of '
@@ -60,6 +63,23 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
     'In eval mode, seconds at least between two evaluations while training '
     'is under way.'
   ),
+  'export_formats': (
+    'What an export holds: saved_model, for TensorFlow 2 and TensorFlow '
+    'Serving; hub, a TF-Hub module for TensorFlow 1.'
+  ),
+  'exports_to_keep': (
+    'After an export, delete older ones until so many are left; 0 keeps all.'
+  ),
+  'output': (
+    'embed: the file to write, FILE.npz or FILE.tfrecord. predict: a JSON file '
+    'for what is printed.'
+  ),
+  'images': (
+    'predict: image files, or folders of them; may stand without --images '
+    'after the flags, too.'
+  ),
+  'index': 'predict: an .npz file of --mode=embed to look for neighbours in.',
+  'neighbours': 'predict: so many most similar examples of --index.',
 }
 
 _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
@@ -170,6 +190,16 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   'use_pytorch_color_jitter': (
     'input_data.preprocessing.use_pytorch_color_jitter',
     "Color jitter as torchvision defines it instead of TensorFlow's.",
+  ),
+  'random_flip': (
+    'input_data.preprocessing.random_flip',
+    'Mirror half of the training views, where that keeps the label (not of '
+    'handwritten characters). Turn it off where the data set cannot know.',
+  ),
+  'train_on_eval_views': (
+    'input_data.preprocessing.train_on_eval_views',
+    'Train on the evaluation crop: no random crop, no flip, no augmentation. A '
+    'frozen encoder then computes its embeddings once.',
   ),
   'apply_whitening': (
     'input_data.preprocessing.apply_whitening',
@@ -373,19 +403,29 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     _define(values, flag, params.get(paths[0]), text)
 
 
-def read(values: flags.FlagValues):
+def read(values: flags.FlagValues, arguments=(), find_recorded=None):
   """Returns (RunOptions, HParams) of parsed flags, not yet checked.
 
+  Args:
+    values: The parsed flags.
+    arguments: What stands after the flags: more --images.
+    find_recorded: From a model_dir to the HParams of what was trained there, or
+      None. They hold where a flag is not given and --mode is to use that.
+
   Raises:
-    ValueError: If an item of a list, or --hparams, cannot be read.
+    ValueError: If an item of a list, or --hparams, cannot be read, or there are
+      arguments where no images are asked for.
   """
-  options = run_options.RunOptions(
-    **{flag: values[flag].value for flag in _RUN_FLAGS}
-  )
+  options = _read_options(values, arguments)
   if values['hparams'].value is not None:
     return options, hparams.parse(values['hparams'].value)
-  params = hparams.HParams()
+  params = recorded = None
+  if find_recorded and options.uses_trained_model:
+    params = recorded = find_recorded(options.model_dir)
+  params = params or hparams.HParams()
   for flag, (paths, _) in hparams_flags().items():
+    if recorded and not values[flag].present:
+      continue
     value = values[flag].value
     for path in paths:
       default = params.get(path)
@@ -398,6 +438,19 @@ def read(values: flags.FlagValues):
         raise ValueError(f'--{flag}: {error}') from error
       params = params.replace(path, converted)
   return options, params
+
+
+def _read_options(values, arguments):
+  fields = {}
+  for flag in _RUN_FLAGS:
+    value = values[flag].value
+    fields[flag] = tuple(value) if isinstance(value, list) else value
+  if arguments and fields['mode'] != 'predict':
+    raise ValueError(
+      f'found {arguments[0]!r}, expected flags only, as --name=value.'
+    )
+  fields['images'] += tuple(arguments)
+  return run_options.RunOptions(**fields)
 
 
 def _define(values, flag, default, text):

@@ -22,6 +22,26 @@ run_main() {
   exec "${PYTHON:-$default_python}" "$ROOT/main.py" "$@"
 }
 
+# Takes a script's arguments and leaves them in REFERENCE_FLAGS, of which the
+# first, unless it is a flag, becomes --reference_ckpt. Ends the script unless
+# there is a reference, or only help is asked for.
+require_reference() {
+  if [[ -n "${1:-}" && "$1" != -* ]]; then
+    set -- "--reference_ckpt=$1" "${@:2}"
+  fi
+  REFERENCE_FLAGS=("$@")
+  local flag
+  for flag in "$@"; do
+    case "$flag" in
+      --reference_ckpt=?* | --reference_ckpt | --help*) return 0 ;;
+    esac
+  done
+  echo 'No pretrained encoder is given; usage:' \
+    "scripts/${0##*/} REFERENCE [FLAGS], where REFERENCE is a checkpoint, a" \
+    'training directory, an export or a TF-Hub module.' >&2
+  exit 2
+}
+
 # --- Hardware ---------------------------------------------------------------
 
 TPU=(

@@ -3,47 +3,25 @@
 # many cores as the batch needs. Published top-1: none.
 #
 # Usage: scripts/train_classification_head_from_pretrained_encoder.sh \
-#          REFERENCE_CKPT --mode=train_then_eval \
+#          REFERENCE --mode=train_then_eval \
 #          --tpu_name=NAME --data_dir=DIR --model_dir=DIR [FLAGS]
 # --use_tpu=False for GPU or CPU.
 #
-# REFERENCE_CKPT is a checkpoint, or a training directory, whose newest one is
-# taken. --reference_ckpt=REFERENCE_CKPT among the flags does as well. For the
-# encoder of another script add the flags of its encoder and, for those of
+# REFERENCE is a checkpoint, a training directory, an export, or a TF-Hub module.
+# --reference_ckpt=REFERENCE among the flags does as well. For the encoder of
+# another script add the flags of its encoder and, for those of
 # supcon_imagenet_*.sh, --normalize_embedding=True.
 #
 # The published script of this name cannot work: a line continuation is missing
 # and a flag group is not defined, so nothing is warm-started, stage 1 trains
 # the contrastive loss and stage 2 runs its default of 200 epochs. This one has
 # the published values but for the group CLASSIFIER_ONLY: the encoder comes from
-# REFERENCE_CKPT and stays as it is, batch norm statistics included; the 90
-# epochs of stage 1 train the classifier with cross-entropy, and only its
-# weights decay; there is no stage 2.
+# REFERENCE and stays as it is, batch norm statistics included; the 90 epochs of
+# stage 1 train the classifier with cross-entropy, and only its weights decay;
+# there is no stage 2.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/configs.sh"
-
-if [[ -n "${1:-}" && "$1" != -* ]]; then
-  set -- "--reference_ckpt=$1" "${@:2}"
-fi
-
-# Whether the flags name a pretrained encoder, or ask for help only.
-can_run() {
-  local flag
-  for flag in "$@"; do
-    case "$flag" in
-      --reference_ckpt=?* | --reference_ckpt | --help*) return 0 ;;
-    esac
-  done
-  return 1
-}
-
-if ! can_run "$@"; then
-  echo 'No pretrained encoder is given; usage:' \
-    "scripts/${0##*/} REFERENCE_CKPT [FLAGS], where REFERENCE_CKPT is a" \
-    'checkpoint or a training directory.' >&2
-  exit 2
-fi
-
+require_reference "$@"
 run_main "${TPU[@]}" "${RESNET50[@]}" "${IMAGENET[@]}" "${SIMCLR[@]}" \
   "${CLASSIFIER_ONLY[@]}" \
   --batch_size=6144 \
@@ -52,4 +30,4 @@ run_main "${TPU[@]}" "${RESNET50[@]}" "${IMAGENET[@]}" "${SIMCLR[@]}" \
   --stage_1_optimizer=NESTEROV \
   --stage_1_base_learning_rate=0.1 \
   --stage_1_weight_decay=1e-6 \
-  "$@"
+  "${REFERENCE_FLAGS[@]}"

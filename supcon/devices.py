@@ -114,7 +114,7 @@ def find(options: run_options.RunOptions) -> Devices:
   Raises:
     ValueError: If they are not there.
   """
-  if options.use_tpu and not options.inspects:
+  if options.use_tpu and options.needs_accelerator:
     return _find_tpu(options)
   num_gpus = _num_gpus(options.num_gpus)
   if options.num_replicas > 1 and num_gpus:

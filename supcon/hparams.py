@@ -253,6 +253,8 @@ class Preprocessing:
   measure_whitening: bool = _field('mw', False, published=False)
   defer_augmentation: bool = _field('da', False, published=False)
   compile_augmentation: bool = _field('ca', True, published=False)
+  random_flip: bool = _field('rf', True, published=False)
+  train_on_eval_views: bool = _field('tev', False, published=False)
 
   def check(self) -> None:
     _require(

@@ -8,7 +8,19 @@ import os
 
 from supcon import hparams
 
-MODES = ('train', 'eval', 'train_then_eval', 'inspect_data')
+MODES = (
+  'train',
+  'eval',
+  'train_then_eval',
+  'inspect_data',
+  'export',
+  'embed',
+  'predict',
+)
+
+# What an export may be: a SavedModel for TensorFlow 2 and TensorFlow Serving,
+# and a TF-Hub module for TensorFlow 1.
+EXPORT_FORMATS = ('saved_model', 'hub')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +44,12 @@ class RunOptions:
   max_checkpoints_to_keep: int = 5
   keep_checkpoint_interval_secs: float = 36000000.0
   eval_interval_secs: int = 60
+  export_formats: tuple[str, ...] = EXPORT_FORMATS
+  exports_to_keep: int = 0
+  output: str = ''
+  images: tuple[str, ...] = ()
+  index: str = ''
+  neighbours: int = 0
 
   @property
   def trains(self) -> bool:
@@ -44,6 +62,16 @@ class RunOptions:
   @property
   def inspects(self) -> bool:
     return self.mode == 'inspect_data'
+
+  @property
+  def uses_trained_model(self) -> bool:
+    """Whether the hyper-parameters are those of what was trained before."""
+    return self.mode in ('export', 'embed', 'predict')
+
+  @property
+  def needs_accelerator(self) -> bool:
+    """Whether it computes more than files and a few images."""
+    return self.mode not in ('inspect_data', 'export', 'predict')
 
   @property
   def tpu_address(self) -> str | None:
@@ -76,6 +104,12 @@ class RunOptions:
       raise ValueError(
         f'--eval_interval_secs={self.eval_interval_secs} must not be negative.'
       )
+    if not self.uses_trained_model:
+      self._check_reference(params)
+    self._check_use()
+    self._check_devices()
+
+  def _check_reference(self, params):
     if self.reference_ckpt and not params.warm_start.is_asked_for:
       raise ValueError(
         f'--reference_ckpt={self.reference_ckpt} is given but nothing is to '
@@ -85,9 +119,46 @@ class RunOptions:
     if params.warm_start.is_asked_for and not self.reference_ckpt:
       raise ValueError(
         'a --warm_start_* flag is on but --reference_ckpt is empty; name the '
-        'checkpoint or training directory to start from.'
+        'checkpoint, training directory, export or TF-Hub module to start '
+        'from.'
       )
-    self._check_devices()
+
+  def _check_use(self):
+    unknown = sorted({*self.export_formats} - {*EXPORT_FORMATS})
+    if unknown or not self.export_formats:
+      raise ValueError(
+        f'--export_formats={",".join(self.export_formats)} must be one or more '
+        f'of {", ".join(EXPORT_FORMATS)}.'
+      )
+    for name in ('exports_to_keep', 'neighbours'):
+      if getattr(self, name) < 0:
+        raise ValueError(
+          f'--{name}={getattr(self, name)} must not be negative.'
+        )
+    if self.mode == 'embed' and not self.output:
+      raise ValueError(
+        '--mode=embed needs --output=FILE.npz or FILE.tfrecord, the file to '
+        'write.'
+      )
+    if self.images and self.mode != 'predict':
+      raise ValueError(
+        f'--images={",".join(self.images)} has no effect with '
+        f'--mode={self.mode}; pass --mode=predict.'
+      )
+    if self.mode == 'predict' and not self.images:
+      raise ValueError(
+        '--mode=predict needs images: --images=FILE,FOLDER,... or their names '
+        'after the flags.'
+      )
+    if self.neighbours and not self.index:
+      raise ValueError(
+        f'--neighbours={self.neighbours} needs --index=FILE.npz, written by '
+        '--mode=embed.'
+      )
+    if self.index and not self.neighbours:
+      raise ValueError(
+        f'--index={self.index} has no effect without --neighbours=K.'
+      )
 
   def _check_devices(self):
     if self.num_gpus < -1:
@@ -96,7 +167,7 @@ class RunOptions:
       )
     if self.num_replicas < 1:
       raise ValueError(f'--num_replicas={self.num_replicas} must be positive.')
-    if not self.use_tpu or self.inspects:
+    if not self.use_tpu or not self.needs_accelerator:
       return
     if not self.tpu_address:
       raise ValueError(

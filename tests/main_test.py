@@ -293,6 +293,7 @@ class TestTrainThenEval:
       f'Top-1 {top_1:.2f}% on all 360 digits test images.',
       f'Checkpoint:  {trained.result["checkpoint"]}',
       f'SavedModel:  {trained.result["saved_model"]}',
+      f'Hub module:  {trained.result["hub_module"]}',
       f'Metrics:     {trained.model_dir / "result.json"}',
       f'TensorBoard: tensorboard --logdir {trained.model_dir}',
     ]

@@ -14,12 +14,14 @@ import sys
 
 import pytest
 
+from tests import flag_parsing
 from tests import golden
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _SCRIPTS = sorted((_ROOT / 'scripts').glob('*.sh'))
 _SOURCED = ('configs.sh', 'setup.sh')
 _HEAD = 'train_classification_head_from_pretrained_encoder'
+_TRANSFERS = ('finetune', 'linear_eval')
 
 # What that script changes of the published values, as its header says.
 _HEAD_CHANGES = {
@@ -181,13 +183,41 @@ def test_classification_head_changes_only_what_it_says(tmp_path, echo):
 @pytest.mark.parametrize(
   'flags', [(), ('--mode=train',), ('',), ('--reference_ckpt=',)]
 )
-def test_classification_head_asks_for_a_reference(tmp_path, echo, flags):
-  script = _ROOT / 'scripts' / f'{_HEAD}.sh'
+@pytest.mark.parametrize('name', [_HEAD, *_TRANSFERS])
+def test_a_reference_is_asked_for(tmp_path, echo, flags, name):
+  script = _ROOT / 'scripts' / f'{name}.sh'
   result = _run(script, *flags, cwd=tmp_path, PYTHON=echo)
   assert result.returncode == 2
   assert result.stdout == ''
   assert result.stderr.count('\n') == 1
-  assert f'usage: scripts/{_HEAD}.sh REFERENCE_CKPT' in result.stderr
+  assert f'usage: scripts/{name}.sh REFERENCE' in result.stderr
+
+
+@pytest.mark.parametrize('name', _TRANSFERS)
+def test_transfers_train_what_they_say(tmp_path, echo, name):
+  script = _ROOT / 'scripts' / f'{name}.sh'
+  arguments = _arguments(script, 'runs/a b', cwd=tmp_path, echo=echo)
+  options, params = flag_parsing.parse(
+    [*arguments, '--use_tpu=False', '--model_dir=x']
+  )
+  params.check()
+  options.check(params)
+  assert options.reference_ckpt == 'runs/a b'
+  assert params.warm_start.warm_start_encoder
+  assert not params.warm_start.warm_start_classifier
+  assert params.stage_2.epochs == 0
+  stage = params.stage_1
+  assert (stage.contrastive_loss_weight, stage.cross_entropy_loss_weight) == (
+    0,
+    1,
+  )
+  is_whole = name == 'finetune'
+  assert params.warm_start.batch_norm_in_train_mode == is_whole
+  assert stage.update_encoder_batch_norm == is_whole
+  assert params.input_data.preprocessing.train_on_eval_views != is_whole
+  keeps = params.architecture.stop_gradient_before_classification_head
+  assert keeps != is_whole
+  assert is_whole or not stage.use_encoder_weight_decay
 
 
 def test_users_flags_come_last(tmp_path, echo):

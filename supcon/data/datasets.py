@@ -219,6 +219,29 @@ def is_unvetted(name: str) -> bool:
   return name not in INFOS
 
 
+def known_colors(name: str):
+  """Returns (mean, std) on the [-1, 1] scale of a data set, None if unknown."""
+  info = _info(name)
+  return (info.mean, info.std) if info.mean else None
+
+
+def of_split(split: splits.Split) -> Dataset:
+  """Returns a data set of images without labels, to be looked at only."""
+  return Dataset(
+    info=Info(
+      tfds_name='',
+      version='',
+      train_split=split.name,
+      eval_split=split.name,
+      flips=False,
+    ),
+    train=split,
+    evaluation=split,
+    class_names=(),
+    image_shape=None,
+  )
+
+
 def _first(split, count):
   """Returns the first `count` examples; all of them if it is 0 or less."""
   if not 0 < count < split.num_examples:

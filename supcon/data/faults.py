@@ -16,6 +16,7 @@ takes 20 minutes there and half a minute on a hundred cores, less than an epoch.
 """
 
 from collections.abc import Iterator
+import contextlib
 import re
 import time
 
@@ -138,6 +139,22 @@ def explain(split: splits.Split) -> str | None:
   return f'{describe(split, expected)}; {_REMEDY}.'
 
 
+@contextlib.contextmanager
+def naming(split: splits.Split):
+  """Says which image it was where the input pipeline stumbles over one.
+
+  Raises:
+    BadExampleError: In place of TensorFlow's error, if an example is bad.
+  """
+  try:
+    yield
+  except INPUT_ERRORS as error:
+    explanation = explain(split)
+    if not explanation:
+      raise
+    raise BadExampleError(explanation) from error
+
+
 def describe(split: splits.Split, position: int) -> str:
   """Returns where a bad example is and what is wrong with it, in one line."""
   with tf.Graph().as_default(), tf1.Session() as session:
@@ -148,7 +165,7 @@ def describe(split: splits.Split, position: int) -> str:
       what = 'is in order now'
     except tf.errors.OpError as error:
       what = f'cannot be used: {reason(error)}'
-  return f'{split.where(position)} {what}'
+  return f'{splits.printable(split.where(position))} {what}'
 
 
 def reason(error: tf.errors.OpError) -> str:

@@ -5,11 +5,14 @@ of their names, in which one class would follow the other, but in that of a hash
 of them: the first n are a fair sample, and a shuffle buffer sees all classes.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import zlib
 
@@ -19,8 +22,9 @@ import tensorflow as tf
 from supcon.data import image_ops
 from supcon.data import splits
 
-_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif')
-_EXPECTED = f'CLASS/*{{{",".join(_ENDINGS)}}}'
+# Of files that are taken for images.
+ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif')
+_EXPECTED = f'CLASS/*{{{",".join(ENDINGS)}}}'
 
 # ImageNet's is called val.
 _EVAL_NAMES = ('val', 'validation', 'test')
@@ -103,6 +107,9 @@ class FolderSplit:
   def where(self, position: int) -> str:
     return os.path.join(self.directory, self._relative_path(position))
 
+  def example_id(self, position: int) -> str:
+    return f'{self.name}/{self._relative_path(position)}'
+
   def damage(self) -> None:
     return None
 
@@ -167,27 +174,47 @@ def load(
   )
 
 
-def _constant(data):
-  """Returns a string tensor of bytes that are compressed in the graph."""
-  return tf.io.decode_compressed(tf.constant(zlib.compress(data)), 'ZLIB')
-
-
-def _in_parallel(function, items):
-  with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-    return list(pool.map(function, items))
-
-
-def _names(directory):
-  """Returns what is in a directory, without what is hidden."""
+def visible_names(directory: str) -> list[str]:
+  """Returns what is in a directory, sorted, without what is hidden."""
   # Object stores mark a directory by a trailing slash.
   names = [name.rstrip('/') for name in tf.io.gfile.listdir(directory)]
   return sorted(name for name in names if name and not name.startswith('.'))
 
 
+def estimate_bytes(split: splits.Split) -> int:
+  """Returns the size of all files of a split, from a sample of them.
+
+  A file that is not there has none: whoever reads it finds out.
+  """
+  count = split.num_examples
+  # Evenly spread, lest the names of one folder stand for those of all.
+  sample = range(0, count, math.ceil(count / _MAX_MEASURED))
+  sizes = in_parallel(_size, map(split.where, sample))
+  return max(1, sum(sizes) * count // len(sizes))
+
+
+def in_parallel(function: Callable, items: Iterable) -> list:
+  """Applies a function that waits for a file system to each of the items."""
+  with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+    return list(pool.map(function, items))
+
+
+def _size(path):
+  try:
+    return tf.io.gfile.stat(path).length
+  except tf.errors.NotFoundError:
+    return 0
+
+
+def _constant(data):
+  """Returns a string tensor of bytes that are compressed in the graph."""
+  return tf.io.decode_compressed(tf.constant(zlib.compress(data)), 'ZLIB')
+
+
 def _folders(directory):
-  names = _names(directory)
+  names = visible_names(directory)
   paths = [os.path.join(directory, name) for name in names]
-  are_folders = _in_parallel(tf.io.gfile.isdir, paths)
+  are_folders = in_parallel(tf.io.gfile.isdir, paths)
   return tuple(name for name, is_one in zip(names, are_folders) if is_one)
 
 
@@ -207,16 +234,16 @@ def _list(name, directory, found_names, class_names):
   def images(class_name):
     return [
       file
-      for file in _names(os.path.join(directory, class_name))
-      if file.lower().endswith(_ENDINGS)
+      for file in visible_names(os.path.join(directory, class_name))
+      if file.lower().endswith(ENDINGS)
     ]
 
-  files_of = dict(zip(found_names, _in_parallel(images, found_names)))
+  files_of = dict(zip(found_names, in_parallel(images, found_names)))
   empty = [found for found in found_names if not files_of[found]]
   if empty:
     raise ValueError(
       f'{os.path.join(directory, empty[0])} holds no images (*'
-      f'{", *".join(_ENDINGS)}); add some or delete the folder. Of '
+      f'{", *".join(ENDINGS)}); add some or delete the folder. Of '
       f'{len(found_names)} class folders {len(empty)} are like this.'
     )
   label_of = {found: label for label, found in enumerate(class_names)}
@@ -235,14 +262,4 @@ def _list(name, directory, found_names, class_names):
     files=files,
     num_bytes=0,
   )
-  return dataclasses.replace(split, num_bytes=_num_bytes(split))
-
-
-def _num_bytes(split):
-  """Returns the size of all files, from a sample of them."""
-  # Names are in the order of a hash: any of them are a fair sample.
-  sample = range(min(split.num_examples, _MAX_MEASURED))
-  sizes = _in_parallel(
-    lambda position: tf.io.gfile.stat(split.where(position)).length, sample
-  )
-  return max(1, sum(sizes) * split.num_examples // len(sizes))
+  return dataclasses.replace(split, num_bytes=estimate_bytes(split))

@@ -12,6 +12,7 @@ import functools
 import math
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from supcon import hparams
@@ -150,6 +151,66 @@ def eval_input_fn(
   return input_fn
 
 
+def predict_input_fn(
+  dataset: datasets.Dataset, params: hparams.HParams, dtype: tf.DType
+) -> InputFn:
+  """Returns the input function of a prediction.
+
+  Like that of evaluation, but labels are one more feature:
+    features['labels']: int32 [B].
+  """
+  build = functools.partial(_eval_batches, dataset, params, dtype)
+
+  def input_fn(params):
+    return build(params['batch_size']).map(
+      lambda features, labels: {**features, 'labels': labels}
+    )
+
+  return input_fn
+
+
+def embeddings_input_fn(
+  path: str,
+  embedding_size: int,
+  labels: np.ndarray,
+  dataset: datasets.Dataset,
+  params: hparams.HParams,
+  start_step: int = 0,
+) -> InputFn:
+  """Returns the input function of training on a frozen encoder's embeddings.
+
+  The examples come in the order of those of `train_input_fn`, where these are
+  held in memory.
+
+  Args:
+    path: A file of float32 [N, embedding_size], little-endian, by position.
+    embedding_size: Python int D.
+    labels: int32 [N], by position.
+    dataset: The data set.
+    params: The hyper-parameters of the run.
+    start_step: The first batch to give is that of this global step.
+
+  Returns:
+    A function as `train_input_fn` returns it. The only feature is
+      embeddings: float32 [B, V, D], the same in all views.
+  """
+
+  build = functools.partial(
+    _embedding_batches,
+    path,
+    embedding_size,
+    labels,
+    dataset,
+    params,
+    start_step,
+  )
+
+  def input_fn(params):
+    return build(_host(params), params['batch_size'])
+
+  return input_fn
+
+
 def _host(params):
   """Returns the host that an input function is called for."""
   context = params.get('context')
@@ -158,33 +219,31 @@ def _host(params):
   return order.Host(context.current_host, context.num_hosts)
 
 
-def _train_batches(dataset, params, dtype, start_step, host, batch_size):
-  """Returns the data set that `train_input_fn` describes."""
+def _positions(dataset, params, start_step, host):
+  """Returns which examples a host gives from a step on."""
   if params.batch_size % host.count:
     raise ValueError(
       f'--batch_size={params.batch_size} is not divisible by the {host.count} '
       f'hosts; try {params.batch_size // host.count * host.count}.'
     )
-  input_data = params.input_data
-  positions = order.Positions(
+  return order.Positions(
     seed=params.seed,
     num_examples=dataset.num_train_examples,
     batch_size=params.batch_size,
     start_step=start_step,
     host=host,
-    is_shared=input_data.shard_per_host,
+    is_shared=params.input_data.shard_per_host,
   )
+
+
+def _train_batches(dataset, params, dtype, start_step, host, batch_size):
+  """Returns the data set that `train_input_fn` describes."""
+  positions = _positions(dataset, params, start_step, host)
+  input_data = params.input_data
   stream, read = _train_stream(dataset, positions, input_data.class_balanced)
 
   def views(turn, index, example):
     encoded, label = read(*example)
-    if input_data.label_noise_prob > 0:
-      label = _noisy_label(
-        label,
-        dataset.num_classes,
-        input_data.label_noise_prob,
-        seeds.key(params.seed, seeds.Purpose.LABEL_NOISE, index=index),
-      )
     features = preprocessing.train_views(
       encoded,
       seeds.scrambled(
@@ -194,10 +253,42 @@ def _train_batches(dataset, params, dtype, start_step, host, batch_size):
       dataset.info.flips,
       dataset.info.autoaugment_policy,
     )
-    return features, label
+    return features, _label(label, index, dataset, params)
 
   stream = stream.map(views, num_parallel_calls=tf.data.AUTOTUNE)
   return _batched(stream, batch_size, dataset, params, dtype)
+
+
+def _embedding_batches(
+  path, embedding_size, labels, dataset, params, start_step, host, batch_size
+):
+  """Returns the data set that `embeddings_input_fn` describes."""
+  vectors = tf.data.FixedLengthRecordDataset(path, 4 * embedding_size).map(
+    lambda record: tf.ensure_shape(
+      tf.io.decode_raw(record, tf.float32), [embedding_size]
+    )
+  )
+  examples = tf.data.Dataset.zip(
+    (vectors, tf.data.Dataset.from_tensor_slices(labels))
+  )
+  num_views = params.input_data.preprocessing.num_views
+
+  def views(turn, index, example):
+    del turn  # In every epoch they are the same.
+    vector, label = example
+    vectors = tf.tile(vector[tf.newaxis], [num_views, 1])
+    return {'embeddings': vectors}, _label(label, index, dataset, params)
+
+  return (
+    _held(
+      examples.batch(len(labels), drop_remainder=True),
+      _positions(dataset, params, start_step, host),
+      params.input_data.class_balanced,
+    )
+    .map(views)
+    .batch(batch_size, drop_remainder=True)
+    .prefetch(tf.data.AUTOTUNE)
+  )
 
 
 def _eval_batches(dataset, params, dtype, batch_size):
@@ -342,6 +433,15 @@ def _held(whole, positions, class_balanced):
 
 def _as_it_is(encoded, label):
   return encoded, label
+
+
+def _label(label, index, dataset, params):
+  """Returns a training label, or with label noise perhaps another one."""
+  probability = params.input_data.label_noise_prob
+  if probability <= 0:
+    return label
+  key = seeds.key(params.seed, seeds.Purpose.LABEL_NOISE, index=index)
+  return _noisy_label(label, dataset.num_classes, probability, key)
 
 
 def _noisy_label(label, num_classes, probability, key):

@@ -7,6 +7,7 @@ get it.
 from collections.abc import Sequence
 import concurrent.futures
 import dataclasses
+import functools
 import os
 
 import numpy as np
@@ -136,17 +137,51 @@ class PreparedSplit:
     return dataclasses.replace(self, kept=kept[list(positions)])
 
   def where(self, position: int) -> str:
-    stored = position if self.kept is None else self.kept[position]
     return (
-      f'record {stored} (counted from 0 as they are read) of split '
-      f'{self.name} in {self.builder.data_dir}'
+      f'record {self._stored(position)} (counted from 0 as they are read) of '
+      f'split {self.name} in {self.builder.data_dir}'
     )
+
+  def example_id(self, position: int) -> str:
+    """See `splits.Split`: the stored split, and which of its records this is.
+
+    So record 3 of 'train[80%:]', of 1000, is 'train/803'.
+    """
+    begins, pieces = self._origins
+    stored = self._stored(position)
+    piece = np.searchsorted(begins, stored, 'right') - 1
+    name, first = pieces[piece]
+    return f'{name}/{first + stored - begins[piece]}'
 
   def damage(self) -> str | None:
     files = self.builder.info.splits[self.name].file_instructions
     return _first_damaged(
       {str(file.filename): file.examples_in_shard for file in files}
     )
+
+  def _stored(self, position):
+    return position if self.kept is None else self.kept[position]
+
+  @functools.cached_property
+  def _origins(self):
+    """Returns which pieces of stored splits make up this one.
+
+    Returns:
+      int64 [pieces], at which position each begins; and for each the name of
+      the stored split and the number of the record that it begins with.
+    """
+    first_of = {}
+    for name, split in self.builder.info.splits.items():
+      firsts = np.cumsum([0, *split.shard_lengths])
+      for path, first in zip(split.filepaths, firsts.tolist()):
+        first_of[str(path)] = name, first
+    files = self.builder.info.splits[self.name].file_instructions
+    begins = np.cumsum([0, *(file.take for file in files)])[:-1]
+    pieces = []
+    for file in files:
+      name, first = first_of[str(file.filename)]
+      pieces.append((name, first + file.skip))
+    return begins, pieces
 
 
 def find(name: str, config: str, version: str, data_dir: str) -> str | None:

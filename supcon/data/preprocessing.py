@@ -188,7 +188,7 @@ def _training_view(chance, index, params, flips):
   def finish(image):
     size = [params.image_size, params.image_size]
     image = image_ops.interpolate(image, size)
-    if not flips:
+    if not (flips and params.random_flip):
       return image
     return _maybe(image_ops.flip, _FLIP_PROBABILITY, chance.flip[index], image)
 
@@ -325,12 +325,16 @@ def train_views(encoded, seed, params, flips, policy):
       is_gray: bool [V].
   """
   chance = _chance(seed, params.num_views)
-  views = [
-    _training_view(chance, index, params, flips)
-    for index in range(params.num_views)
-  ]
-  # One view needs but a part of a JPEG.
-  return _make(encoded, views, chance, len(views) > 1, params, policy)
+  if params.train_on_eval_views:
+    views = [_evaluation_view(params)] * params.num_views
+    decode_whole = _evaluation_needs_whole(params)
+  else:
+    views = [
+      _training_view(chance, index, params, flips)
+      for index in range(params.num_views)
+    ]
+    decode_whole = len(views) > 1  # One needs but a part of a JPEG.
+  return _make(encoded, views, chance, decode_whole, params, policy)
 
 
 def eval_views(encoded, seed, params, flips, policy):
@@ -354,10 +358,17 @@ def eval_views(encoded, seed, params, flips, policy):
     _training_view(chance, index, params, flips)
     for index in range(1, params.num_views)
   ]
-  # View 0 must not depend on how many follow: a window of its own is always
-  # decoded on its own.
-  decode_whole = _EVAL_CROPS[params.eval_crop_method].window is _whole
+  decode_whole = _evaluation_needs_whole(params)
   return _make(encoded, views, chance, decode_whole, params, policy)
+
+
+def _evaluation_needs_whole(params):
+  """Whether an evaluation view is made of the whole image.
+
+  It must not depend on how many views follow: a window of its own is always
+  decoded on its own.
+  """
+  return _EVAL_CROPS[params.eval_crop_method].window is _whole
 
 
 def _make(encoded, views, chance, decode_whole, params, policy):

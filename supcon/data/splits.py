@@ -3,8 +3,15 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
+import unicodedata
 
 import tensorflow as tf
+
+# Categories of characters that a terminal does not show but obeys, or cannot
+# write: controls, marks of direction, halves of a character, new lines.
+_UNPRINTABLE = ('Cc', 'Cf', 'Cs', 'Zl', 'Zp')
+# Marks without which Persian words and many emoji fall apart.
+_JOINERS = '\u200c\u200d'
 
 
 class Files(NamedTuple):
@@ -75,6 +82,13 @@ class Split(Protocol):
   def where(self, position: int) -> str:
     """Returns what a person has to look for: a path, or a record."""
 
+  def example_id(self, position: int) -> str:
+    """Returns a name of an example that is the same on every machine.
+
+    It is the same too in whatever selection or part of a split the example is
+    found: 'val/cat/1.jpg', or 'train/17' for one that has no name.
+    """
+
   def damage(self) -> str | None:
     """Reads all files that hold several examples; names the first broken one.
 
@@ -131,3 +145,22 @@ def listed(names: Sequence[str]) -> str:
   if len(names) > 8:
     names = [*names[:8], '...']
   return ', '.join(names) if names else 'nothing'
+
+
+def printable(name: str) -> str:
+  """Returns a name that comes from data as it can stand in a line of a log.
+
+  Whatever would end the line, move the cursor or turn the text around is
+  replaced by its escape, such as `\\n`, `\\x1b` or `\\u202e`.
+  """
+  return ''.join(
+    character.encode('unicode_escape').decode()
+    if _is_unprintable(character)
+    else character
+    for character in name
+  )
+
+
+def _is_unprintable(character):
+  is_obeyed = unicodedata.category(character) in _UNPRINTABLE
+  return is_obeyed and character not in _JOINERS

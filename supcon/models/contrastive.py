@@ -81,9 +81,21 @@ class ContrastiveModel(layers.Module):
       ValueError: If the channels are not a multiple of 3.
     """
     views = _views(x)
-    num_views = len(views)
-    images = tf.concat(views, axis=0)
-    embedding = self.encoder(images, training)  # [V B, D], view by view.
+    embedding = self.encoder(tf.concat(views, axis=0), training)
+    return self._heads(embedding, len(views), training)
+
+  def of_embeddings(self, x, training):
+    """Maps embeddings that were computed before to Outputs.
+
+    Args:
+      x: float32 [B, V, D].
+      training: As for images.
+    """
+    views = tf.unstack(x, axis=1)
+    return self._heads(tf.concat(views, axis=0), len(views), training)
+
+  def _heads(self, embedding, num_views, training):
+    """Returns Outputs for float32 [V B, D], view by view."""
     normalized_embedding = _unit_length(embedding)
 
     def head_inputs(normalize, stop_gradient):

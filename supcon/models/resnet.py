@@ -6,7 +6,11 @@ bottleneck on its 3x3 convolution, and Aggregated Residual Transformations
 are those of the published checkpoints.
 """
 
+from collections.abc import Mapping
+from collections.abc import Sequence
 import functools
+import math
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -232,6 +236,61 @@ class Encoder(layers.Module):
     for group in self._groups:
       x = group(x, training)
     return tf.reduce_mean(tf.cast(x, tf.float32), [1, 2])
+
+
+class Description(NamedTuple):
+  """What an encoder is, as far as its variables tell; strides do not show."""
+
+  architecture: enums.EncoderArchitecture
+  depth: int
+  width: float
+  first_conv_kernel_size: int
+
+
+def describe(shapes: Mapping[str, Sequence[int]]) -> Description | None:
+  """Returns what encoder variables are of; None if it is none of these.
+
+  Args:
+    shapes: {name: shape} of all of them, the names without the scope of the
+      encoder. What else lies in their scopes, such as slots, does no harm.
+  """
+  blocks = {
+    tuple(name.split('/')[:2])
+    for name in shapes
+    if name.startswith('BlockGroup')
+  }
+  kinds = [kind for kind in _BLOCKS if _block_scopes(*_BLOCKS[kind]) == blocks]
+  if not kinds:
+    return None
+  ((architecture, depth),) = kinds
+  block, _ = _BLOCKS[architecture, depth]
+  kernel = 'Conv2DFixedPadding/conv2d/kernel'
+  stem = shapes.get(kernel, ())
+  shortcut = shapes.get(f'BlockGroup3/{block.scope}/{kernel}', ())
+  if len(stem) != 4 or len(shortcut) != 4:
+    return None
+  width = _width(shortcut[-1] // block.expansion)
+  return Description(architecture, depth, width, stem[0])
+
+
+def _block_scopes(block, group_sizes):
+  """Returns the (scope of its group, own scope) of each block."""
+  return {
+    (f'BlockGroup{group}', block.scope + (f'_{index}' if index else ''))
+    for group, num_blocks in enumerate(group_sizes)
+    for index in range(num_blocks)
+  }
+
+
+def _width(channels):
+  """Returns a width with which the last group has so many channels.
+
+  It has int(512 * width), and the others what is left of those when halved and
+  rounded down: every width that fits makes the same network. Two digits after
+  the point are what a user has most likely written.
+  """
+  width = math.ceil(100 * channels / 512) / 100
+  return width if int(512 * width) == channels else channels / 512
 
 
 def _look_up(architecture):

@@ -1,29 +1,186 @@
 """Checkpoints against the variables that a model expects of them."""
 
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
+import dataclasses
 from typing import NamedTuple
 
+from google.protobuf import message
 import tensorflow as tf
+from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+from supcon.models import resnet
 
 tf1 = tf.compat.v1
+
+# Where TensorFlow 2 keeps which variable of which object has which key.
+_OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
 
 
 class MismatchError(ValueError):
   """A checkpoint of model_dir is not one of the model that was asked for."""
 
 
+# --- What is in a checkpoint --------------------------------------------------
+
+
+class Entry(NamedTuple):
+  """A variable in a checkpoint."""
+
+  key: str  # By which it is found in there; TensorFlow 1 takes its name.
+  shape: list[int]
+  dtype: tf.DType
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+  """The variables of a checkpoint.
+
+  Attributes:
+    checkpoint: Checkpoint prefix.
+    prefix: What stands before their names in there, such as 'module/'.
+    entries: {name without that prefix: Entry}.
+  """
+
+  checkpoint: str
+  prefix: str
+  entries: Mapping[str, Entry]
+
+  @property
+  def shapes(self) -> dict[str, list[int]]:
+    return {name: entry.shape for name, entry in self.entries.items()}
+
+  def check_values(self, names: Iterable[str]) -> None:
+    """Reads variables, which compares them with their checksums.
+
+    Raises:
+      ValueError: If one cannot be read.
+    """
+    with _reading(self.checkpoint):
+      reader = tf.train.load_checkpoint(self.checkpoint)
+      for name in names:
+        reader.get_tensor(self.entries[name].key)
+
+
+def index(checkpoint: str, scope: str | None = None) -> Index:
+  """Returns what a checkpoint holds; its values are not read.
+
+  Args:
+    checkpoint: Checkpoint prefix. Written by TensorFlow 1, whose keys are the
+      names of variables, or by TensorFlow 2, which keeps the names beside them.
+    scope: Name of a model, such as 'ContrastiveModel'. If given, only variables
+      in this scope count, wherever it stands: a TF-Hub module has it below a
+      name of its own. Otherwise all variables do, under their full names.
+
+  Raises:
+    ValueError: If it cannot be read, or holds none or several such models.
+  """
+  with _reading(checkpoint):
+    reader = tf.train.load_checkpoint(checkpoint)
+    dtypes = reader.get_variable_to_dtype_map()
+    shapes = reader.get_variable_to_shape_map()
+    keys = _keys(reader, shapes)
+    everything = [
+      (name, Entry(key, shapes[key], dtypes[key])) for name, key in keys
+    ]
+  if scope is None:
+    return Index(checkpoint, '', dict(everything))
+  prefix = _only_prefix(checkpoint, [name for name, _ in everything], scope)
+  entries = {}
+  for name, entry in everything:
+    if not name.startswith(f'{prefix}{scope}/'):
+      continue
+    name = name[len(prefix) :]
+    if name in entries:
+      raise ValueError(
+        f'{checkpoint} holds {name} twice, as {entries[name].key} and '
+        f'{entry.key}; save the model that is meant alone.'
+      )
+    entries[name] = entry
+  return Index(checkpoint, prefix, entries)
+
+
+@contextlib.contextmanager
+def _reading(checkpoint):
+  """Says in one line what is wrong with the files of a checkpoint."""
+  try:
+    yield
+  # Bad bytes are an OpError, a file that ends too early an IndexError, half a
+  # variable a ValueError, what an object graph invents a KeyError.
+  except (
+    tf.errors.OpError,
+    message.DecodeError,
+    LookupError,
+    ValueError,
+    RuntimeError,
+  ) as error:
+    reason = ' '.join(str(error).split())
+    raise ValueError(
+      f'{checkpoint} is damaged or not whole ({reason}); copy or write it '
+      'again, or name another checkpoint.'
+    ) from error
+
+
+def _keys(reader, all_keys):
+  """Returns (variable name, key) pairs, in the order of the names."""
+  if _OBJECT_GRAPH not in all_keys:
+    return sorted((key, key) for key in all_keys)
+  graph = trackable_object_graph_pb2.TrackableObjectGraph()
+  graph.ParseFromString(reader.get_tensor(_OBJECT_GRAPH))
+  return sorted(
+    (attribute.full_name, attribute.checkpoint_key)
+    for node in graph.nodes
+    for attribute in node.attributes
+    if attribute.full_name
+  )
+
+
+def _only_prefix(checkpoint, names, scope):
+  """Returns what stands before the scope of a model in its variables' names."""
+  found = set()
+  for name in names:
+    before, separator, _ = f'/{name}'.rpartition(f'/{scope}/')
+    if separator:
+      found.add(f'{before[1:]}/' if before else '')
+  # What Keras optimizers keep of X is called Adam/m/X: the shorter name is that
+  # of the variable itself.
+  found = {
+    prefix
+    for prefix in found
+    if not any(f'/{prefix}'.endswith(f'/{other}') for other in found - {prefix})
+  }
+  if not found:
+    kinds = ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')
+    raise ValueError(
+      f'{checkpoint} is of another family of models: none of its {len(names)} '
+      f'variables ({kinds}) is in a {scope}; name a checkpoint, an export or a '
+      'TF-Hub module of a supervised contrastive model.'
+    )
+  if len(found) > 1:
+    raise ValueError(
+      f'{checkpoint} holds {len(found)} models, under '
+      f'{", ".join(sorted(found))}; save the '
+      'one that is meant alone.'
+    )
+  return found.pop()
+
+
+# --- Comparison ---------------------------------------------------------------
+
+
 class Comparison(NamedTuple):
   """How a checkpoint differs from a set of variables."""
 
   missing: list[str]  # Variables that the checkpoint lacks.
-  different: list[tuple[str, list, list]]  # (name, shape there, shape here).
+  different: list[tuple[str, str, str]]  # (name, what it is there, here).
   extra: list[str]  # In the checkpoint's scopes but not among the variables.
 
   def describe(self) -> str:
     """Returns the first difference in words, or '' if there is none."""
     for name, there, here in self.different:
-      return f'{name} has shape {there} there but {here} in this model'
+      return f'{name} has {there} there but {here} in this model'
     if self.missing:
       return f'{self.missing[0]} is not in it'
     if self.extra:
@@ -32,32 +189,38 @@ class Comparison(NamedTuple):
 
 
 def compare(
-  variables: Iterable[tf.Variable], scopes: Sequence[str], checkpoint: str
+  variables: Iterable[tf.Variable], scopes: Sequence[str], held: Index
 ) -> Comparison:
-  """Compares a checkpoint with variables, by name and shape.
+  """Compares a checkpoint with variables, by name, shape and type.
 
   Args:
     variables: What is expected.
     scopes: Name scopes in which the checkpoint may hold nothing else, but for
       slots. A deeper network holds every variable of a shallower one: only what
       is too much tells them apart.
-    checkpoint: Checkpoint prefix.
+    held: What the checkpoint holds.
   """
-  shapes = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
-  expected = {v.op.name: v.shape.as_list() for v in variables}
+  entries = held.entries
+  expected = {v.op.name: v for v in variables}
+  different = []
+  for name, variable in expected.items():
+    if name not in entries:
+      continue
+    shape, dtype = variable.shape.as_list(), variable.dtype.base_dtype
+    there = entries[name]
+    if there.shape != shape:
+      different.append((name, f'shape {there.shape}', f'shape {shape}'))
+    elif there.dtype != dtype:
+      different.append((name, f'type {there.dtype.name}', f'type {dtype.name}'))
   return Comparison(
-    missing=[name for name in expected if name not in shapes],
-    different=[
-      (name, shapes[name], shape)
-      for name, shape in expected.items()
-      if name in shapes and shapes[name] != shape
-    ],
+    missing=[name for name in expected if name not in entries],
+    different=different,
     extra=[
       name
-      for name in sorted(shapes)
+      for name in sorted(entries)
       if name not in expected
       and name.startswith(tuple(scope + '/' for scope in scopes))
-      and not _is_slot(name, shapes)
+      and not _is_slot(name, entries)
     ],
   )
 
@@ -67,16 +230,223 @@ def require_same(
 ) -> None:
   """Checks that a checkpoint of model_dir is one of this model.
 
+  Args:
+    variables: All that the checkpoint has to hold, under their full names.
+    scopes: Names of models; see `compare`.
+    checkpoint: Checkpoint prefix.
+
   Raises:
-    MismatchError: Names the first variable that differs.
+    MismatchError: If it cannot be read, or says in which part the networks
+      differ, by the flags as far as variables tell, and in which variable.
   """
-  difference = compare(variables, scopes, checkpoint).describe()
-  if difference:
+  variables = list(variables)
+  shapes = {v.op.name: v.shape.as_list() for v in variables}
+  try:
+    held = index(checkpoint)
+  except ValueError as error:
+    raise MismatchError(f'found in --model_dir: {error}') from error
+  difference = compare(variables, scopes, held).describe()
+  if not difference:
+    return
+  parts = [
+    part
+    for scope in scopes
+    for part in part_differences(held.shapes, shapes, scope)
+  ]
+  if not parts:
     raise MismatchError(
       f'--model_dir holds {checkpoint} of another architecture or optimizer: '
       f'{difference}. Use the flags that it was trained with, or another '
       '--model_dir.'
     )
+  remedies = [
+    f'pass {" ".join(part.flags)}' if part.flags else 'take its data set'
+    for part in parts
+  ]
+  raise MismatchError(
+    f'--model_dir holds {checkpoint} of another architecture: '
+    f'{in_words(parts)}: {difference}; {" and ".join(remedies)}, or another '
+    '--model_dir.'
+  )
+
+
+def _is_slot(name, names):
+  """Whether a variable's name lies below that of another: KERNEL/Momentum."""
+  parts = name.split('/')
+  return any('/'.join(parts[:n]) in names for n in range(1, len(parts)))
+
+
+# --- What the networks are ----------------------------------------------------
+
+
+class PartDifference(NamedTuple):
+  """How a part of the network in a checkpoint differs from that of this run."""
+
+  scope: str  # Of the part, such as 'ContrastiveModel/Encoder'.
+  there: str  # What the checkpoint holds: 'a classifier of 1000 classes'.
+  here: str  # What this run has: 'the data set has 10'.
+  flags: list[str]  # What would make them equal: '--resnet_depth=101'.
+
+
+def part_differences(
+  there: Mapping[str, Sequence[int]],
+  here: Mapping[str, Sequence[int]],
+  scope: str,
+) -> list[PartDifference]:
+  """Returns what tells two networks apart, as far as variables show it.
+
+  Args:
+    there: {variable name: shape} in a checkpoint.
+    here: The same of this run. What it lacks is not compared.
+    scope: Name of the model.
+  """
+  differences = []
+  for part, describe in _PARTS.items():
+    part = f'{scope}/{part}'
+    own = _below(part, here)
+    if own:
+      difference = describe(part, _below(part, there), own)
+      if difference:
+        differences.append(difference)
+  return differences
+
+
+def in_words(parts: Sequence[PartDifference]) -> str:
+  """Returns 'A and B, but this run has C and the data set has D'."""
+  there, here = (
+    ' and '.join(words)
+    for words in zip(*((part.there, part.here) for part in parts))
+  )
+  return f'{there}, but {here}'
+
+
+def _encoder_difference(scope, there_shapes, here_shapes):
+  if not there_shapes:
+    return PartDifference(scope, 'no encoder', 'this run has one', [])
+  there, here = resnet.describe(there_shapes), resnet.describe(here_shapes)
+  if not there or not here or there == here:
+    return None
+  is_other_stem = there.first_conv_kernel_size != here.first_conv_kernel_size
+
+  def words(encoder):
+    stem = f' and a first convolution of {encoder.first_conv_kernel_size}'
+    return (
+      f'{encoder.architecture.name} of depth {encoder.depth} and width '
+      f'{encoder.width:.10g}{stem if is_other_stem else ""}'
+    )
+
+  def flags(encoder):
+    return {
+      'resnet_architecture': encoder.architecture.name,
+      'resnet_depth': encoder.depth,
+      'resnet_width': f'{encoder.width:.10g}',
+      'first_conv_kernel_size': encoder.first_conv_kernel_size,
+    }
+
+  to_pass = _to_pass(flags(there), flags(here))
+  if is_other_stem:
+    # No variable shows these, and the published stems differ in all three.
+    to_pass.append('and its --first_conv_stride and --use_initial_max_pool')
+  return PartDifference(
+    scope,
+    f'the encoder {words(there)}',
+    f'this run has {words(here)}',
+    to_pass,
+  )
+
+
+def _projection_head_difference(scope, there_shapes, here_shapes):
+  if not there_shapes:
+    return PartDifference(scope, 'no projection head', 'this run has one', [])
+  there_words, there = _projection_head(there_shapes)
+  here_words, here = _projection_head(here_shapes)
+  if there == here:
+    return None
+  return PartDifference(
+    scope,
+    f'a projection head of {there_words}',
+    f'this run has one of {here_words}',
+    _to_pass(there, here),
+  )
+
+
+_NORMS = {  # Whether there are gammas, betas: what that is, by which flags.
+  (False, False): (
+    'without batch norm',
+    {'use_projection_batch_norm': False},
+  ),
+  (True, True): (
+    'with batch norm',
+    {
+      'use_projection_batch_norm': True,
+      'use_projection_batch_norm_beta': True,
+    },
+  ),
+  (True, False): (
+    'with batch norm without beta',
+    {
+      'use_projection_batch_norm': True,
+      'use_projection_batch_norm_beta': False,
+    },
+  ),
+}
+
+
+def _projection_head(shapes):
+  """Returns what a projection head is, in words and as {flag: value}."""
+  names = ['dense', *(f'dense_{index}' for index in range(1, len(shapes)))]
+  kernels = [f'{name}/kernel' for name in names]
+  sizes = ','.join(str(shapes[k][-1]) for k in kernels if k in shapes)
+  words, flags = sizes, {'projection_head_layers': sizes}
+  if ',' in sizes:  # Batch norm would stand between two layers.
+    has_norm = 'batch_normalization/gamma' in shapes
+    has_beta = has_norm and 'batch_normalization/beta' in shapes
+    norm_words, norm_flags = _NORMS[has_norm, has_beta]
+    words, flags = f'{words} {norm_words}', {**flags, **norm_flags}
+  return words, flags
+
+
+def _classifier_difference(scope, there_shapes, here_shapes):
+  if not there_shapes:
+    return PartDifference(scope, 'no classifier', 'this run has one', [])
+  there, here = (
+    shapes.get('dense/bias', [None])[-1]
+    for shapes in (there_shapes, here_shapes)
+  )
+  if there is None or here is None or there == here:
+    return None
+  return PartDifference(
+    scope, f'a classifier of {there} classes', f'the data set has {here}', []
+  )
+
+
+_PARTS = {  # Scope in a ContrastiveModel: what compares it.
+  'Encoder': _encoder_difference,
+  'ProjectionHead': _projection_head_difference,
+  'ClassificationHead': _classifier_difference,
+}
+
+
+def _below(scope, shapes):
+  """Returns the shapes of a scope, by the names in there."""
+  start = f'{scope}/'
+  return {
+    name[len(start) :]: shape
+    for name, shape in shapes.items()
+    if name.startswith(start)
+  }
+
+
+def _to_pass(there, here):
+  """Returns the flags that would make this run's network that of there."""
+  return [
+    f'--{flag}={value}'
+    for flag, value in there.items()
+    if here.get(flag) != value
+  ]
+
+
+# --- Checkpoints of model_dir -------------------------------------------------
 
 
 def steps_and_paths(model_dir: str) -> dict[int, str]:
@@ -93,9 +463,3 @@ def steps_and_paths(model_dir: str) -> dict[int, str]:
 def step_of(checkpoint: str) -> int:
   """Returns the global step in a name such as DIR/model.ckpt-1000."""
   return int(checkpoint.rsplit('-', 1)[-1])
-
-
-def _is_slot(name, names):
-  """Whether a variable's name lies below that of another: KERNEL/Momentum."""
-  parts = name.split('/')
-  return any('/'.join(parts[:n]) in names for n in range(1, len(parts)))

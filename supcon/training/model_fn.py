@@ -1,4 +1,4 @@
-"""The graphs: a training step of a stage, an evaluation, an export."""
+"""The graphs: a training step of a stage, an evaluation."""
 
 import dataclasses
 import math
@@ -10,7 +10,6 @@ from supcon import losses
 from supcon import replicas
 from supcon.data import preprocessing
 from supcon.models import contrastive
-from supcon.serving import saved_model
 from supcon.training import hooks
 from supcon.training import metrics
 from supcon.training import stages
@@ -67,14 +66,12 @@ class ModelFn:
     del params  # TPUEstimator's own; the shapes say all that is needed.
     if mode == ModeKeys.TRAIN:
       return self.train(features, labels)
-    if mode == ModeKeys.EVAL:
-      return self.evaluate(features, labels)
-    return self.serve(features)
+    return self.evaluate(features, labels)
 
   def train(self, features, labels) -> TPUEstimatorSpec:
     """One step of the stage. See data/inputs.py for features and labels."""
     model = self._model()
-    outputs = model(self._images(features), training=self.train_batch_norm)
+    outputs = self._outputs(model, features, training=self.train_batch_norm)
     contrastive_loss, cross_entropy_loss = self._losses(outputs, labels)
     include_bias = self.params.loss.include_bias_in_weight_decay
     parts = stages.loss_parts(
@@ -122,7 +119,7 @@ class ModelFn:
   def evaluate(self, features, labels) -> TPUEstimatorSpec:
     """Metrics over every example once; padding has weight 0."""
     model = self._model()
-    outputs = model(self._images(features), training=False)
+    outputs = self._outputs(model, features, training=False)
     weights = features['weights']
     contrastive_loss, cross_entropy_loss = self._losses(
       outputs, labels, is_valid=weights > 0
@@ -151,19 +148,15 @@ class ModelFn:
       ),
     )
 
-  def serve(self, features) -> TPUEstimatorSpec:
-    """The signatures of the SavedModel."""
-    signatures = saved_model.signatures(self._model(), features['images'])
-    return TPUEstimatorSpec(
-      mode=ModeKeys.PREDICT,
-      predictions=signatures['serving_default'].outputs,
-      export_outputs=signatures,
-    )
-
   def _model(self):
     return contrastive.ContrastiveModel(
       self.params.architecture, self.num_classes
     )
+
+  def _outputs(self, model, features, training):
+    if 'embeddings' in features:  # Of an encoder that does not change.
+      return model.of_embeddings(features['embeddings'], training)
+    return model(self._images(features), training)
 
   def _images(self, features):
     """Returns the views, [B, V, S, S, 3], as the encoder sees them."""

@@ -364,6 +364,36 @@ def test_splits_and_parts_of_them_can_be_chosen(tmp_path):
   assert message.startswith('--eval_split=extra[:0] of ')
 
 
+def test_ids_are_the_same_in_every_part_of_a_split(tmp_path):
+  _write(tmp_path, num_shards=3, train=10, test=6)
+
+  def examples(split_name):
+    """Returns {id: image}."""
+    dataset = datasets.load('tfds:shapes', str(tmp_path), 0, split_name)
+    images = [image for image, _ in _records(dataset, is_train=True)]
+    ids = [dataset.train.example_id(i) for i in range(len(images))]
+    assert len(set(ids)) == len(ids)
+    return dict(zip(ids, images))
+
+  train, test = examples('train'), examples('test')
+  assert list(train) == [f'train/{i}' for i in range(10)]
+  assert list(test) == [f'test/{i}' for i in range(6)]
+  # Of 10 the last 2 and the first 4, of 6 the middle: files begin at 0, 3, 7
+  # and 0, 2, 4.
+  part = examples('train[80%:]+test[1:4]+train[:4]')
+  assert list(part) == [
+    *('train/8', 'train/9', 'test/1', 'test/2', 'test/3'),
+    *('train/0', 'train/1', 'train/2', 'train/3'),
+  ]
+  assert part.items() <= {**train, **test}.items()
+
+  split = datasets.load('tfds:shapes', str(tmp_path), 0, 'train[80%:]+test')
+  rest = split.train.select([1, 2, 5])
+  ids = [rest.example_id(i) for i in range(3)]
+  assert ids == ['train/9', 'test/0', 'test/3']
+  assert rest.select([2]).example_id(0) == 'test/3'
+
+
 def test_features_are_those_of_supervised_learning(tmp_path):
   features = _features(image='photo', label='species')
   example = {'id': '', 'photo': np.zeros([4, 4, 1], np.uint8), 'species': 2}

@@ -16,6 +16,7 @@ from supcon.data import datasets
 from supcon.data import faults
 from supcon.data import folder
 from supcon.data import inputs
+from supcon.data import splits
 from supcon.data import whitening
 
 tf1 = tf.compat.v1
@@ -157,6 +158,63 @@ def test_limit_and_selection_keep_the_order(tmp_path):
   assert (everything.num_bytes, chosen.num_bytes) == (10, 3)
   # Selections of selections.
   assert _records(chosen.select([2])) == [_records(everything)[8]]
+
+
+def test_ids_are_the_same_on_every_machine(tmp_path):
+  files = {f'{name}/{i}.png': _PNG for name in ('cat', 'dog') for i in range(9)}
+  files = {**_FEW, **{f'val/{path}': data for path, data in files.items()}}
+  for place in ('here', 'there'):
+    data_dir = _write(tmp_path / place, files)
+    split = datasets.load('folder', data_dir).evaluation
+    ids = [split.example_id(i) for i in range(split.num_examples)]
+    assert sorted(ids) == sorted(f for f in files if f.startswith('val/'))
+    assert [split.where(i) for i in range(len(ids))] == [
+      f'{data_dir}/{found}' for found in ids
+    ]
+    assert split.select([2, 7]).example_id(1) == ids[7]
+
+
+def test_a_link_to_nothing_is_a_bad_image(tmp_path):
+  data_dir = _write(tmp_path, _FEW)
+  (tmp_path / 'train' / 'dog' / 'b.png').symlink_to('nothing')
+  split = datasets.load('folder', data_dir).train
+  assert split.num_bytes == 2 * len(_PNG)
+  (bad,) = faults.find(split)
+  assert split.example_id(bad) == 'train/dog/b.png'
+
+
+def test_size_is_estimated_from_a_fair_sample(tmp_path, monkeypatch):
+  monkeypatch.setattr(folder, '_MAX_MEASURED', 3)
+  files = {f'train/{i}/{i}.png': b'x' * 100 for i in range(10)}
+  split = datasets.load(
+    'folder', _write(tmp_path, {**files, 'val/1/1.png': b''})
+  ).train
+  # 10 files in steps of 4: three are looked at, of 100 bytes each.
+  sizes = []
+  stat = tf.io.gfile.stat
+  monkeypatch.setattr(
+    tf.io.gfile, 'stat', lambda path: sizes.append(path) or stat(path)
+  )
+  assert folder.estimate_bytes(split) == 1000
+  assert sorted(sizes) == sorted(split.where(i) for i in (0, 4, 8))
+
+
+@pytest.mark.parametrize(
+  'name, shown',
+  [
+    ('n01440764/a b.JPEG', 'n01440764/a b.JPEG'),
+    ('猫 é\u3000🐈.png', '猫 é\u3000🐈.png'),
+    # A family and a Persian word are held together by invisible marks.
+    ('👩\u200d👧 می\u200cخواهم', '👩\u200d👧 می\u200cخواهم'),
+    ('two\nlines\r\t', r'two\nlines\r\t'),
+    ('\x1b[2J\x9b\x7f\0', r'\x1b[2J\x9b\x7f\x00'),
+    ('gpj.\u202egnp\u2028', r'gpj.\u202egnp\u2028'),
+    ('caf\udce9', r'caf\udce9'),
+    ('back\\slash', 'back\\slash'),
+  ],
+)
+def test_names_can_be_printed(name, shown):
+  assert splits.printable(name) == shown
 
 
 @pytest.mark.parametrize(

@@ -217,3 +217,116 @@ def test_resnext_that_does_not_split_into_groups_is_refused():
       encoder_depth=50,
       encoder_width=0.25,
     )
+
+
+# --- What an encoder is, by its variables -------------------------------------
+
+
+def _shapes(**architecture):
+  """Returns {name below the encoder's scope: shape}."""
+  with tf.Graph().as_default():
+    variables = _encoder(**architecture).variables
+  start = 'Model/Encoder/'
+  return {v.op.name[len(start) :]: v.shape.as_list() for v in variables}
+
+
+@pytest.mark.parametrize(
+  'kind, depth',
+  [
+    (kind, depth) for kind, depths in hparams.DEPTHS.items() for depth in depths
+  ],
+)
+def test_every_encoder_is_recognised(kind, depth):
+  shapes = _shapes(
+    encoder_architecture=kind,
+    encoder_depth=depth,
+    encoder_width=0.5,
+    first_conv_kernel_size=5,
+  )
+  expected = (kind, depth, 0.5, 5)
+  assert resnet.describe(shapes) == expected
+  # The order does not matter, nor do slots.
+  slots = {f'{name}/Momentum': shape for name, shape in shapes.items()}
+  assert resnet.describe({**slots, **shapes}) == expected
+
+
+@pytest.mark.parametrize(
+  'width, expected',
+  [
+    # Two digits are enough to make int(512 * width) channels.
+    (1.0, 1.0),
+    (4.0, 4.0),
+    (1.5, 1.5),
+    (0.3, 0.3),
+    (0.36, 0.36),
+    (0.99, 0.99),
+    # 512 / 16 = 32; neither 0.06 * 512 = 30.7 nor 0.07 * 512 = 35.8 do.
+    (1 / 16, 0.0625),
+    (1 / 64, 0.015625),
+    # 512 / 3 = 170.7; 0.33 makes 168, 0.34 makes 174, 170 / 512 makes 170.
+    (1 / 3, 0.33203125),
+  ],
+)
+@pytest.mark.parametrize('depth', [18, 50])
+def test_the_width_is_one_that_makes_the_same_network(depth, width, expected):
+  shapes = _shapes(encoder_depth=depth, encoder_width=width)
+  found = resnet.describe(shapes)
+  assert found.width == expected
+  assert _shapes(encoder_depth=depth, encoder_width=found.width) == shapes
+
+
+def test_every_number_of_channels_has_a_width():
+  for channels in range(8, 2050):
+    width = resnet._width(channels)
+    assert int(64 * 2**3 * width) == channels
+    for group in range(3):  # As for every other width that makes as many.
+      assert int(64 * 2**group * width) == channels >> (3 - group)
+
+
+@pytest.mark.parametrize('table', _TABLES)
+def test_published_encoders_are_recognised(table):
+  kind, depth, stem = re.fullmatch(
+    r'variables_(\w+)_(\d+)_(\w+)\.tsv', table
+  ).groups()
+  start = 'ContrastiveModel/Encoder/'
+  with golden.path(f'variables/{table}').open(newline='') as rows:
+    shapes = {
+      row['name'][len(start) :]: [int(size) for size in row['shape'].split(',')]
+      for row in csv.DictReader(rows, delimiter='\t')
+      if row['name'].startswith(start)
+    }
+  kernel_size = {'cifar': 3, 'imagenet': 7}[stem]
+  architecture = enums.EncoderArchitecture[kind.upper()]
+  assert resnet.describe(shapes) == (
+    architecture,
+    int(depth),
+    1.0,
+    kernel_size,
+  )
+
+
+def test_what_is_none_of_the_encoders_is_not_recognised():
+  shapes = _shapes(encoder_depth=18, encoder_width=0.25)
+  stem = 'Conv2DFixedPadding/conv2d/kernel'
+  block = 'BlockGroup1/ResidualBlock_1/'
+  others = {
+    'nothing': {},
+    'another family': {'conv1/kernel': [7, 7, 3, 64]},
+    'a block less': {
+      name: shape
+      for name, shape in shapes.items()
+      if not name.startswith(block)
+    },
+    'a block more': {
+      **shapes,
+      f'BlockGroup1/ResidualBlock_2/{stem}': [3, 3, 32, 32],
+    },
+    'no stem': {n: shape for n, shape in shapes.items() if n != stem},
+    'another stem': {**shapes, stem: [7, 3, 64]},
+    'blocks of two kinds': {
+      name.replace(block, 'BlockGroup1/BottleneckBlock/'): shape
+      for name, shape in shapes.items()
+    },
+  }
+  for what, variables in others.items():
+    assert resnet.describe(variables) is None, what

@@ -14,6 +14,7 @@ from supcon import hparams
 from supcon import losses
 from supcon.data import image_ops
 from supcon.models import contrastive
+from supcon.serving import trained
 from supcon.training import hooks
 from supcon.training import stages
 from tests import golden
@@ -162,12 +163,12 @@ def _evaluate(checkpoint, images, labels, batch_size, function, garbage=None):
 
 @pytest.fixture(scope='module', name='predict')
 def _predict(checkpoint):
-  """From single views [N, side, side, 3] to what contrastive_eval says."""
+  """From single views [N, side, side, 3] to what the model says of them."""
   graph = tf.Graph()
   with graph.as_default():
     images = tf1.placeholder(tf.float32, [None, _SIDE, _SIDE, 3])
-    spec = _function()({'images': images}, None, ModeKeys.PREDICT, {})
-    outputs = spec.export_outputs['contrastive_eval'].outputs
+    model = contrastive.ContrastiveModel(_PARAMS.architecture, _NUM_CLASSES)
+    outputs = trained.outputs(model, images, training=False)
     session = tf1.Session()
     _restore(session, checkpoint)
   yield lambda views: session.run(outputs, {images: views})
@@ -606,22 +607,3 @@ def test_what_is_left_to_the_model_is_done_before_the_encoder(
   # One grey level; and what bfloat16 rounds, of values up to 4.
   tolerance = 2 / 255 / min(std) + (1e-5 if dtype == tf.float32 else 2**-5)
   assert np.abs(x - expected).max() <= tolerance
-
-
-# --- Export -------------------------------------------------------------------
-
-
-def test_serving_signatures_are_the_published_ones():
-  published = golden.json('signatures.json')['signatures']
-  with tf.Graph().as_default():
-    images = tf1.placeholder(tf.float32, [None, _SIDE, _SIDE, 3])
-    spec = _function()({'images': images}, None, ModeKeys.PREDICT, {})
-    signatures = {n: s.outputs for n, s in spec.export_outputs.items()}
-    assert set(signatures) == set(published)
-    for name, outputs in signatures.items():
-      assert set(outputs) == set(published[name]['outputs'])
-      assert {output.dtype for output in outputs.values()} == {tf.float32}
-    assert signatures['serving_default'] == signatures['contrastive_eval']
-    assert spec.predictions == signatures['contrastive_eval']
-    for name, output in signatures['contrastive_train'].items():
-      assert output is not signatures['contrastive_eval'][name]

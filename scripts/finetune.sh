@@ -1,0 +1,30 @@
+#!/bin/bash
+# Fine-tuning of a pretrained ResNet-50, classifier included, on any data set.
+# Hardware: one GPU; a TPU with --tpu_name and a larger batch. Published top-1:
+# none.
+#
+# Usage: scripts/finetune.sh REFERENCE --input_fn=NAME \
+#          --mode=train_then_eval --use_tpu=False --data_dir=DIR --model_dir=DIR \
+#          [FLAGS]
+#
+# REFERENCE is a checkpoint, a training directory, an export, or a TF-Hub module
+# (a directory or a URL). All of the network is trained with cross-entropy at a
+# small learning rate; the classifier is new, as large as the data set has
+# classes. For an encoder other than a ResNet-50 for ImageNet add its flags:
+# --resnet_depth, --resnet_width, and those of the stem.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/configs.sh"
+require_reference "$@"
+run_main "${TPU[@]}" "${RESNET50[@]}" "${IMAGENET[@]}" "${CROSS_ENTROPY[@]}" \
+  --warm_start_encoder=True \
+  --batch_norm_in_train_mode=True \
+  --batch_size=256 \
+  --augmentation_type=IDENTITY \
+  --label_smoothing=0 \
+  --zero_initialize_classifier=True \
+  --stage_1_epochs=30 \
+  --stage_1_warmup_epochs=1 \
+  --stage_1_base_learning_rate=0.01 \
+  --stage_1_learning_rate_decay=COSINE \
+  --stage_1_weight_decay=1e-4 \
+  "${REFERENCE_FLAGS[@]}"

@@ -1,0 +1,41 @@
+"""Shows what training would see, and measures what it costs to make."""
+
+from supcon import hparams
+from supcon import run_options
+from supcon.data import faults
+from supcon.data import inspection
+from supcon.jobs import runs
+
+
+class InspectData:
+  """--mode=inspect_data."""
+
+  def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
+    self._run = runs.Run(options, params)
+
+  def announce(self) -> None:
+    self._run.announce()
+
+  def run(self) -> None:
+    """Writes the contact sheet and inspect_data.json, and prints the figures.
+
+    Raises:
+      faults.BadExampleError: If an image cannot be decoded.
+    """
+    run, output = self._run, self._run.output
+    with faults.naming(run.dataset.train):
+      sheet = inspection.contact_sheet(run.dataset, run.params)
+      path = sheet.write(output.path)
+      speed = inspection.measure(run.dataset, run.params)
+    output.write_json(
+      'inspect_data.json',
+      {'contact_sheet': sheet.to_json(), 'speed': speed.to_json()},
+    )
+    run.report_skipped('train')
+    print(
+      f'\n{speed.describe()}\n\n'
+      f'Contact sheet: {path}\n'
+      f'Its rows, and the figures: {output.join("inspect_data.json")}\n'
+      f'TensorBoard: tensorboard --logdir {output.path}',
+      flush=True,
+    )

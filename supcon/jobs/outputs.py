@@ -1,0 +1,89 @@
+"""Computes what a model says of every image of a split."""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import dataclasses
+import time
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from supcon import devices as devices_lib
+from supcon import estimators
+from supcon import run_options
+from supcon.data import datasets
+from supcon.data import inputs
+from supcon.data import splits
+from supcon.serving import predictions
+from supcon.serving import trained
+
+_PROGRESS_SECONDS = 5.0
+
+
+def compute(
+  options: run_options.RunOptions,
+  devices: devices_lib.Devices,
+  model: trained.TrainedModel,
+  dataset: datasets.Dataset,
+  split: splits.Split,
+  dtype: tf.DType,
+  start: Callable | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Computes embeddings, projections and logits, on one device or a TPU.
+
+  Args:
+    options: Checked RunOptions.
+    devices: Those of the job.
+    model: The model. Images become what its hyper-parameters make of those of
+      an evaluation.
+    dataset: What the split belongs to.
+    split: The examples.
+    dtype: Of the images that the encoder sees.
+    start: See predictions.PredictFn; then the model's checkpoint has no part in
+      it.
+
+  Yields:
+    Batches in the order of the positions: those of `trained.outputs`, float32,
+    and 'labels', int32 [n].
+
+  Raises:
+    tf.errors.OpError: If an image cannot be decoded.
+  """
+  params = model.params.replace('input_data.preprocessing.num_views', 1)
+  # Colors are made alike as the model knows them, wherever images come from.
+  info = dataclasses.replace(dataset.info, mean=model.mean, std=model.std)
+  dataset = dataclasses.replace(dataset, evaluation=split, info=info)
+  estimator = estimators.build(
+    options,
+    devices,
+    predictions.PredictFn(
+      dataclasses.replace(model, params=params), dtype, start
+    ),
+    train_batch_size=params.batch_size,
+    eval_batch_size=params.eval.batch_size,
+    seed=params.seed,
+  )
+  batches = estimator.predict(
+    inputs.predict_input_fn(dataset, params, dtype),
+    checkpoint_path=None if start else model.checkpoint,
+    yield_single_examples=False,
+  )
+  done, begun = 0, time.monotonic()
+  logged = begun
+  for batch in batches:
+    is_example = batch.pop('weights') > 0
+    batch = {name: values[is_example] for name, values in batch.items()}
+    done += len(batch['labels'])
+    now = time.monotonic()
+    if now - logged > _PROGRESS_SECONDS:
+      logged = now
+      rate = done / (now - begun)
+      logging.info(
+        '%d of %d images (%.0f images/s, %.0f s left)',
+        done,
+        split.num_examples,
+        rate,
+        (split.num_examples - done) / rate,
+      )
+    yield batch

@@ -1,0 +1,158 @@
+"""Trains what remains of a run, stage by stage."""
+
+import sys
+import time
+
+from absl import logging
+
+from supcon import estimators
+from supcon import hparams
+from supcon import model_dirs
+from supcon import run_options
+from supcon import workers
+from supcon.data import faults
+from supcon.data import inputs
+from supcon.jobs import evaluation
+from supcon.jobs import frozen
+from supcon.jobs import runs
+
+_POLL_SECONDS = 2.0
+
+# How long a checkpoint may take from one machine to the others.
+_WAIT_SECONDS = 60.0
+
+
+class Train:
+  """--mode=train, and train_then_eval, which evaluates and exports once."""
+
+  def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
+    self._run = runs.Run(options, params)
+
+  def announce(self) -> None:
+    self._run.announce()
+
+  def run(self) -> None:
+    """Trains, and evaluates if that was asked for.
+
+    Raises:
+      hooks.NanLossError: If the loss is not a number any more.
+      faults.BadExampleError: If an image cannot be decoded.
+      workers.LostWorkerError: If another machine is gone.
+    """
+    self._train()
+    if self._run.options.evaluates and self._run.devices.is_chief:
+      self._summarize(
+        evaluation.evaluate(self._run, self._run.model_dir.newest())
+      )
+
+  def _train(self):
+    """Trains what remains of the plan, stage by stage."""
+    run = self._run
+    if run.devices.cluster:
+      self._meet()
+    step = run.model_dir.newest_step()
+    if step:
+      logging.info(
+        'model_dir holds step %d of %d: %s',
+        step,
+        run.plan.total_steps,
+        'training continues there'
+        if step < run.plan.total_steps
+        else 'nothing is left to train',
+      )
+    make_input_fn = self._images
+    if step < run.plan.total_steps and frozen.is_worth_it(run):
+      make_input_fn = frozen.Embeddings(run).input_fn
+    for stage in run.plan.stages:
+      if step >= stage.stop_step:
+        continue
+      logging.info(
+        'stage %d: steps %d to %d', stage.number, step, stage.stop_step
+      )
+      with faults.naming(run.dataset.train):
+        estimators.train(
+          run.options,
+          run.devices,
+          run.model_fn(stage),
+          make_input_fn(step),
+          batch_size=run.params.batch_size,
+          seed=run.params.seed,
+          max_steps=stage.stop_step,
+        )
+      step = stage.stop_step
+      if run.devices.cluster:
+        self._wait_for_checkpoint(step)
+    run.report_skipped('train')
+
+  def _images(self, start_step):
+    """Returns the input function of training from a step on."""
+    run = self._run
+    return inputs.train_input_fn(
+      run.dataset, run.params, run.dtype, start_step=start_step
+    )
+
+  def _meet(self):
+    """Waits for the chief, who has to train the same in the same directory."""
+    # Whoever sees the chief's server finds what the chief has announced.
+    devices = self._run.devices
+    logging.info('worker %d listens at %s', devices.host.index, devices.master)
+    mine = self._run.record()['compact']
+
+    def is_announced():
+      found = self._run.model_dir.read_json(model_dirs.HPARAMS)
+      return found and found['compact'] == mine
+
+    self._wait_for('hparams.json with the flags of this worker', is_announced)
+
+  def _wait_for_checkpoint(self, step):
+    """Waits until this worker sees what the chief has written.
+
+    Else it would begin the next stage with an older checkpoint; and the chief
+    would take a worker that has finished before for one that was lost.
+    """
+    model_dir = self._run.model_dir
+    self._wait_for(
+      f'checkpoint of step {step}', lambda: model_dir.newest_step() >= step
+    )
+
+  def _wait_for(self, what, is_there):
+    """Waits for what the chief writes, from when the chief is there."""
+    begun, is_waiting = None, False
+    model_dir = self._run.model_dir.path
+    with self._run.devices.watchdog.guarding(_WAIT_SECONDS) as watchdog:
+      while not is_there():
+        if not is_waiting:
+          logging.info('waiting for %s in %s', what, model_dir)
+        is_waiting = True
+        if begun is None and watchdog.has_seen(0):
+          begun = time.monotonic()
+        if begun and time.monotonic() - begun > _WAIT_SECONDS:
+          raise workers.LostWorkerError(
+            f'found no {what} in --model_dir={model_dir}, where the chief '
+            'should have written it; give all workers the same flags and the '
+            'same directory, on a file system that they share.'
+          )
+        time.sleep(_POLL_SECONDS)
+
+  def _summarize(self, result):
+    """Prints where everything is, for people."""
+    top_1 = result['metrics']['top_1_accuracy']
+    skipped = result['num_skipped']
+    is_part = self._run.params.input_data.max_eval_samples
+    places = {
+      'Checkpoint': result['checkpoint'],
+      'SavedModel': result['saved_model'],
+      'Hub module': result['hub_module'],
+      'Metrics': self._run.model_dir.join(model_dirs.RESULT),
+      'TensorBoard': f'tensorboard --logdir {self._run.model_dir.path}',
+    }
+    print(
+      f'\nTop-1 {100 * top_1:.2f}% on {"the first" if is_part else "all"} '
+      f'{result["num_examples"]} '
+      f'{result["dataset"]} {result["split"]} images'
+      f'{f" ({skipped} bad ones skipped)" if skipped else ""}.'
+    )
+    for name, place in places.items():
+      if place:
+        print(f'{name + ":":<13}{place}')
+    sys.stdout.flush()

@@ -1,0 +1,52 @@
+"""What a user gets to see of a run: our own lines, and not TensorFlow's."""
+
+import logging as python_logging
+import os
+import warnings
+
+from absl import logging
+
+
+def shorten() -> None:
+  """Logs what supcon/ has to say, as 'time message'."""
+  handler = logging.get_absl_handler()
+  handler.setFormatter(
+    python_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
+  )
+  handler.addFilter(
+    lambda record: (
+      record.levelno >= python_logging.ERROR
+      or logging.level_debug()
+      or 'site-packages' not in record.pathname
+    )
+  )
+
+
+def quiet_tensorflow() -> None:
+  """Hides what TensorFlow says about itself, unless --verbosity=1.
+
+  To be called before TensorFlow is imported.
+  """
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  logger = python_logging.getLogger('tensorflow')
+  logger.propagate = False  # absl has the root logger: no line twice.
+  if not logging.level_debug():
+    logger.setLevel(python_logging.ERROR)
+    warnings.filterwarnings('ignore')
+
+
+def quiet_xla() -> None:
+  """Lets XLA say, unheard, what it says once in a process to no logger."""
+  import tensorflow.compat.v1 as tf
+
+  stderr = os.dup(2)
+  try:
+    with open(os.devnull, 'w') as nowhere:
+      os.dup2(nowhere.fileno(), 2)
+    config = tf.ConfigProto(device_count={'GPU': 0})
+    with tf.Graph().as_default(), tf.Session(config=config) as session:
+      x = tf.placeholder(tf.float32, [])
+      session.run(tf.function(tf.abs, jit_compile=True)(x), {x: 0.0})
+  finally:
+    os.dup2(stderr, 2)
+    os.close(stderr)

@@ -1,0 +1,282 @@
+"""Exports: a model in the formats in which others use it, in one directory.
+
+DIRECTORY/TIME/, with the time in seconds since 1970, holds
+
+  saved_model.pb, variables/: the SavedModel, if it is among the formats.
+  assets.extra/: labels.txt, and whitening.json if images are whitened.
+  hub/: the TF-Hub module, if it is among the formats; with labels.txt and a
+    model_card.md of its own.
+  model_card.md: what the model is and how it is used, for people.
+  export.json: the same for programs, with all hyper-parameters.
+  labels.txt: the names of the classes, one a line, in the order of the logits.
+
+It is written aside and renamed when it is whole, as DIRECTORY may be on an
+object store, by tf.io.gfile alone.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import time
+from typing import Any, NamedTuple
+import uuid
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+import supcon
+from supcon import run_options
+from supcon.serving import hub_module
+from supcon.serving import model_card
+from supcon.serving import saved_model
+from supcon.serving import trained
+from supcon.training import checkpoints
+
+FACTS = 'export.json'
+CARD = 'model_card.md'
+LABELS = 'labels.txt'
+WHITENING = 'whitening.json'
+
+_HUB = 'hub'
+_ASSETS = 'assets.extra'
+
+_TIME = re.compile(r'[0-9]+')
+_TEMPORARY = re.compile(r'temp-([0-9]+)(-.*)?')
+_SECONDS_OF_A_DAY = 24 * 60 * 60
+
+
+class Export(NamedTuple):
+  """What has been written.
+
+  Attributes:
+    path: DIRECTORY/TIME.
+    saved_model: The directory of the SavedModel; None if it was not asked for.
+    hub_module: The directory of the TF-Hub module, likewise.
+  """
+
+  path: str
+  saved_model: str | None
+  hub_module: str | None
+
+
+def write(
+  model: trained.TrainedModel,
+  directory: str,
+  formats: Sequence[str],
+  to_keep: int,
+  facts: Mapping[str, Any],
+) -> Export:
+  """Exports a model, and then removes the oldest exports.
+
+  Whenever it is killed, all that is called by a time is whole. (On an object
+  store a directory is renamed file by file: there the new one may be in parts,
+  but those before it are whole.) What a killed process left aside is removed
+  after a day, when nobody can be writing it any more.
+
+  Args:
+    model: The model.
+    directory: Holds all exports of a run; made if it does not exist.
+    formats: One or more of run_options.EXPORT_FORMATS.
+    to_keep: How many exports may be left; 0 for all. Newer ones than this, and
+      whatever is not called by a number, are left alone.
+    facts: What is known of the training, each only if it is: dataset,
+      train_split, eval_split, num_train_examples, num_eval_examples,
+      total_steps, metrics {name: float}.
+
+  Raises:
+    ValueError: If a format does not exist, or the checkpoint is of another
+      model.
+    tf.errors.OpError: If something cannot be read or written.
+  """
+  _check(formats, to_keep)
+  begun = time.time()
+  with tf.Graph().as_default():
+    network = model.build()
+    checkpoints.require_same(
+      network.variables, [network.name], model.checkpoint
+    )
+  card = model_card.Card(
+    model,
+    embedding_size=network.encoder.embedding_size,
+    num_parameters=sum(
+      int(np.prod(variable.shape)) for variable in network.trainable_variables
+    ),
+    facts=facts,
+    version=supcon.__version__,
+    commit=_commit(),
+  )
+  aside = os.path.join(directory, f'temp-{int(begun)}-{uuid.uuid4().hex[:8]}')
+  tf.io.gfile.makedirs(aside)
+  try:
+    if 'saved_model' in formats:
+      saved_model.write(model, aside)
+      _write_assets(model, os.path.join(aside, _ASSETS))
+    if 'hub' in formats:
+      hub_module.write(model, os.path.join(aside, _HUB))
+    _write_text(aside, FACTS, _to_json(_facts(card, formats)))
+    export = _publish(aside, directory, int(begun), formats, card)
+  except BaseException:
+    with contextlib.suppress(tf.errors.OpError):
+      tf.io.gfile.rmtree(aside)
+    raise
+  logging.info(
+    'exported step %d to %s in %.0f s',
+    model.step,
+    export.path,
+    time.time() - begun,
+  )
+  _prune(directory, export.path, to_keep)
+  return export
+
+
+def _check(formats, to_keep):
+  unknown = sorted({*formats} - {*run_options.EXPORT_FORMATS})
+  if unknown or not formats:
+    found = repr(unknown[0]) if unknown else 'none'
+    raise ValueError(
+      f'found export format {found}; give one or more of '
+      f'{", ".join(run_options.EXPORT_FORMATS)}.'
+    )
+  if to_keep < 0:
+    raise ValueError(
+      f'found {to_keep} exports to keep; give a positive number, or 0 to keep '
+      'all.'
+    )
+
+
+# ------------------------------------------------------------ what is written
+
+
+def _write_assets(model, path):
+  _write_text(path, LABELS, _labels(model))
+  if model.mean is not None:
+    whitening = {'mean': list(model.mean), 'std': list(model.std)}
+    _write_text(path, WHITENING, _to_json(whitening))
+
+
+def _write_texts(aside, export, card):
+  """Writes what names the place where an export is going to be."""
+  _write_text(aside, LABELS, _labels(card.model))
+  _write_text(aside, CARD, card.text(export.saved_model, export.hub_module))
+  if export.hub_module:
+    path = os.path.join(aside, _HUB)
+    _write_text(path, LABELS, _labels(card.model))
+    _write_text(path, CARD, card.text(None, export.hub_module))
+
+
+def _labels(model):
+  return ''.join(f'{name}\n' for name in model.class_names)
+
+
+def _facts(card, formats):
+  """Returns what export.json holds."""
+  model = card.model
+  return {
+    'formats': [name for name in run_options.EXPORT_FORMATS if name in formats],
+    'checkpoint': os.path.basename(model.checkpoint),
+    'global_step': model.step,
+    **card.facts,
+    'image_size': model.image_size,
+    'num_classes': model.num_classes,
+    'embedding_size': card.embedding_size,
+    'num_parameters': card.num_parameters,
+    'mean': model.mean,
+    'std': model.std,
+    'version': card.version,
+    'commit': card.commit,
+    'hparams': model.params.to_json(),
+    'compact': model.params.serialize(),
+  }
+
+
+def _commit():
+  """Returns the commit of this code, '-dirty' if it was changed since.
+
+  None if it is not a git checkout, or git cannot tell.
+  """
+  root = pathlib.Path(supcon.__file__).resolve().parent.parent
+  # Installed code may lie in somebody else's checkout.
+  if not (root / '.git').exists():
+    return None
+  command = ('git', 'describe', '--always', '--dirty', '--abbrev=40')
+  try:
+    done = subprocess.run(
+      [*command, '--exclude=*'],
+      cwd=root,
+      stdin=subprocess.DEVNULL,
+      capture_output=True,
+      text=True,
+      timeout=10,
+      check=True,
+    )
+  except (OSError, subprocess.SubprocessError, UnicodeError):
+    return None
+  return done.stdout.strip() or None
+
+
+def _write_text(directory, name, text):
+  tf.io.gfile.makedirs(directory)
+  with tf.io.gfile.GFile(os.path.join(directory, name), 'w') as file:
+    file.write(text)
+
+
+def _to_json(value):
+  return json.dumps(value, indent=2) + '\n'
+
+
+# ------------------------------------------------------------------- where
+
+
+def _publish(aside, directory, begun, formats, card):
+  """Gives what was written aside the name of the first free second."""
+  second = begun
+  while True:
+    path = os.path.join(directory, str(second))
+    second += 1
+    if tf.io.gfile.exists(path):
+      continue
+    export = Export(
+      path,
+      saved_model=path if 'saved_model' in formats else None,
+      hub_module=os.path.join(path, _HUB) if 'hub' in formats else None,
+    )
+    _write_texts(aside, export, card)
+    try:
+      tf.io.gfile.rename(aside, path)
+    except (tf.errors.AlreadyExistsError, tf.errors.FailedPreconditionError):
+      if not tf.io.gfile.exists(path):
+        raise
+      continue  # Another process was quicker.
+    return export
+
+
+def _prune(directory, newest, to_keep):
+  """Removes the oldest exports, and what killed exports left aside."""
+  now = int(time.time())
+  names = [name.rstrip('/') for name in tf.io.gfile.listdir(directory)]
+  for name in names:
+    match = _TEMPORARY.fullmatch(name)
+    if match and int(match[1]) < now - _SECONDS_OF_A_DAY:
+      _remove(os.path.join(directory, name))
+  if not to_keep:
+    return
+  last = int(os.path.basename(newest))
+  older = [name for name in names if _TIME.fullmatch(name) and int(name) < last]
+  older.sort(key=int)
+  for name in older[: max(len(older) + 1 - to_keep, 0)]:
+    # A directory that is half removed must not look like an export.
+    aside = os.path.join(directory, f'temp-{now}-{name}')
+    with contextlib.suppress(tf.errors.OpError):  # Others prune as well.
+      tf.io.gfile.rename(os.path.join(directory, name), aside)
+      _remove(aside)
+
+
+def _remove(path):
+  with contextlib.suppress(tf.errors.NotFoundError):
+    tf.io.gfile.rmtree(path)

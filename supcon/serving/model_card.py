@@ -1,0 +1,344 @@
+"""The model card: what a model is, how it was trained, how it is used."""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+import dataclasses
+import os
+import shlex
+from typing import Any
+
+from supcon import enums
+from supcon import hparams
+from supcon.serving import saved_model
+from supcon.serving import trained
+
+_MAX_CLASSES = 20
+_MAX_LENGTH = 80
+
+_ENCODERS = {
+  enums.EncoderArchitecture.RESNET_V1: 'ResNet V1',
+  enums.EncoderArchitecture.RESNEXT: 'ResNeXt',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+  """What a model card tells.
+
+  Attributes:
+    model: The model.
+    embedding_size: Length of an embedding.
+    num_parameters: Its trainable parameters.
+    facts: What is known of its training, see `exports.write`.
+    version: Of the code.
+    commit: Of the code; None if it is not a git checkout.
+  """
+
+  model: trained.TrainedModel
+  embedding_size: int
+  num_parameters: int
+  facts: Mapping[str, Any]
+  version: str
+  commit: str | None
+
+  def text(
+    self, saved_model_path: str | None, hub_module_path: str | None
+  ) -> str:
+    """Returns the card in Markdown, whose Python examples run as they are.
+
+    Args:
+      saved_model_path: Where the SavedModel is; None if there is none.
+      hub_module_path: Where the TF-Hub module is, likewise.
+    """
+    parts = [self._overview(), self._input_and_output()]
+    if saved_model_path:
+      parts.append(self._saved_model(_absolute(saved_model_path)))
+    if hub_module_path:
+      parts.append(self._hub_module(_absolute(hub_module_path)))
+    parts += [
+      self._training(),
+      self._classes(),
+      self._hyper_parameters(),
+      self._origin(),
+    ]
+    return '\n'.join(part.strip() + '\n' for part in parts)
+
+  @property
+  def _encoder(self):
+    architecture = self.model.params.architecture
+    kind = _ENCODERS[architecture.encoder_architecture]
+    return f'{kind} {architecture.encoder_depth}'
+
+  def _overview(self):
+    architecture = self.model.params.architecture
+    size = self.model.image_size
+    max_pool = '' if architecture.use_initial_max_pool else 'no '
+    sizes = ', '.join(map(str, architecture.projection_head_layers))
+    return f"""
+# {self._encoder}, Supervised Contrastive Learning
+
+An image classifier and encoder, trained with Supervised Contrastive Learning
+([Khosla et al., 2020](https://arxiv.org/abs/2004.11362)).
+
+| Part | |
+|---|---|
+| Encoder | {self._encoder}, width {architecture.encoder_width:g} |
+| First convolution | kernel {architecture.first_conv_kernel_size}, \
+stride {architecture.first_conv_stride}, {max_pool}max pooling |
+| Images | {size}x{size} pixels, RGB |
+| Embedding | {self.embedding_size} numbers |
+| Projection head | layers of {sizes} numbers |
+| Classifier | linear, {self.model.num_classes} classes |
+| Trainable parameters | {self.num_parameters:,} |
+"""
+
+  def _input_and_output(self):
+    size = self.model.image_size
+    projection_size = self.model.params.architecture.projection_head_layers[-1]
+    whitening = 'They are not whitened.'
+    if self.model.mean is not None:
+      whitening = (
+        'They are whitened: on the scale [-1, 1] the mean is '
+        f'{_numbers(self.model.mean)},\nthe standard deviation '
+        f'{_numbers(self.model.std)}.'
+      )
+    return f"""
+## What goes in, what comes out
+
+In: `images`, float32 [N, {size}, {size}, 3], RGB in [0, 1]. What is done to
+them before the encoder is inside.
+{whitening}
+
+Out, float32:
+
+| Name | Shape | |
+|---|---|---|
+| `logits` | [N, {self.model.num_classes}] | of the classes, before softmax |
+| `unnormalized_embeddings` | [N, {self.embedding_size}] \
+| output of the encoder's last pooling: the feature vector |
+| `normalized_embeddings`, `embeddings` | [N, {self.embedding_size}] \
+| the same at unit length |
+| `projection` | [N, {projection_size}] \
+| what the contrastive loss compares, at unit length |
+"""
+
+  def _saved_model(self, path):
+    size = self.model.image_size
+    base = shlex.quote(os.path.dirname(path))
+    coefficient = saved_model.regularization_coefficient(self.model.params)
+    return f"""
+## SavedModel
+
+TensorFlow 2:
+
+```python
+import tensorflow as tf
+
+model = tf.saved_model.load({path!r})
+images = tf.zeros([1, {size}, {size}, 3])  # RGB in [0, 1].
+logits = model(images)
+embeddings = model(images, output='unnormalized_embeddings')
+```
+
+In Keras; with TensorFlow 2.16 or newer, take `tf_keras` for `tf.keras`:
+
+```python
+import tensorflow as tf
+import tensorflow_hub as hub
+
+encoder = hub.KerasLayer(
+    {path!r},
+    trainable=True,
+    arguments={{'output': 'unnormalized_embeddings'}},
+)
+classifier = tf.keras.Sequential([encoder, tf.keras.layers.Dense(10)])
+logits = classifier(tf.zeros([1, {size}, {size}, 3]))
+```
+
+Called with `training=True`, as Keras does in `fit`, batch norm uses the
+statistics of the batch and moves the moving ones. `regularization_losses` are
+three sums of v^2 / 2 over the weights of encoder, projection head and
+classifier. Keras adds them to the loss, hence they are scaled: by
+{coefficient:g}, the weight decay of the first stage of training.
+
+`hub.get_expected_image_size(encoder)` fails in every version of tensorflow_hub:
+up to 0.15 it takes no KerasLayer, and later ones lack it. This answers:
+
+```python
+import tensorflow_hub as hub
+
+layer = hub.KerasLayer({path!r})
+signature = layer.resolved_object.signatures['default']
+_, height, width, _ = signature.structured_input_signature[1]['images'].shape
+```
+
+TensorFlow Serving, with encoded images (JPEG, PNG, BMP, GIF) of any size:
+
+```sh
+tensorflow_model_server --rest_api_port=8501 --model_name=supcon \\
+  --model_base_path={base} &
+body='{{"signature_name": "{saved_model.BYTES_SIGNATURE}", \
+"instances": [{{"b64": "%s"}}]}}'
+printf "$body" "$(base64 -w0 photo.jpg)" |
+  curl -d @- http://localhost:8501/v1/models/supcon:predict
+```
+
+| Signature | Input | Batch norm |
+|---|---|---|
+| `serving_bytes` | `image_bytes`, encoded images; the preprocessing of \
+evaluation is inside | moving statistics |
+| `default`, `image_classification`, `image_feature_vector` | `images`, in \
+[0, 1] | moving statistics |
+| `serving_default`, `contrastive_eval` | `input`, in [-1, 1], then whitened \
+| moving statistics |
+| `contrastive_train` | `input`, in [-1, 1], then whitened | statistics of the \
+batch; moves none |
+"""
+
+  def _hub_module(self, path):
+    return f"""
+## TF-Hub module
+
+The TF1 Hub format. In TensorFlow 1, or `tensorflow.compat.v1`, with
+tensorflow_hub 0.15 or older, which have `hub.Module`:
+
+```python
+import tensorflow.compat.v1 as tf
+import tensorflow_hub as hub
+
+with tf.Graph().as_default():
+  module = hub.Module({path!r})
+  height, width = hub.get_expected_image_size(module)
+  images = tf.zeros([1, height, width, 3])  # RGB in [0, 1].
+  logits = module(images)
+  embeddings = module(images, as_dict=True)['unnormalized_embeddings']
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    session.run([logits, embeddings])
+```
+
+To be fine-tuned:
+
+```python
+import tensorflow.compat.v1 as tf
+import tensorflow_hub as hub
+
+with tf.Graph().as_default():
+  module = hub.Module({path!r}, trainable=True, tags={{'train'}})
+  height, width = hub.get_expected_image_size(module)
+  logits = module(tf.zeros([8, height, width, 3]))
+  loss = tf.losses.sparse_softmax_cross_entropy([0] * 8, logits)
+  # Of encoder, projection head, classifier; not scaled by any weight decay.
+  norms = tf.get_collection(tf.GraphKeys.REGULARIZATION_LOSSES)
+  loss += 1e-4 * tf.add_n(norms)
+  with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+    train_op = tf.train.GradientDescentOptimizer(0.01).minimize(loss)
+```
+
+Frozen, in TensorFlow 2:
+
+```python
+import tensorflow_hub as hub
+
+layer = hub.KerasLayer({path!r}, output_key='unnormalized_embeddings')
+signature = layer.resolved_object.signatures['default']
+_, height, width, _ = signature.structured_input_signature[1]['images'].shape
+```
+
+The last line stands for `hub.get_expected_image_size(layer)`, which fails in
+every version of tensorflow_hub: up to 0.15 it takes no KerasLayer, and later
+ones lack it.
+"""
+
+  def _training(self):
+    facts = self.facts
+    steps = str(self.model.step)
+    if 'total_steps' in facts:
+      steps += f' of {facts["total_steps"]}'
+    rows = [
+      (title, _code(facts[name]))
+      for name, title in (
+        ('dataset', 'Data set'),
+        ('train_split', 'Training split'),
+        ('num_train_examples', 'Training examples'),
+        ('eval_split', 'Evaluation split'),
+        ('num_eval_examples', 'Evaluation examples'),
+      )
+      if name in facts
+    ]
+    training = _table(('Training', ''), [*rows, ('Steps', steps)])
+    metrics = facts.get('metrics')
+    if not metrics:
+      return f'## Training\n\n{training}\nNot evaluated.\n'
+    on = ''
+    if 'num_eval_examples' in facts:
+      on = f' on {facts["num_eval_examples"]} examples'
+    rows = [(_code(name), f'{value:.6g}') for name, value in metrics.items()]
+    return f'## Training\n\n{training}\n' + _table((f'Metric{on}', ''), rows)
+
+  def _classes(self):
+    names = self.model.class_names
+    table = _table(
+      ('Logit', 'Class'),
+      [(str(n), _code(name)) for n, name in enumerate(names[:_MAX_CLASSES])],
+    )
+    rest = len(names) - _MAX_CLASSES
+    more = f'\nAnd {rest} more: see labels.txt.\n' if rest > 0 else ''
+    return f'## Classes\n\n{table}{more}'
+
+  def _hyper_parameters(self):
+    rows = []
+    for entry in hparams.fields():
+      value = self.model.params.get(entry.path)
+      is_changed = value != entry.default
+      rows.append(
+        (
+          _code(entry.path),
+          _code(_plain(value)),
+          _code(_plain(entry.default)),
+          'changed' if is_changed else '',
+        )
+      )
+    table = _table(('Hyper-parameter', 'Value', 'Default', ''), rows)
+    return f'## Hyper-parameters\n\n{table}'
+
+  def _origin(self):
+    commit = f', commit {self.commit}' if self.commit else ''
+    return f"""
+## Code and licence
+
+Written by version {self.version} of the code{commit}.
+
+The code is under the Apache License 2.0. Whether the weights may be used as you
+mean to depends also on the licence of the data, which is yours to check.
+"""
+
+
+def _absolute(path):
+  return path if '://' in path else os.path.abspath(path)
+
+
+def _numbers(values):
+  return '(' + ', '.join(f'{value:g}' for value in values) + ')'
+
+
+def _plain(value):
+  """Returns a hyper-parameter as it is written in flags."""
+  if isinstance(value, tuple):
+    return ','.join(map(str, value))
+  return getattr(value, 'name', value)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+  lines = [head, ['---'] * len(head), *rows]
+  return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
+
+
+def _code(value):
+  """Returns anything as code in a cell: one short line, whatever is in it."""
+  text = ''.join(c if c.isprintable() else ' ' for c in str(value))
+  text = ' '.join(text.split()).replace('`', "'")
+  if len(text) > _MAX_LENGTH:
+    text = text[: _MAX_LENGTH - 3] + '...'
+  text = text.replace('|', '\\|')
+  return f'`{text}`' if text else ''

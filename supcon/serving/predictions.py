@@ -1,0 +1,61 @@
+"""The graph that computes what a model says of a batch of images."""
+
+from collections.abc import Callable
+import dataclasses
+
+import tensorflow as tf
+
+from supcon import replicas
+from supcon.data import preprocessing
+from supcon.models import contrastive
+from supcon.serving import trained
+
+tf1 = tf.compat.v1
+
+
+@dataclasses.dataclass
+class PredictFn:
+  """A model_fn for TPUEstimator that predicts.
+
+  Predictions are those of `trained.outputs`, and the labels and weights of the
+  features, see inputs.predict_input_fn.
+
+  Attributes:
+    model: The model; the hyper-parameters are those of its images, too.
+    dtype: Of the images that the encoder sees.
+    start: What gives the variables their values, if a checkpoint under their
+      own names does not.
+  """
+
+  model: trained.TrainedModel
+  dtype: tf.DType
+  start: Callable[[contrastive.ContrastiveModel], None] | None = None
+
+  def __call__(self, features, labels, mode, params):
+    del labels, params
+    network = self.model.build()
+    images = preprocessing.finish(
+      features,
+      self.model.params.input_data.preprocessing,
+      self.model.mean,
+      self.model.std,
+      self.dtype,
+    )
+    predictions = trained.outputs(network, images[:, 0], training=False)
+    for name in ('labels', 'weights'):
+      predictions[name] = features[name]
+    return tf1.estimator.tpu.TPUEstimatorSpec(
+      mode=mode,
+      predictions=predictions,
+      scaffold_fn=self._scaffold_fn(network),
+    )
+
+  def _scaffold_fn(self, network):
+    if self.start is None:
+      return None
+
+    def scaffold_fn():
+      replicas.once(lambda: self.start(network))
+      return tf1.train.Scaffold()
+
+    return scaffold_fn

@@ -1,0 +1,260 @@
+"""Tests of supcon.serving.model_card: what it tells, and that it works."""
+
+import base64
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+from supcon import hparams
+from supcon.serving import model_card
+from tests.serving import exported
+
+_CARD = model_card.Card(
+  exported.trained_model('SECRET_DIR/model.ckpt-3'),
+  embedding_size=32,
+  num_parameters=1234567,
+  facts={},
+  version='1.2.3',
+  commit='0123abc-dirty',
+)
+
+
+@pytest.fixture(scope='module', name='cards')
+def _cards(export):
+  """Returns {directory: text} of those that were exported."""
+  return {
+    path: (pathlib.Path(path) / 'model_card.md').read_text()
+    for path in (export.path, export.hub_module)
+  }
+
+
+def _blocks(text, language):
+  return re.findall(f'```{language}\n(.*?)```', text, re.DOTALL)
+
+
+def _rows(text, head):
+  """Returns the cells of the table whose first cell is `head`."""
+  lines = iter(text.splitlines())
+  rows = []
+  for line in lines:
+    if line.startswith(f'| {head}'):
+      next(lines)
+      for row in lines:
+        if not row:
+          break
+        rows.append(
+          [cell.strip() for cell in re.split(r'(?<!\\)\|', row)][1:-1]
+        )
+      return rows
+  raise AssertionError(f'no table {head}')
+
+
+# --- Its examples -------------------------------------------------------------
+
+
+def test_examples_run_as_they_are(cards, export):
+  blocks = _blocks(cards[export.path], 'python')
+  assert len(blocks) == 6
+  found = []
+  for code in blocks:
+    found.append(variables := {})
+    exec(code, variables)
+  loading, keras, size, module, fine_tuning, frozen = found
+  assert loading['logits'].shape == [1, 10]
+  assert loading['embeddings'].shape == [1, 32]
+  assert keras['logits'].shape == [1, 10]
+  assert len(keras['encoder'].losses) == 3
+  for each in (size, module, frozen):
+    assert (each['height'], each['width']) == (exported.SIDE, exported.SIDE)
+  assert module['logits'].shape.as_list() == [1, 10]
+  assert module['embeddings'].shape.as_list() == [1, 32]
+  assert len(fine_tuning['norms']) == 3
+  assert fine_tuning['train_op']
+
+
+def test_each_names_its_own_place(cards, export):
+  both, of_module = cards[export.path], cards[export.hub_module]
+  assert f"tf.saved_model.load('{export.path}')" in both
+  for text in (both, of_module):
+    assert f"hub.Module('{export.hub_module}')" in text
+  assert 'saved_model.load' not in of_module
+  # Examples aside they say the same.
+  assert _blocks(of_module, 'python') == _blocks(both, 'python')[3:]
+  for head in ('Part', 'Name', 'Training', 'Metric', 'Logit', 'Hyper'):
+    assert _rows(of_module, head) == _rows(both, head)
+
+
+def test_request_to_tensorflow_serving(cards, export, tmp_path):
+  """Runs the commands with stand-ins for server and client."""
+  (code,) = _blocks(cards[export.path], 'sh')
+  (tmp_path / 'photo.jpg').write_bytes(photo := bytes(range(256)) * 40)
+  stand_ins = """
+  tensorflow_model_server() { printf '%s\\n' "$@" > server; }
+  curl() { printf '%s\\n' "$@" > client; cat > body; }
+  """
+  subprocess.run(
+    ['bash', '-euc', f'{stand_ins}\n{code}\nwait'], cwd=tmp_path, check=True
+  )
+  server = (tmp_path / 'server').read_text().splitlines()
+  # Versions of a model are numbers below its base path.
+  assert f'--model_base_path={os.path.dirname(export.path)}' in server
+  client = (tmp_path / 'client').read_text()
+  assert 'http://localhost:8501/v1/models/supcon:predict' in client
+  assert json.loads((tmp_path / 'body').read_text()) == {
+    'signature_name': 'serving_bytes',
+    'instances': [{'b64': base64.b64encode(photo).decode()}],
+  }
+
+
+def test_paths_are_absolute(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  text = _CARD.text("it's/7", "it's/7/hub")
+  assert f'tf.saved_model.load("{tmp_path}/it\'s/7")' in text
+  assert f'hub.Module("{tmp_path}/it\'s/7/hub")' in text
+  assert f"--model_base_path='{tmp_path}/it'\"'\"'s'" in text
+  text = _CARD.text('gs://bucket/7', None)
+  assert "tf.saved_model.load('gs://bucket/7')" in text
+  assert '--model_base_path=gs://bucket &' in text
+
+
+# --- What it tells ------------------------------------------------------------
+
+
+def test_training_and_metrics(cards, export):
+  text = cards[export.path]
+  assert dict(_rows(text, 'Training')) == {
+    'Data set': '`digits`',
+    'Training split': '`train`',
+    'Training examples': '`1437`',
+    'Evaluation split': '`test`',
+    'Evaluation examples': '`360`',
+    'Steps': '3 of 40',
+  }
+  assert dict(_rows(text, 'Metric on 360 examples')) == {
+    '`top_1_accuracy`': '0.9125',
+    '`loss/cross_entropy_loss`': '0.25',
+  }
+
+
+def test_without_facts_it_says_so():
+  text = _CARD.text(None, '7/hub')
+  assert dict(_rows(text, 'Training')) == {'Steps': '3'}
+  assert 'Not evaluated.' in text
+  assert 'None' not in text
+
+
+def test_every_hyper_parameter_and_which_were_changed():
+  rows = _rows(_CARD.text(None, None), 'Hyper-parameter')
+  assert [row[0] for row in rows] == [
+    f'`{entry.path}`' for entry in hparams.fields()
+  ]
+  changed = {
+    path: (value, default) for path, value, default, mark in rows if mark
+  }
+  assert changed == {
+    '`architecture.encoder_depth`': ('`18`', '`50`'),
+    '`architecture.encoder_width`': ('`0.0625`', '`1.0`'),
+    '`architecture.projection_head_layers`': ('`32,6`', '`2048,128`'),
+    '`stage_1.epochs`': ('`0`', '`700`'),
+    '`stage_1.weight_decay`': ('`0.5`', '`0.0`'),
+    '`stage_2.epochs`': ('`20`', '`200`'),
+    '`stage_2.weight_decay`': ('`0.01`', '`0.0`'),
+    # Those of Stage(), which are stage 1's.
+    '`stage_2.base_learning_rate`': ('`0.3`', '`0.05`'),
+    '`stage_2.rmsprop_epsilon`': ('`1.0`', '`0.001`'),
+    '`stage_2.contrastive_loss_weight`': ('`1.0`', '`0.0`'),
+    '`stage_2.cross_entropy_loss_weight`': ('`0.0`', '`1.0`'),
+    '`input_data.preprocessing.image_size`': ('`12`', '`224`'),
+    '`input_data.preprocessing.augmentation_type`': (
+      '`SIMCLR`',
+      '`AUTOAUGMENT`',
+    ),
+    '`input_data.preprocessing.crop_padding`': ('`4`', '`32`'),
+  }
+
+
+def test_architecture_input_and_output():
+  text = _CARD.text('7', None)
+  assert dict(_rows(text, 'Part')) == {
+    'Encoder': 'ResNet V1 18, width 0.0625',
+    'First convolution': 'kernel 7, stride 2, max pooling',
+    'Images': '12x12 pixels, RGB',
+    'Embedding': '32 numbers',
+    'Projection head': 'layers of 32, 6 numbers',
+    'Classifier': 'linear, 10 classes',
+    'Trainable parameters': '1,234,567',
+  }
+  shapes = {name: shape for name, shape, _ in _rows(text, 'Name')}
+  assert shapes == {
+    '`logits`': '[N, 10]',
+    '`unnormalized_embeddings`': '[N, 32]',
+    '`normalized_embeddings`, `embeddings`': '[N, 32]',
+    '`projection`': '[N, 6]',
+  }
+  assert 'float32 [N, 12, 12, 3], RGB in [0, 1]' in text
+  assert 'mean is (-0.125, 0, 0.25),\nthe standard' in text
+  assert 'deviation (0.5, 0.25, 1).' in text
+  plain = dataclasses.replace(_CARD.model, mean=None, std=None)
+  plain = dataclasses.replace(_CARD, model=plain).text('7', None)
+  assert 'They are not whitened.' in plain
+  # By which the regularization losses are scaled.
+  assert 'scaled: by 0.01,' in ' '.join(text.split())
+
+
+def test_code_and_licence():
+  text = _CARD.text(None, None)
+  assert 'version 1.2.3 of the code, commit 0123abc-dirty.' in text
+  assert 'Apache License 2.0' in text
+  assert 'licence of the data, which is yours to check' in ' '.join(
+    text.split()
+  )
+  unknown = dataclasses.replace(_CARD, commit=None)
+  assert 'version 1.2.3 of the code.' in unknown.text(None, None)
+
+
+def test_nothing_of_where_it_was_trained(cards, monkeypatch, checkpoint):
+  monkeypatch.setenv('SUPCON_TEST_TOKEN', 'hunter2')
+  text = _CARD.text('7', '7/hub')
+  assert 'SECRET_DIR' not in text
+  assert 'hunter2' not in text
+  for card in cards.values():
+    assert os.path.dirname(checkpoint) not in card
+
+
+# --- Names that people have chosen --------------------------------------------
+
+
+def _with_classes(*names):
+  model = dataclasses.replace(_CARD.model, class_names=names)
+  return dataclasses.replace(_CARD, model=model).text(None, None)
+
+
+def test_names_cannot_break_out_of_their_cell():
+  text = _with_classes(
+    'a|b', 'two\nlines', '`code` <b>', '[x](http://y)', '', '\x1b[31mred'
+  )
+  assert _rows(text, 'Logit') == [
+    ['0', '`a\\|b`'],
+    ['1', '`two lines`'],
+    ['2', "`'code' <b>`"],
+    ['3', '`[x](http://y)`'],
+    ['4', ''],
+    ['5', '`[31mred`'],
+  ]
+  facts = {'dataset': 'x|y\n# z'}
+  text = dataclasses.replace(_CARD, facts=facts).text(None, None)
+  assert _rows(text, 'Training')[0] == ['Data set', '`x\\|y # z`']
+
+
+def test_long_names_and_long_lists_are_cut():
+  text = _with_classes('n' * 200, *(f'class {n}' for n in range(999)))
+  rows = _rows(text, 'Logit')
+  assert len(rows) == 20
+  assert rows[0] == ['0', f'`{"n" * 77}...`']
+  assert 'And 980 more: see labels.txt.' in text
+  assert 'more: see' not in _with_classes(*(f'{n}' for n in range(20)))
