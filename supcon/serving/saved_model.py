@@ -134,7 +134,7 @@ def _regularization_losses(params, network):
 
   def loss_of(name):
     def loss():
-      return norms()[name]
+      return coefficient * norms()[name]
 
     return _function(loss)
 

@@ -62,7 +62,9 @@ def test_it_knows_the_size_of_images(path, training):
   expected = [exported.SIDE, exported.SIDE]
   assert hub.get_expected_image_size(module) == expected
   # Attached, as the common signature says; not only guessed from the input.
-  assert hub.image_util.get_image_module_info(module, required=True)
+  info = hub.image_util.get_image_module_info(module, required=True)
+  size = info.default_image_size
+  assert [size.height, size.width] == expected
 
 
 def test_variables_are_those_of_the_checkpoint(path, checkpoint):

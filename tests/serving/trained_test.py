@@ -45,7 +45,7 @@ def test_every_grey_level_comes_out_the_same_either_way():
   )
 
 
-def test_every_name_means_an_output(expected):
+def test_every_name_means_an_output():
   assert set(trained.OUTPUTS.values()) == set(exported.NAMES)
   for names in trained.IMAGE_SIGNATURES.values():
     assert set(names.values()) <= set(exported.NAMES)
@@ -53,7 +53,6 @@ def test_every_name_means_an_output(expected):
 
 def test_outputs_are_the_models(checkpoint, expected):
   model = exported.trained_model(checkpoint)
-  images = tf.constant(exported.model_input(exported.images()))
   for training in (False, True):
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
       network = model.build()
