@@ -48,8 +48,16 @@ def main(argv):
   try:
     job.run()
   except jobs.Stopped as error:
-    print(f'main.py: stopped: {error}', file=sys.stderr)
-    return 1
+    return _stop(error)
+  except jobs.FileError as error:
+    return _stop(jobs.reason(error))
+
+
+def _stop(reason):
+  """Reports in one line what stopped a job on its way."""
+  logging.debug('Stopped here:', exc_info=True)
+  print(f'main.py: stopped: {" ".join(str(reason).split())}', file=sys.stderr)
+  return 1
 
 
 def _find_recorded(model_dir):

@@ -1,4 +1,4 @@
-"""Storage that fails for a moment, as object stores do: try again, not for ever.
+"""Storage that fails for a moment, as object stores do: try again, with an end.
 
 What may pass by itself is tried again after a pause that doubles each time.
 What will not (a wrong name, a missing permission, a full disk) is an error at

@@ -9,6 +9,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import os
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -266,10 +267,10 @@ def load(directory: str, train_split: str, eval_split: str) -> splits.Source:
       val.
 
   Raises:
-    ValueError: If a split or a file is missing, a file was cut, or the data set
-      holds no images with class labels.
+    ValueError: If a split or a file is missing, a file was cut or damaged, or
+      the data set holds no images with class labels.
   """
-  builder = tfds.builder_from_directory(directory)
+  builder = _open(directory)
   file_format = builder.info.file_format
   if file_format != tfds.core.FileFormat.TFRECORD:
     raise ValueError(
@@ -298,6 +299,40 @@ def load(directory: str, train_split: str, eval_split: str) -> splits.Source:
     class_names=tuple(features[label].names),
     image_shape=(height, width) if height and width else None,
   )
+
+
+def _open(directory):
+  """Returns the TFDS builder of a prepared data set."""
+  _refuse_foreign_code(directory)
+  try:
+    builder = tfds.builder_from_directory(directory)
+    # Read here what is looked at later.
+    _ = (builder.info.splits, dict(builder.info.features))
+    return builder
+  # What TFDS makes of a damaged description may be any error.
+  except Exception as error:  # pylint: disable=broad-except
+    reason = ' '.join(str(error).split())[:200]
+    raise ValueError(
+      f'{directory} has no readable description (dataset_info.json, '
+      f'features.json): {reason}; prepare the data set again.'
+    ) from error
+
+
+def _refuse_foreign_code(directory):
+  """Refuses a description that would have TFDS import somebody's module."""
+  path = os.path.join(directory, 'features.json')
+  if not tf.io.gfile.exists(path):
+    return
+  with tf.io.gfile.GFile(path, 'rb') as file:
+    text = file.read()
+  names = re.findall(rb'"(?:pythonClassName|type)"\s*:\s*"([^"]*)"', text)
+  for name in names:
+    if not name.startswith(b'tensorflow_datasets.'):
+      raise ValueError(
+        f'{path} names the class {name.decode(errors="replace")!r}; expected '
+        'those of tensorflow_datasets alone, since others would be imported '
+        'and run. Prepare the data set with features of TFDS.'
+      )
 
 
 def _is_prepared(parent, version):

@@ -21,7 +21,10 @@ from supcon.training import checkpoints
 from supcon.training import hooks
 
 tf1 = tf.compat.v1
+# What TensorFlow raises where a file cannot be read or written, and what it is
+# in one line.
 FileError = tf.errors.OpError
+reason = faults.reason
 # What stops a job on its way, in one line.
 Stopped = (
   hooks.NanLossError,

@@ -2,8 +2,9 @@
 
 from supcon import hparams
 from supcon import run_options
+from supcon.data import contact_sheet
 from supcon.data import faults
-from supcon.data import inspection
+from supcon.data import pipeline_costs
 from supcon.jobs import runs
 
 
@@ -24,9 +25,9 @@ class InspectData:
     """
     run, output = self._run, self._run.output
     with faults.naming(run.dataset.train):
-      sheet = inspection.contact_sheet(run.dataset, run.params)
+      sheet = contact_sheet.make(run.dataset, run.params)
       path = sheet.write(output.path)
-      speed = inspection.measure(run.dataset, run.params)
+      speed = pipeline_costs.measure(run.dataset, run.params)
     output.write_json(
       'inspect_data.json',
       {'contact_sheet': sheet.to_json(), 'speed': speed.to_json()},

@@ -34,6 +34,7 @@ from supcon import hparams  # noqa: E402
 from supcon.data import augment  # noqa: E402
 from supcon.data import image_ops  # noqa: E402
 from supcon.data import inputs  # noqa: E402
+from supcon.data import pipeline_costs  # noqa: E402
 from supcon.data import preprocessing  # noqa: E402
 from supcon.data import seeds  # noqa: E402
 from tests.benchmarks import published_input  # noqa: E402
@@ -228,18 +229,11 @@ def measure(pipelines, batch_size, batches_per_turn, turns):
         next(iterator)
       end = np.array([time.perf_counter(), time.process_time()])
       seconds[name].append((end - start) / (batch_size * batches_per_turn))
-      _wait_until_idle()
+      # It fills its buffers before another one has its turn.
+      pipeline_costs.wait_until_idle()
     print('.', end='', flush=True)
   print()
   return {name: np.array(each) for name, each in seconds.items()}
-
-
-def _wait_until_idle():
-  """Lets a pipeline fill its buffers before another one has its turn."""
-  before = -1.0
-  while time.process_time() - before > 0.01:
-    before = time.process_time()
-    time.sleep(0.05)
 
 
 def table(seconds):

@@ -1,8 +1,7 @@
-"""Tests of supcon.data.inspection: what it shows, and what it measures."""
+"""Tests of supcon.data.contact_sheet: which examples, how seen, how shown."""
 
 import dataclasses
 import json
-import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,50 +11,37 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from supcon import enums
-from supcon import hparams
+from supcon.data import contact_sheet
 from supcon.data import datasets
 from supcon.data import folder
 from supcon.data import inputs
-from supcon.data import inspection
 from supcon.data import splits
 from tests.data import fakes
+from tests.data import pictures
 
 tf1 = tf.compat.v1
 
-_NUM_EXAMPLES = 30
-_CLASSES = ('ape', 'bee', 'cow')
 _PAPER = 228
-
-
-def _color(number):
-  """Another one for every number; none is that of the paper."""
-  return (8 * number, 255 - 8 * number, 8 * (number % 10))
-
-
-def _pixels(number):
-  """An image of one color and of a size of its own."""
-  return np.full([20 + number, 50 - number, 3], _color(number), np.uint8)
 
 
 @pytest.fixture(name='data_dirs', scope='module')
 def fixture_data_dirs(tmp_path_factory):
   """The same images in folders and as records; the class is number % 3."""
   as_files = tmp_path_factory.mktemp('files')
-  for number in range(_NUM_EXAMPLES):
-    for split in ('train', 'val'):
-      directory = as_files / split / _CLASSES[number % 3]
-      directory.mkdir(parents=True, exist_ok=True)
-      Image.fromarray(_pixels(number)).save(directory / f'{number}.png')
+  pictures.write_colored(as_files)
 
   def examples():
-    for number in range(_NUM_EXAMPLES):
-      yield number, {'image': _pixels(number), 'label': number % 3}
+    for number in range(pictures.NUM_COLORED):
+      yield (
+        number,
+        {'image': pictures.colored_image(number), 'label': number % 3},
+      )
 
   as_records = tmp_path_factory.mktemp('records')
   features = tfds.features.FeaturesDict(
     {
       'image': tfds.features.Image(encoding_format='png'),
-      'label': tfds.features.ClassLabel(names=_CLASSES),
+      'label': tfds.features.ClassLabel(names=pictures.CLASSES),
     }
   )
   splits_ = {'train': examples(), 'test': examples()}
@@ -78,7 +64,7 @@ def fixture_dataset(request, data_dirs, monkeypatch):
   if how == 'while reading':
     monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 0)
     # Windows of 7 of the 30 examples.
-    window = 7.5 * dataset.train.num_bytes / _NUM_EXAMPLES
+    window = 7.5 * dataset.train.num_bytes / pictures.NUM_COLORED
     monkeypatch.setattr(inputs, 'WINDOW_BYTES', int(window))
   return dataset
 
@@ -86,23 +72,6 @@ def fixture_dataset(request, data_dirs, monkeypatch):
 @pytest.fixture(name='folders')
 def fixture_folders(data_dirs):
   return datasets.load('folder', str(data_dirs['folder']))
-
-
-def _params(input_data=(), **preprocessing_fields):
-  params = hparams.HParams(batch_size=8, seed=3)
-  fields = {
-    'image_size': 16,
-    'augmentation_type': enums.AugmentationType.IDENTITY,
-    'augmentation_magnitude': 1.0,
-    # Compiling takes longer than it saves.
-    'compile_augmentation': False,
-    **preprocessing_fields,
-  }
-  for name, value in fields.items():
-    params = params.replace(f'input_data.preprocessing.{name}', value)
-  for name, value in dict(input_data).items():
-    params = params.replace(f'input_data.{name}', value)
-  return params
 
 
 def _elements(dataset, count):
@@ -122,19 +91,12 @@ def _batch(dataset, params):
   return batch
 
 
-def _with_whitening(dataset):
-  info = dataclasses.replace(
-    dataset.info, mean=(0.1, -0.2, 0.3), std=(0.4, 0.5, 0.6)
-  )
-  return dataclasses.replace(dataset, info=info)
-
-
 # ------------------------------------------------------------ which examples
 
 
 def _check_rows(dataset, params):
   """Compares a sheet with the first step of the run, and with the records."""
-  sheet = inspection.contact_sheet(dataset, params, num_examples=8)
+  sheet = contact_sheet.make(dataset, params, num_examples=8)
   features, labels = _batch(dataset, params)
   # Images have one color, so any pixel will do.
   colors = np.rint((features['images'][:, 0, 5, 5] + 1) * 127.5)
@@ -142,15 +104,15 @@ def _check_rows(dataset, params):
     lambda: dataset.train.records().map(
       lambda image, label: (tf.io.decode_png(image), label)
     ),
-    _NUM_EXAMPLES,
+    pictures.NUM_COLORED,
   )
   assert len(sheet.rows) == 8
   for row, color, label in zip(sheet.rows, colors, labels):
     image, stored_label = records[row.position]
     np.testing.assert_array_equal(image[0, 0], color)
     assert row.size == image.shape[:2]
-    assert row.class_name == _CLASSES[label]
-    assert row.stored_class_name == _CLASSES[stored_label]
+    assert row.class_name == pictures.CLASSES[label]
+    assert row.stored_class_name == pictures.CLASSES[stored_label]
     assert row.where == dataset.train.where(row.position)
     np.testing.assert_array_equal(row.original[48, 48], color)
     assert row.views.shape == (4, 16, 16, 3)
@@ -159,7 +121,7 @@ def _check_rows(dataset, params):
 
 
 def test_rows_are_the_examples_that_the_run_sees_first(dataset):
-  rows = _check_rows(dataset, _params({'label_noise_prob': 0.7}))
+  rows = _check_rows(dataset, pictures.params({'label_noise_prob': 0.7}))
   assert len({row.position for row in rows}) == 8
   assert any(row.class_name != row.stored_class_name for row in rows)
 
@@ -171,10 +133,12 @@ def test_rows_are_balanced_where_the_run_is(folders):
   others = np.flatnonzero(train.labels == 1)[:1]
   few = train.select(sorted(np.concatenate([apes, others])))
   dataset = dataclasses.replace(folders, train=few)
-  params = _params({'class_balanced': True})
-  rows = inspection.contact_sheet(dataset, params, num_examples=8).rows
+  params = pictures.params({'class_balanced': True})
+  rows = contact_sheet.make(dataset, params, num_examples=8).rows
   _, labels = _batch(dataset, params)
-  assert [row.class_name for row in rows] == [_CLASSES[i] for i in labels]
+  assert [row.class_name for row in rows] == [
+    pictures.CLASSES[i] for i in labels
+  ]
   # The only bee comes again and again: for every second of 11 draws.
   bees = [row for row in rows if row.class_name == 'bee']
   assert len(bees) >= 2
@@ -186,8 +150,8 @@ def test_there_are_no_more_rows_than_examples_and_no_fewer_views(data_dirs):
   dataset = datasets.load(
     'folder', str(data_dirs['folder']), max_train_examples=3
   )
-  params = dataclasses.replace(_params(num_views=5), batch_size=2)
-  sheet = inspection.contact_sheet(dataset, params)
+  params = dataclasses.replace(pictures.params(num_views=5), batch_size=2)
+  sheet = contact_sheet.make(dataset, params)
   assert sorted(row.position for row in sheet.rows) == [0, 1, 2]
   assert all(row.views.shape == (5, 16, 16, 3) for row in sheet.rows)
 
@@ -197,7 +161,7 @@ def test_too_many_examples_to_tell_apart_are_refused(folders):
   many = SimpleNamespace(num_examples=2**24 + 1)
   dataset = dataclasses.replace(folders, train=many)
   with pytest.raises(ValueError, match='--num_images=16777216 or fewer'):
-    inspection.contact_sheet(dataset, _params())
+    contact_sheet.make(dataset, pictures.params())
 
 
 def test_positions_beyond_a_byte_are_told_apart(folders, monkeypatch):
@@ -224,7 +188,7 @@ def test_positions_beyond_a_byte_are_told_apart(folders, monkeypatch):
     folder.FolderSplit, 'where', lambda split, position: str(position)
   )
   monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 0)
-  sheet = inspection.contact_sheet(folders, _params(), num_examples=4)
+  sheet = contact_sheet.make(folders, pictures.params(), num_examples=4)
   positions = [row.position for row in sheet.rows]
   # Of a million, hardly any four are all below 65,536.
   assert max(positions) > 2**16 and max(positions) < 1_000_030
@@ -236,28 +200,18 @@ def test_positions_beyond_a_byte_are_told_apart(folders, monkeypatch):
 
 @pytest.fixture(name='photos')
 def fixture_photos(tmp_path):
-  """Images on which an augmentation shows."""
-  rows, columns = np.mgrid[:60, :80]
-  for split in ('train', 'val'):
-    for i, name in enumerate(_CLASSES):
-      (tmp_path / split / name).mkdir(parents=True)
-      for j in range(4):
-        waves = [np.sin(rows / (3 + i + k) + columns / (9 + j)) for k in (0, 1)]
-        image = np.stack([*waves, -waves[0]], axis=-1)
-        Image.fromarray((image * 100 + 128).astype(np.uint8)).save(
-          tmp_path / split / name / f'{j}.png'
-        )
+  pictures.write_photos(tmp_path)
   return datasets.load('folder', str(tmp_path))
 
 
 def test_views_are_those_of_the_first_step(photos):
-  dataset = _with_whitening(photos)
-  params = _params(
+  dataset = pictures.with_whitening(photos)
+  params = pictures.params(
     image_size=32,
     augmentation_type=enums.AugmentationType.SIMCLR,
     blur_probability=0.0,
   )
-  sheet = inspection.contact_sheet(dataset, params, num_examples=8)
+  sheet = contact_sheet.make(dataset, params, num_examples=8)
   features, _ = _batch(dataset, params)
   images = features['images'] * dataset.info.std + dataset.info.mean
   expected = np.rint((images + 1) * 127.5)
@@ -275,14 +229,14 @@ def test_views_are_those_of_the_first_step(photos):
 )
 def test_what_is_left_to_the_model_is_shown(photos, where):
   def views(**fields):
-    params = _params(
+    params = pictures.params(
       image_size=48,
       augmentation_type=enums.AugmentationType.SIMCLR,
       blur_probability=1.0,
       **fields,
     )
-    sheet = inspection.contact_sheet(
-      _with_whitening(photos), params, num_examples=2
+    sheet = contact_sheet.make(
+      pictures.with_whitening(photos), params, num_examples=2
     )
     return np.float32([row.views for row in sheet.rows])
 
@@ -300,8 +254,8 @@ def _original(tmp_path, image):
     (tmp_path / path).mkdir(parents=True)
     Image.fromarray(np.uint8(image)).save(tmp_path / path / '1.png')
   dataset = datasets.load('folder', str(tmp_path))
-  params = dataclasses.replace(_params(), batch_size=2)
-  row = inspection.contact_sheet(dataset, params, num_examples=1).rows[0]
+  params = dataclasses.replace(pictures.params(), batch_size=2)
+  row = contact_sheet.make(dataset, params, num_examples=1).rows[0]
   assert row.size == image.shape[:2]
   # Views of 16 pixels are enlarged 6 times, to 96.
   assert row.original.shape == (96, 96, 3)
@@ -350,7 +304,7 @@ def _hand_made_sheet(num_rows):
   random = np.random.RandomState(0)
 
   def row(number):
-    return inspection.Row(
+    return contact_sheet.Row(
       position=100 + number,
       class_name='cow',
       stored_class_name='bee',
@@ -361,7 +315,7 @@ def _hand_made_sheet(num_rows):
     )
 
   rows = tuple(map(row, range(num_rows)))
-  return inspection.ContactSheet(rows, num_views=2, zoom=6)
+  return contact_sheet.ContactSheet(rows, num_views=2, zoom=6)
 
 
 def test_layout_of_a_row():
@@ -438,244 +392,3 @@ def test_what_the_sheet_says_of_its_rows():
     'width': 30,
     'where': '/data/cow/1.png',
   }
-
-
-# ------------------------------------------------------------------ its speed
-
-_SIMCLR = (
-  enums.AugmentationType.SIMCLR,
-  enums.AugmentationType.STACKED_RANDAUGMENT,
-)
-_POLICIES = (
-  enums.AugmentationType.AUTOAUGMENT,
-  enums.AugmentationType.RANDAUGMENT,
-  enums.AugmentationType.STACKED_RANDAUGMENT,
-)
-
-
-@pytest.fixture(name='known_costs')
-def fixture_known_costs(monkeypatch):
-  """Batches say what each example would cost, and costs are what they say."""
-
-  def train_input_fn(dataset, params, dtype):
-    options = params.input_data.preprocessing
-    kind = options.augmentation_type
-    is_simclr = kind in _SIMCLR
-    cost = (
-      1
-      + 2 * (options.image_size > 1)
-      # Of images of one size all are held decoded.
-      + 4 * (dataset.image_shape is None)
-      + 8 * dataset.info.flips
-      + 16 * (options.apply_whitening and dataset.info.mean is not None)
-      + 32 * is_simclr
-      + 64 * (is_simclr and options.warp_probability > 0)
-      + 128 * (is_simclr and options.blur_probability > 0)
-      + 256 * (kind in _POLICIES)
-    )
-    features = {'images': tf.zeros([2, 16, 16, 3], dtype), 'cost': float(cost)}
-    examples = tf.data.Dataset.from_tensors((features, 0)).repeat()
-    return lambda params: examples.batch(params['batch_size'])
-
-  def costs(pipelines, seconds):
-    del seconds
-    with tf1.Session() as session:
-      iterators = [
-        tf1.data.make_initializable_iterator(each) for each in pipelines
-      ]
-      session.run([each.initializer for each in iterators])
-      batches = session.run([each.get_next() for each in iterators])
-    said = [features['cost'].sum() for features, _ in batches]
-    return np.array([said, said])
-
-  monkeypatch.setattr(inputs, 'train_input_fn', train_input_fn)
-  monkeypatch.setattr(inspection, '_costs', costs)
-
-
-def _parts(dataset, **fields):
-  speed = inspection.measure(dataset, _params(**fields), seconds=0.01)
-  return {name: part.milliseconds for name, part in speed.parts.items()}
-
-
-def test_parts_get_what_they_cost(photos, known_costs):
-  parts = _parts(
-    _with_whitening(photos),
-    augmentation_type=enums.AugmentationType.STACKED_RANDAUGMENT,
-    warp_probability=0.5,
-  )
-  assert parts == {
-    'read': 0,
-    'overhead': 1,
-    'decode': 4,
-    'crop and resize': 2,
-    'flip': 8,
-    'color jitter, grayscale': 32,
-    'RandAugment': 256,
-    'warp': 64,
-    'blur': 128,
-    'whiten': 16,
-    'batch': 0,
-  }
-  assert list(parts)[:3] + list(parts)[-2:] == [
-    'read',
-    'overhead',
-    'decode',
-    'whiten',
-    'batch',
-  ]
-
-
-@pytest.mark.parametrize(
-  'name, fields, augmentations',
-  [
-    ('IDENTITY', {}, {}),
-    ('AUTOAUGMENT', {}, {'AutoAugment': 256}),
-    ('RANDAUGMENT', {}, {'RandAugment': 256}),
-    ('SIMCLR', {}, {'color jitter, grayscale': 32, 'blur': 128}),
-    (
-      'SIMCLR',
-      {'blur_probability': 0.0},
-      {'color jitter, grayscale': 32},
-    ),
-    ('SIMCLR', {'augmentation_magnitude': 0.0}, {}),
-  ],
-  ids=str,
-)
-def test_parts_are_those_that_there_are(
-  folders, known_costs, name, fields, augmentations
-):
-  # Of digits, say, which lose their label.
-  info = dataclasses.replace(folders.info, flips=False)
-  parts = _parts(
-    dataclasses.replace(folders, info=info),
-    augmentation_type=enums.AugmentationType[name],
-    **fields,
-  )
-  always = {'overhead': 1, 'decode': 4, 'crop and resize': 2}
-  assert parts == {'read': 0, **always, **augmentations, 'batch': 0}
-
-
-@pytest.mark.parametrize('is_held_decoded', [True, False])
-def test_images_that_are_held_decoded_are_not_decoded_again(
-  tmp_path, known_costs, monkeypatch, is_held_decoded
-):
-  def examples():
-    for number in range(_NUM_EXAMPLES):
-      image = np.full([40, 40, 3], _color(number), np.uint8)
-      yield number, {'image': image, 'label': number % 3}
-
-  features = tfds.features.FeaturesDict(
-    {
-      'image': tfds.features.Image(shape=[40, 40, 3], encoding_format='png'),
-      'label': tfds.features.ClassLabel(names=_CLASSES),
-    }
-  )
-  splits_ = {'train': examples(), 'test': examples()}
-  fakes.write('even', '1.0.0', features, splits_, tmp_path)
-  dataset = datasets.load('tfds:even', str(tmp_path))
-  if not is_held_decoded:
-    # An image takes 3 x 40 x 40 bytes, and much less encoded. The few that are
-    # measured would fit, but that is not how the run has them.
-    monkeypatch.setattr(inspection, '_MAX_SAMPLED', 4)
-    monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 5 * 4800)
-  assert _parts(dataset)['decode'] == (0 if is_held_decoded else 4)
-
-
-def test_large_batches_are_not_needed(folders, known_costs):
-  params = dataclasses.replace(_params(image_size=512), batch_size=30)
-  speed = inspection.measure(folders, params, seconds=0.01)
-  # Of 32 MiB; two float32 views of 512 x 512 pixels take 6 MiB.
-  assert speed.batch_size == 5
-
-
-@pytest.mark.parametrize('is_held', [True, False])
-def test_reading_is_paid_for_each_example_or_once(
-  folders, monkeypatch, is_held
-):
-  """Of a set that is held in memory it is over before the first step."""
-  storage = folder.FolderSplit.storage
-
-  def slow(split):
-    files = storage(split)
-
-    def read(name, label):
-      encoded, label = files.read(name, label)
-      # About a millisecond.
-      matrix = tf.random.stateless_uniform([128, 128], [label, label])
-      for _ in range(8):
-        matrix = tf.nn.softmax(tf.matmul(matrix, matrix))
-      zero = tf.cast(tf.minimum(tf.reduce_min(matrix), 0.0), tf.int32)
-      return tf.strings.substr(encoded, zero, -1), label
-
-    return splits.Files(files.names, read)
-
-  monkeypatch.setattr(folder.FolderSplit, 'storage', slow)
-  if not is_held:
-    # All are too many, but not the part of them that is held for measuring.
-    monkeypatch.setattr(inspection, '_MAX_SAMPLED', _NUM_EXAMPLES // 2)
-    limit = folders.train.num_bytes * 3 // 4
-    monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', limit)
-  parts = inspection.measure(folders, _params(), seconds=2.0).parts
-  if is_held:
-    assert parts['read'].milliseconds < 0.1, parts
-  else:
-    assert parts['read'].milliseconds > 0.3, parts
-
-
-def test_what_is_measured_end_to_end(photos):
-  """With the real views."""
-  params = dataclasses.replace(
-    _params(augmentation_type=enums.AugmentationType.SIMCLR), batch_size=4
-  )
-  speed = inspection.measure(photos, params, seconds=1.0)
-  assert speed.batch_size == 4 and speed.num_views == 2
-  assert min(speed.windows) <= speed.examples_per_second <= max(speed.windows)
-  assert speed.examples_per_second > 10
-  assert speed.first_batch_seconds > 0
-  assert 0 < speed.busy_cores < 1.5 * speed.num_cores
-  for name, part in speed.parts.items():
-    assert part.milliseconds >= 0 and part.spread >= 0, name
-
-  said = json.loads(json.dumps(speed.to_json()))
-  assert said['examples_per_second'] == speed.examples_per_second
-  assert math.isclose(sum(part['share'] for part in said['parts'].values()), 1)
-  assert said['core_milliseconds_per_example'] == pytest.approx(
-    sum(
-      part['core_milliseconds_per_example'] for part in said['parts'].values()
-    )
-  )
-  lines = speed.describe().splitlines()
-  assert lines[0].startswith(
-    f'{speed.examples_per_second:.0f} images/s, 2 views of each, with '
-  )
-  words = [line.split() for line in lines]
-  for name, part in speed.parts.items():
-    share = part.milliseconds / speed.milliseconds
-    assert [
-      *name.split(),
-      f'{part.milliseconds:.3f}',
-      '+-',
-      f'{part.spread:.3f}',
-      f'{share:.1%}',
-    ] in words
-  assert ['sum', f'{speed.milliseconds:.3f}'] in words
-
-
-def test_a_part_is_the_difference_between_pipelines(folders, monkeypatch):
-  """In each round, as rounds see other examples and machines other work."""
-
-  def costs(pipelines, seconds):
-    del seconds
-    # Milliseconds per batch of rounds that differ by more than the parts do.
-    rounds = np.float64([[100], [200], [300], [400], [999]])
-    return rounds + 8 * np.arange(len(pipelines))
-
-  monkeypatch.setattr(inspection, '_costs', costs)
-  speed = inspection.measure(folders, _params(), seconds=0.1)
-  assert speed.batch_size == 8
-  # 8 ms for batches of 64, and of 8 at most.
-  assert speed.parts['read'] == (8 / 64, 0)
-  assert speed.parts['decode'].milliseconds >= 1
-  assert speed.parts['decode'] == speed.parts['flip']
-  # The median and half of the way from the first quartile to the third.
-  assert speed.parts['batch'] == (300 / 8, (400 - 200) / 2 / 8)

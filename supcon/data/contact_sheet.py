@@ -1,0 +1,332 @@
+"""Shows examples of a run beside their views, as the model would see them."""
+
+import dataclasses
+import math
+import os
+from typing import NamedTuple
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from supcon import hparams
+from supcon.data import datasets
+from supcon.data import image_ops
+from supcon.data import preprocessing
+from supcon.data import probes
+from supcon.data import splits
+
+tf1 = tf.compat.v1
+
+# At least so many views are shown of each image. Those that the run does not
+# make at a time are such as it makes in other epochs.
+_MIN_VIEWS = 4
+
+# Smaller tiles are enlarged, each pixel to a square.
+_MIN_TILE_SIDE = 96
+
+# Light, but neither white nor black nor mid-grey, which are in views.
+_PAPER, _INK = 228, 80
+_GAP = 6
+_WIDE_GAP = 24
+
+# The rows of the digits 0 to 9, three pixels each, as octal numbers.
+_DIGITS = (
+  '75557',
+  '26227',
+  '71747',
+  '71717',
+  '55711',
+  '74717',
+  '74757',
+  '71111',
+  '75757',
+  '75717',
+)
+
+
+class Row(NamedTuple):
+  """An example of the contact sheet.
+
+  Attributes:
+    position: In the training split.
+    class_name: Of the label that training is given.
+    stored_class_name: Of the label before --label_noise_prob.
+    size: (height, width) of the image in pixels.
+    where: Its file, or its record.
+    original: uint8 [tile, tile, 3], the whole image fitted into a square.
+    views: uint8 [views, side, side, 3].
+  """
+
+  position: int
+  class_name: str
+  stored_class_name: str
+  size: tuple[int, int]
+  where: str
+  original: np.ndarray
+  views: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ContactSheet:
+  """The first training examples of a run, one a row.
+
+  On the left stands the row's number; then the whole image; then the views that
+  the run starts with; then others, which chance might make of the same image.
+
+  Attributes:
+    rows: From the first on, numbered from 0.
+    num_views: How many views of an image the run makes at a time.
+    zoom: How many pixels of the sheet each pixel of a view is wide.
+  """
+
+  rows: tuple[Row, ...]
+  num_views: int
+  zoom: int
+
+  def strips(self) -> list[np.ndarray]:
+    """Returns each row as a picture, uint8 [height, width, 3]."""
+    digits = len(str(len(self.rows) - 1))
+    return [
+      self._strip(f'{number:0{digits}d}', row)
+      for number, row in enumerate(self.rows)
+    ]
+
+  def _strip(self, numeral, row):
+    side = row.original.shape[0]
+    columns = [_numeral(numeral, side), row.original]
+    for index, view in enumerate(row.views):
+      gap = _WIDE_GAP if index in (0, self.num_views) else _GAP
+      columns.append(_paper(side, gap))
+      columns.append(view.repeat(self.zoom, 0).repeat(self.zoom, 1))
+    columns.append(_paper(side, _WIDE_GAP))
+    strip = np.concatenate(columns, axis=1)
+    half_gap = _paper(_GAP // 2, strip.shape[1])
+    return np.concatenate([half_gap, strip, half_gap])
+
+  def to_json(self) -> dict:
+    num_others = len(self.rows[0].views) - self.num_views
+    return {
+      'columns': ['whole image']
+      + ['view of the run'] * self.num_views
+      + ['another view'] * num_others,
+      'rows': [
+        {
+          'row': number,
+          'example': row.position,
+          'class': row.class_name,
+          'class_before_label_noise': row.stored_class_name,
+          'height': row.size[0],
+          'width': row.size[1],
+          'where': row.where,
+        }
+        for number, row in enumerate(self.rows)
+      ],
+    }
+
+  def write(self, directory: str) -> str:
+    """Writes contact_sheet.png, and the same for TensorBoard.
+
+    Args:
+      directory: Where to. What was written there before is replaced.
+
+    Returns:
+      The path of the PNG file.
+    """
+    strips = self.strips()
+    pictures = {
+      'contact_sheet': (np.concatenate(strips), 'The first training examples.')
+    }
+    for number, (row, strip) in enumerate(zip(self.rows, strips)):
+      pictures[f'row_{number:02d}/{row.class_name}'] = (strip, row.where)
+    with tf.Graph().as_default(), probes.session() as session:
+      pngs = session.run(
+        {tag: tf.io.encode_png(image) for tag, (image, _) in pictures.items()}
+      )
+      suffix = '.contact_sheet'
+      for old in tf.io.gfile.glob(os.path.join(directory, f'events.*{suffix}')):
+        tf.io.gfile.remove(old)
+      with tf1.summary.FileWriter(directory, filename_suffix=suffix) as writer:
+        for tag, (image, description) in pictures.items():
+          summary = tf1.Summary()
+          value = summary.value.add(tag=tag)
+          value.metadata.summary_description = description
+          value.image.height, value.image.width, _ = image.shape
+          value.image.encoded_image_string = pngs[tag]
+          writer.add_summary(summary, global_step=0)
+    path = os.path.join(directory, 'contact_sheet.png')
+    with tf.io.gfile.GFile(path, 'wb') as file:
+      file.write(pngs['contact_sheet'])
+    return path
+
+
+def make(
+  dataset: datasets.Dataset, params: hparams.HParams, num_examples: int = 16
+) -> ContactSheet:
+  """Shows the examples that the run sees first.
+
+  Args:
+    dataset: The data set.
+    params: The hyper-parameters of the run.
+    num_examples: How many; at most as many as there are.
+
+  Raises:
+    ValueError: If there are more examples than can be told apart.
+    tf.errors.OpError: If an image cannot be decoded.
+  """
+  if dataset.num_train_examples > probes.MAX_NUMBERED:
+    raise ValueError(
+      f'--input_fn={params.input_data.input_fn} has '
+      f'{dataset.num_train_examples} training examples, of which no contact '
+      f'sheet can be made; give --num_images={probes.MAX_NUMBERED} or fewer.'
+    )
+  options = params.input_data.preprocessing
+  num_examples = min(num_examples, dataset.num_train_examples)
+  num_views = max(options.num_views, _MIN_VIEWS)
+  zoom = math.ceil(_MIN_TILE_SIDE / options.image_size)
+  logging.info('making %d views of %d images', num_views, num_examples)
+  positions = _positions(dataset, params, num_examples)
+  views = _views(dataset, params, num_views, num_examples)
+  originals = _originals(dataset.train, positions, options.image_size * zoom)
+  rows = [
+    Row(
+      position=position,
+      class_name=dataset.class_names[label],
+      stored_class_name=dataset.class_names[stored_label],
+      size=tuple(size.tolist()),
+      where=dataset.train.where(position),
+      original=original,
+      views=views_of_row,
+    )
+    for position, (views_of_row, label), (original, stored_label, size) in zip(
+      positions, views, originals
+    )
+  ]
+  return ContactSheet(tuple(rows), options.num_views, zoom)
+
+
+def _first(batches, count):
+  """Returns the first `count` elements of a data set, as NumPy arrays."""
+  with probes.session() as session:
+    iterator = tf1.data.make_initializable_iterator(batches)
+    element = iterator.get_next()
+    session.run(iterator.initializer)
+    return [session.run(element) for _ in range(count)]
+
+
+def _positions(dataset, params, count):
+  """Returns which examples come first."""
+  dataset = probes.numbered_images(dataset)
+  params = probes.unaugmented(params, image_size=1, num_views=1)
+  with tf.Graph().as_default():
+    batches = probes.batches(dataset, params, 1)
+    batches = batches.map(
+      lambda features, _: _grey_levels(features, params, dataset.info)
+    )
+    pixels = np.reshape(_first(batches, count), [count, 3])
+  return probes.positions_in(pixels).tolist()
+
+
+def _views(dataset, params, num_views, count):
+  """Returns what the model would see of the first examples, and their labels.
+
+  Returns:
+    A list of (uint8 [num_views, side, side, 3], label).
+  """
+  params = probes.with_preprocessing(params, num_views=num_views)
+
+  def shown(features, labels):
+    return _grey_levels(features, params, dataset.info), labels[0]
+
+  with tf.Graph().as_default():
+    # One by one: until here, views are float32.
+    return _first(probes.batches(dataset, params, 1).map(shown), count)
+
+
+def _grey_levels(features, params, info):
+  """Returns what the model sees of one example, uint8 [V, side, side, 3]."""
+  options = params.input_data.preprocessing
+  images = preprocessing.finish(
+    features, options, info.mean, info.std, tf.float32
+  )
+  side = options.image_size
+  views = tf.ensure_shape(images[0], [options.num_views, side, side, 3])
+  if options.apply_whitening and info.mean is not None:
+    views = views * info.std + info.mean
+  # Half a level more, for fractions are dropped.
+  return image_ops.to_grey_levels(views + 0.5 / 127.5)
+
+
+def _originals(split, positions, side):
+  """Returns whole images, fitted into squares, with the labels as stored.
+
+  Returns:
+    A list of (uint8 [side, side, 3], label, int32 [2] height and width).
+  """
+
+  def fit(encoded, label):
+    image = image_ops.decode(encoded)
+    size = tf.shape(image)[:2]
+    return _fitted(image, size, side), label, size
+
+  with tf.Graph().as_default():
+    examples = _examples_at(split, positions)
+    return _first(examples.map(fit), len(positions))
+
+
+def _fitted(image, size, side):
+  """Returns the image in the middle of a square of paper."""
+  longer = tf.cast(tf.reduce_max(size), tf.float32)
+  fitted_size = tf.cast(tf.cast(size, tf.float32) * (side / longer), tf.int32)
+  fitted_size = tf.clip_by_value(fitted_size, 1, side)
+  # Small images show their pixels; large ones are smoothed.
+  image = tf.cond(
+    longer <= side,
+    lambda: tf.image.resize(image, fitted_size, 'nearest'),
+    lambda: tf.saturate_cast(
+      tf.image.resize(image, fitted_size, antialias=True) + 0.5, tf.uint8
+    ),
+  )
+  before = (side - fitted_size) // 2
+  paddings = tf.stack([before, side - fitted_size - before], axis=1)
+  paddings = tf.concat([paddings, [[0, 0]]], axis=0)
+  square = tf.pad(image, paddings, constant_values=_PAPER)
+  return tf.ensure_shape(square, [side, side, 3])
+
+
+def _examples_at(split, positions):
+  """Returns (image, label) as stored, in the order of `positions`."""
+  storage = split.storage()
+  if isinstance(storage, splits.Files):
+    named = [tf.gather(column, positions) for column in storage.names()]
+    return tf.data.Dataset.from_tensor_slices(tuple(named)).map(storage.read)
+  positions = np.int64(positions)
+  ends = np.cumsum(storage.sizes)
+  shards = np.searchsorted(ends, positions, side='right')
+  skips = positions - (ends - storage.sizes)[shards]
+  stored = tf.data.Dataset.from_tensor_slices((shards, skips)).flat_map(
+    lambda shard, skip: splits.part(storage, shard, skip, 1)
+  )
+  return stored.map(storage.parse)
+
+
+def _paper(height, width):
+  return np.full([height, width, 3], _PAPER, np.uint8)
+
+
+def _numeral(digits, height):
+  """Returns a string of digits in the middle of a margin."""
+  scale = 4  # Pixels of the sheet per pixel of a digit.
+  rows = [_DIGITS[int(digit)] for digit in digits]
+  # A fourth pixel, which is always 0, keeps digits apart.
+  bits = [[f'{int(row):03b}0' for row in digit] for digit in rows]
+  ink = np.array(
+    [[bit == '1' for bit in ''.join(line)] for line in zip(*bits)]
+  )[:, :-1]
+  ink = ink.repeat(scale, axis=0).repeat(scale, axis=1)
+  above = (height - ink.shape[0]) // 2
+  below = height - ink.shape[0] - above
+  ink = np.pad(ink, [(above, below), (_WIDE_GAP // 2, _WIDE_GAP // 2)])
+  return np.where(ink[..., np.newaxis], _INK, _paper(*ink.shape)).astype(
+    np.uint8
+  )
