@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from supcon import devices as devices_lib
 from supcon import replicas
+from supcon import retries
 from supcon import run_options
 from supcon import workers
 
@@ -54,6 +55,7 @@ def train(
   batch_size: int,
   seed: int,
   max_steps: int,
+  attempts: retries.Retries,
 ) -> None:
   """Trains one stage on all devices.
 
@@ -65,11 +67,14 @@ def train(
     batch_size: The global batch.
     seed: Of the initial weights.
     max_steps: The step to stop at.
+    attempts: Counts how often storage failed.
 
   Raises:
     workers.LostWorkerError: If another machine is gone.
+    retries.LostSessionError: If storage or a device was gone for a moment.
   """
   hooks, listeners = [function.nan_hook], [function.nan_listener]
+  function = _with_saver(function, options, attempts)
   if devices.strategy is None:
     estimator = build(options, devices, function, batch_size, batch_size, seed)
   else:
@@ -81,10 +86,37 @@ def train(
       hooks.append(workers.ReadingHook(options.save_interval_steps))
       listeners = None  # It saves nothing.
     input_fn = _per_replica(input_fn, params)
+  if not devices.cluster:
+    hooks.append(retries.NewSessionHook())
   with devices.watchdog.guarding():
     estimator.train(
       input_fn, max_steps=max_steps, hooks=hooks, saving_listeners=listeners
     )
+
+
+def _with_saver(function, options, attempts):
+  """Returns a model_fn that has the estimator save by `attempts`."""
+
+  def model_fn(features, labels, mode, params):
+    if mode == tf1.estimator.ModeKeys.TRAIN:
+      replicas.once(add_saver)
+    return function(features, labels, mode, params)
+
+  def add_saver():
+    saver = retries.Saver(
+      attempts,
+      sharded=True,
+      max_to_keep=options.max_checkpoints_to_keep,
+      keep_checkpoint_every_n_hours=(
+        options.keep_checkpoint_interval_secs / 3600
+      ),
+      defer_build=True,
+      save_relative_paths=True,
+    )
+    # Where the estimator looks for one before it makes its own.
+    tf1.add_to_collection(tf1.GraphKeys.SAVERS, saver)
+
+  return model_fn
 
 
 def _per_replica(input_fn, params):

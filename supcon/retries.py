@@ -102,6 +102,36 @@ def reason(error: Exception) -> str:
   return ' '.join(str(text).split('\n')[0].split())
 
 
+class Saver(tf.compat.v1.train.Saver):
+  """Saves and restores checkpoints, and tries again where that may help.
+
+  By itself TensorFlow would not wait, and not count: where the error comes
+  while a session is made, it begins anew without end.
+  """
+
+  def __init__(self, attempts: Retries, **kwargs):
+    super().__init__(**kwargs)
+    self._attempts = attempts
+
+  def save(self, sess, save_path, *args, **kwargs):
+    return self._call(
+      f'saving {save_path}',
+      lambda: super(Saver, self).save(sess, save_path, *args, **kwargs),
+    )
+
+  def restore(self, sess, save_path):
+    return self._call(
+      f'restoring {save_path}',
+      lambda: super(Saver, self).restore(sess, save_path),
+    )
+
+  def _call(self, what, function):
+    try:
+      return self._attempts.call(what, function)
+    except TRANSIENT_ERRORS as error:
+      raise LostSessionError(f'{what}: {reason(error)}') from error
+
+
 class NewSessionHook(tf.compat.v1.train.SessionRunHook):
   """Ends training where TensorFlow would go on by itself.
 
@@ -121,4 +151,7 @@ class NewSessionHook(tf.compat.v1.train.SessionRunHook):
 
 
 class LostSessionError(RuntimeError):
-  """Storage or a device failed, and the session with it."""
+  """Storage or a device failed, and the session with it.
+
+  Not an error of TensorFlow's, which would make another session.
+  """

@@ -14,6 +14,7 @@ from tensorflow_estimator.python.estimator import estimator as estimator_lib
 from supcon import devices
 from supcon import enums
 from supcon import estimators
+from supcon import retries
 from supcon import run_options
 from supcon import workers
 from supcon.training import hooks
@@ -80,6 +81,7 @@ def _train(recorder, model_dir, count):
       batch_size=8,
       seed=0,
       max_steps=3,
+      attempts=retries.Retries(),
     )
 
 
@@ -127,6 +129,7 @@ def test_a_worker_reads_its_host_part_and_saves_nothing(tmp_path, monkeypatch):
       batch_size=8,
       seed=0,
       max_steps=3,
+      attempts=retries.Retries(),
     )
   (params,) = seen
   assert params['batch_size'] == 4

@@ -19,7 +19,7 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _LAYERS = (
   ('supcon.enums',),
   ('supcon.hparams',),
-  ('supcon.run_options', 'supcon.logs'),
+  ('supcon.run_options', 'supcon.logs', 'supcon.retries'),
   ('supcon.replicas',),
   ('supcon.losses', 'supcon.models.layers'),
   ('supcon.data', 'supcon.models', 'supcon.serving', 'supcon.training'),

@@ -42,6 +42,9 @@ INPUT_ERRORS = (
   tf.errors.FailedPreconditionError,
 )
 
+# They raise some of these errors, too, and have nothing to do with examples.
+_CHECKPOINT_OPS = ('SaveV2', 'RestoreV2', 'MergeV2Checkpoints')
+
 _REMEDY = 'delete what is bad, or skip it with --skip_bad_images'
 _CHUNK = 64
 _SECONDS_BETWEEN_LINES = 30.0
@@ -149,6 +152,8 @@ def naming(split: splits.Split):
   try:
     yield
   except INPUT_ERRORS as error:
+    if error.op is not None and error.op.type in _CHECKPOINT_OPS:
+      raise
     explanation = explain(split)
     if not explanation:
       raise

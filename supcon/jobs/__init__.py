@@ -10,6 +10,7 @@ from typing import Protocol
 import tensorflow as tf
 
 from supcon import hparams
+from supcon import retries
 from supcon import run_options
 from supcon import workers
 from supcon.data import faults
@@ -31,6 +32,7 @@ Stopped = (
   checkpoints.MismatchError,
   faults.BadExampleError,
   workers.LostWorkerError,
+  retries.LostSessionError,
 )
 
 

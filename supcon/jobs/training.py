@@ -8,6 +8,7 @@ from absl import logging
 from supcon import estimators
 from supcon import hparams
 from supcon import model_dirs
+from supcon import retries
 from supcon import run_options
 from supcon import workers
 from supcon.data import faults
@@ -27,6 +28,7 @@ class Train:
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
     self._run = runs.Run(options, params)
+    self._retries = retries.Retries()
 
   def announce(self) -> None:
     self._run.announce()
@@ -70,6 +72,20 @@ class Train:
         'stage %d: steps %d to %d', stage.number, step, stage.stop_step
       )
       with faults.naming(run.dataset.train):
+        self._train_stage(stage, step, make_input_fn)
+      step = stage.stop_step
+      if run.devices.cluster:
+        self._wait_for_checkpoint(step)
+    run.report_skipped('train')
+
+  def _train_stage(self, stage, step, make_input_fn):
+    """Trains a stage from `step` on, however often storage fails on the way.
+
+    Every attempt begins with the batch that follows the newest checkpoint.
+    """
+    run = self._run
+    while True:
+      try:
         estimators.train(
           run.options,
           run.devices,
@@ -78,11 +94,16 @@ class Train:
           batch_size=run.params.batch_size,
           seed=run.params.seed,
           max_steps=stage.stop_step,
+          attempts=self._retries,
         )
-      step = stage.stop_step
-      if run.devices.cluster:
-        self._wait_for_checkpoint(step)
-    run.report_skipped('train')
+        return
+      except (retries.LostSessionError, *retries.TRANSIENT_ERRORS) as error:
+        if run.devices.cluster:  # The others have lost this worker.
+          raise
+        before, step = step, run.model_dir.newest_step()
+        if step > before:
+          self._retries.succeeded()
+        self._retries.wait(f'training from step {step} on', error)
 
   def _images(self, start_step):
     """Returns the input function of training from a step on."""
