@@ -402,7 +402,12 @@ def side_by_side(tmp_path_factory, trained):
     # So that checkpoints disappear under the eval job.
     'max_checkpoints_to_keep': 2,
   }
-  evaluation_flags = {**flags, 'mode': 'eval', 'eval_interval_secs': 0}
+  evaluation_flags = {
+    **flags,
+    'mode': 'eval',
+    'eval_interval_secs': 0,
+    'export_formats': 'saved_model',
+  }
   with command.Process(evaluation_flags, directory) as evaluation:
     evaluation.wait_until(lambda: 'waiting for a' in evaluation.stderr)
     was_empty = not model_dir.exists() or not any(model_dir.iterdir())

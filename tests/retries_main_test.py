@@ -39,6 +39,7 @@ def _run(directory, data_dir, flaky):
   )
 
 
+@pytest.mark.slow
 def test_what_passes_is_tried_again_with_the_right_batches(tmp_path, data_dir):
   whole = _run(tmp_path / 'whole', data_dir, 'unavailable:1000')
   assert whole.returncode == 0, whole.stderr

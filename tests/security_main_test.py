@@ -151,7 +151,6 @@ def test_a_module_cannot_write_outside_its_directory(
     server.server_close()
   written = {path for path in tmp_path.rglob('*')} - before
   assert all(
-    path in (tmp_path / 'a', cache) or cache in path.parents
-    for path in written
+    path in (tmp_path / 'a', cache) or cache in path.parents for path in written
   ), written
   assert not tf.io.gfile.exists(str(outside))

@@ -284,7 +284,7 @@ def _transfer(script, reference, folder, directory, program=None, **flags):
   flags = {
     **_NETWORK,
     **_DIGITS,
-    'mode': 'train_then_eval',
+    'mode': 'train',
     'input_fn': 'folder',
     'data_dir': folder,
     'model_dir': directory / 'model',
@@ -323,7 +323,14 @@ def _encoder(checkpoint):
 class TestTransfer:
   @pytest.mark.slow
   def test_finetune_starts_at_the_hub_module(self, trained, folder, tmp_path):
-    run = _transfer(_FINETUNE, trained.result['hub_module'], folder, tmp_path)
+    run = _transfer(
+      _FINETUNE,
+      trained.result['hub_module'],
+      folder,
+      tmp_path,
+      mode='train_then_eval',
+      export_formats='saved_model',
+    )
     assert run.returncode == 0, run.stderr
     reference = _encoder(trained.model_dir)
     first = _encoder(tmp_path / 'model' / 'model.ckpt-0')

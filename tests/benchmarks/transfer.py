@@ -99,7 +99,8 @@ def _measure(directory, num_seeds):
     pretrained = directory / 'pretrained'
     flags = {**_COMMON, 'data_dir': known, 'model_dir': pretrained}
     _run('pretrain', {**flags, 'stage_1_epochs': 6})
-  print(f'\nTop-1 in percent of 5 to 9, {num_seeds} seeds:')
+  else:
+    print(f'\nTop-1 in percent of 5 to 9, {num_seeds} seeds:')
   for name, values in accuracies.items():
     print(
       f'  {name:18} {np.mean(values):6.2f} +- {np.std(values):.2f}  '
