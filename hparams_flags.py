@@ -21,9 +21,13 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
     'views, and measure what the input pipeline spends its time on. export, '
     'embed, predict: export the newest checkpoint of --model_dir; write the '
     'embeddings of a split to --output; say what --images show. These three '
-    'take every hyper-parameter that is not given from hparams.json there.'
+    'take every hyper-parameter that is not given from hparams.json there. '
+    'status: say how the run in --model_dir is doing, also by the exit code.'
   ),
   'model_dir': 'Directory for checkpoints, summaries, results and exports.',
+  'force': (
+    'Train in --model_dir although another trainer is there, which then stops.'
+  ),
   'data_dir': (
     'TFDS data directory, the parent of imagenet2012/ or cifar10/; default '
     'is that of TFDS. Of --input_fn=folder, the parent of train/ and val/.'

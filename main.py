@@ -5,7 +5,8 @@
 
 `--help` lists every flag; scripts/ holds the published settings. Exit codes: 0
 done, 1 stopped on the way (a loss that is not a number), 2 nothing was begun
-because flags, files or data do not fit.
+because flags, files or data do not fit, 75 told to end by a signal (the same
+command continues). Those of --mode=status are in supcon/showing.py.
 """
 
 import sys
@@ -16,6 +17,7 @@ from absl import logging
 
 import hparams_flags
 from supcon import logs
+from supcon import signals
 
 FLAGS = flags.FLAGS
 hparams_flags.define()
@@ -23,6 +25,16 @@ flags.adopt_module_key_flags(hparams_flags)
 
 
 def main(argv):
+  """Runs the job, unless a signal ends it."""
+  try:
+    with signals.handled():
+      return _main(argv)
+  except signals.Interrupted as error:
+    logs.say(f'main.py: interrupted: {error}')
+    return signals.EXIT_CODE
+
+
+def _main(argv):
   """Reads the flags, checks them, and runs the job."""
   if FLAGS['verbosity'].using_default_value:
     logging.set_verbosity(logging.INFO)
@@ -34,6 +46,11 @@ def main(argv):
     options.check(params)
   except ValueError as error:
     return _refuse(error)
+
+  if options.mode == 'status':
+    from supcon import showing
+
+    return showing.show(options.model_dir)
 
   # Only now, so that --help and wrong flags are answered at once.
   from supcon import jobs
@@ -55,8 +72,9 @@ def main(argv):
 
 def _stop(reason):
   """Reports in one line what stopped a job on its way."""
+  signals.check()  # It may be what some code makes of a signal.
   logging.debug('Stopped here:', exc_info=True)
-  print(f'main.py: stopped: {" ".join(str(reason).split())}', file=sys.stderr)
+  logs.say(f'main.py: stopped: {" ".join(str(reason).split())}')
   return 1
 
 
@@ -71,8 +89,9 @@ def _find_recorded(model_dir):
 
 def _refuse(error):
   """Reports a user's mistake in one line; --verbosity=1 shows where."""
+  signals.check()
   logging.debug('Refused here:', exc_info=True)
-  print(f'main.py: error: {" ".join(str(error).split())}', file=sys.stderr)
+  logs.say(f'main.py: error: {" ".join(str(error).split())}')
   return 2
 
 
@@ -84,4 +103,8 @@ def _parse_flags(argv):
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=_parse_flags)
+  try:
+    app.run(main, flags_parser=_parse_flags)
+  except SystemExit as end:
+    signals.answer_with(end.code or 0)
+    raise

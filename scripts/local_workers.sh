@@ -8,8 +8,8 @@
 #     --use_tpu=False --mode=train_then_eval --data_dir=... --model_dir=...
 #
 # Output is marked with the number of its worker. Ends when all have ended, with
-# status 1 if one has failed; Ctrl-C and kill reach all of them. They run on CPU
-# unless CUDA_VISIBLE_DEVICES is set.
+# status 1 if one has failed, or 75 if they were interrupted: Ctrl-C and kill
+# reach all of them. They run on CPU unless CUDA_VISIBLE_DEVICES is set.
 set -euo pipefail
 
 if [[ $# -lt 2 || ! "$1" =~ ^[1-9][0-9]*$ ]]; then
@@ -45,12 +45,12 @@ addresses="[${addresses:2}]"
 
 workers=()
 writers=()
+# As SIGTERM, for bash has what runs in the background ignore SIGINT.
 forward() {
   signalled=1
-  kill "-$1" "${workers[@]}" 2> /dev/null || true
+  kill -TERM "${workers[@]}" 2> /dev/null || true
 }
-trap 'forward TERM' TERM
-trap 'forward INT' INT
+trap forward TERM INT
 
 for ((index = 0; index < count; index++)); do
   exec {out}> >(exec sed -u "s/^/[$index] /")
@@ -74,7 +74,11 @@ for index in "${!workers[@]}"; do
   done
   if [[ $ended != 0 ]]; then
     echo "[local_workers] worker $index ended with status $ended" >&2
-    status=1
+    if [[ $ended != 75 ]]; then
+      status=1
+    elif [[ $status == 0 ]]; then
+      status=75
+    fi
   fi
 done
 wait "${writers[@]}" || true

@@ -1,5 +1,6 @@
 """From run options and devices to estimators."""
 
+from collections.abc import Sequence
 import contextlib
 import os
 from typing import NamedTuple
@@ -56,6 +57,8 @@ def train(
   seed: int,
   max_steps: int,
   attempts: retries.Retries,
+  hooks: Sequence[tf1.train.SessionRunHook] = (),
+  listeners: Sequence[tf1.train.CheckpointSaverListener] = (),
 ) -> None:
   """Trains one stage on all devices.
 
@@ -68,12 +71,15 @@ def train(
     seed: Of the initial weights.
     max_steps: The step to stop at.
     attempts: Counts how often storage failed.
+    hooks: Others than those of the function.
+    listeners: Are told of checkpoints, likewise.
 
   Raises:
     workers.LostWorkerError: If another machine is gone.
     retries.LostSessionError: If storage or a device was gone for a moment.
   """
-  hooks, listeners = [function.nan_hook], [function.nan_listener]
+  hooks = [function.nan_hook, *hooks]
+  listeners = [*listeners, function.nan_listener]
   function = _with_saver(function, options, attempts)
   if devices.strategy is None:
     estimator = build(options, devices, function, batch_size, batch_size, seed)

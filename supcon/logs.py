@@ -2,17 +2,62 @@
 
 import logging as python_logging
 import os
+import shutil
+import sys
 import warnings
 
 from absl import logging
 
 
+class _Formatter(python_logging.Formatter):
+  """Lines as 'time message'."""
+
+  def __init__(self):
+    super().__init__('%(asctime)s %(message)s', '%H:%M:%S')
+
+  def leave(self) -> str:
+    """Returns what to write before anything else."""
+    return ''
+
+
+class _TerminalFormatter(_Formatter):
+  """Lines with their ends, but for progress, whose line is written again."""
+
+  def __init__(self):
+    super().__init__()
+    self._is_open = False
+
+  def format(self, record):
+    line = super().format(record)
+    if not getattr(record, 'is_progress', False):  # As log_files has it.
+      return f'{self.leave()}{line}\n'
+    self._is_open = True
+    return f'\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K'
+
+  def leave(self):
+    start = '\r\x1b[K' if self._is_open else ''
+    self._is_open = False
+    return start
+
+
+_formatter = _Formatter()
+
+
+def say(line: str) -> None:
+  """Writes a line to stderr, without the time."""
+  print(f'{_formatter.leave()}{line}', file=sys.stderr)
+
+
 def shorten() -> None:
   """Logs what supcon/ has to say, as 'time message'."""
+  global _formatter
   handler = logging.get_absl_handler()
-  handler.setFormatter(
-    python_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
-  )
+  if sys.stderr.isatty():
+    _formatter = _TerminalFormatter()
+    handler.python_handler.terminator = ''
+  else:
+    _formatter = _Formatter()
+  handler.setFormatter(_formatter)
   handler.addFilter(
     lambda record: (
       record.levelno >= python_logging.ERROR

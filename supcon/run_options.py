@@ -16,6 +16,7 @@ MODES = (
   'export',
   'embed',
   'predict',
+  'status',
 )
 
 # What an export may be: a SavedModel for TensorFlow 2 and TensorFlow Serving,
@@ -29,6 +30,7 @@ class RunOptions:
 
   mode: str = 'train'
   model_dir: str = ''
+  force: bool = False
   data_dir: str | None = None
   reference_ckpt: str = ''
   use_tpu: bool = True
@@ -71,7 +73,7 @@ class RunOptions:
   @property
   def needs_accelerator(self) -> bool:
     """Whether it computes more than files and a few images."""
-    return self.mode not in ('inspect_data', 'export', 'predict')
+    return self.mode not in ('inspect_data', 'export', 'predict', 'status')
 
   @property
   def tpu_address(self) -> str | None:
@@ -108,6 +110,11 @@ class RunOptions:
       self._check_reference(params)
     self._check_use()
     self._check_devices()
+    if self.force and not self.trains:
+      raise ValueError(
+        f'--force has no effect with --mode={self.mode}; it lets a trainer '
+        'take --model_dir over from another one.'
+      )
 
   def _check_reference(self, params):
     if self.reference_ckpt and not params.warm_start.is_asked_for:

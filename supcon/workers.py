@@ -20,6 +20,8 @@ import time
 from absl import logging
 import tensorflow as tf
 
+from supcon import signals
+
 tf1 = tf.compat.v1
 
 VARIABLE = 'TF_CONFIG'
@@ -271,4 +273,4 @@ def is_there(address: str, timeout: float) -> bool:
 def _end_process(message):
   # The main thread is inside TensorFlow and cannot be told.
   print(f'main.py: stopped: {message}', file=sys.stderr, flush=True)
-  os._exit(1)
+  os._exit(signals.EXIT_CODE if signals.received() else 1)

@@ -20,6 +20,13 @@ _LAYERS = (
   ('supcon.enums',),
   ('supcon.hparams',),
   ('supcon.run_options', 'supcon.logs', 'supcon.retries'),
+  (
+    'supcon.signals',
+    'supcon.locks',
+    'supcon.status',
+    'supcon.log_files',
+    'supcon.showing',
+  ),
   ('supcon.replicas',),
   ('supcon.losses', 'supcon.models.layers'),
   ('supcon.data', 'supcon.models', 'supcon.serving', 'supcon.training'),
@@ -161,6 +168,7 @@ except SystemExit as stop:
     (['--model_dir=/none', '--batch_size=0'], 2, '--batch_size=0'),
     (['--hparams=bs=x'], 2, 'bs=x'),
     (['--mode=train'], 2, '--model_dir'),
+    (['--mode=status', '--model_dir=/none'], 2, 'status.json'),
   ],
 )
 def test_main_answers_before_it_imports_tensorflow(arguments, status, says):

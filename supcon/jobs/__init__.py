@@ -10,30 +10,20 @@ from typing import Protocol
 import tensorflow as tf
 
 from supcon import hparams
-from supcon import retries
 from supcon import run_options
-from supcon import workers
 from supcon.data import faults
 from supcon.jobs import evaluation
 from supcon.jobs import inspecting
+from supcon.jobs import runs
 from supcon.jobs import training
 from supcon.jobs import using
-from supcon.training import checkpoints
-from supcon.training import hooks
 
 tf1 = tf.compat.v1
 # What TensorFlow raises where a file cannot be read or written, and what it is
 # in one line.
 FileError = tf.errors.OpError
 reason = faults.reason
-# What stops a job on its way, in one line.
-Stopped = (
-  hooks.NanLossError,
-  checkpoints.MismatchError,
-  faults.BadExampleError,
-  workers.LostWorkerError,
-  retries.LostSessionError,
-)
+Stopped = runs.STOPPED
 
 
 class Job(Protocol):

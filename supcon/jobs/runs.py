@@ -8,8 +8,11 @@ import tensorflow as tf
 
 from supcon import devices as devices_lib
 from supcon import hparams
+from supcon import locks
 from supcon import model_dirs
+from supcon import retries
 from supcon import run_options
+from supcon import workers
 from supcon.data import datasets
 from supcon.data import faults
 from supcon.data import inputs
@@ -18,11 +21,22 @@ from supcon.data import whitening
 from supcon.models import contrastive
 from supcon.serving import trained
 from supcon.training import checkpoints
+from supcon.training import hooks
 from supcon.training import model_fn
 from supcon.training import stages
 from supcon.training import warm_start
 
 tf1 = tf.compat.v1
+
+# What stops a job on its way, in one line.
+STOPPED = (
+  hooks.NanLossError,
+  checkpoints.MismatchError,
+  faults.BadExampleError,
+  workers.LostWorkerError,
+  retries.LostSessionError,
+  locks.LockLostError,
+)
 
 # What --mode=inspect_data writes, below model_dir.
 _INSPECTION = 'inspect_data'

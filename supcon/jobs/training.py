@@ -1,5 +1,6 @@
 """Trains what remains of a run, stage by stage."""
 
+import contextlib
 import sys
 import time
 
@@ -7,15 +8,20 @@ from absl import logging
 
 from supcon import estimators
 from supcon import hparams
+from supcon import locks
+from supcon import log_files
 from supcon import model_dirs
 from supcon import retries
 from supcon import run_options
+from supcon import signals
+from supcon import status
 from supcon import workers
 from supcon.data import faults
 from supcon.data import inputs
 from supcon.jobs import evaluation
 from supcon.jobs import frozen
 from supcon.jobs import runs
+from supcon.training import run_hooks
 
 _POLL_SECONDS = 2.0
 
@@ -28,10 +34,36 @@ class Train:
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
     self._run = runs.Run(options, params)
-    self._retries = retries.Retries()
+    self._retries = retries.Retries(sleep=signals.sleep)
+    # What the chief alone has.
+    self._lock: locks.Lock | None = None
+    self._writer: status.Writer | None = None
 
   def announce(self) -> None:
-    self._run.announce()
+    """Locks model_dir, and says what is going to be done.
+
+    Raises:
+      ValueError: If another trainer is there, or nothing can be written.
+    """
+    run = self._run
+    with contextlib.ExitStack() as stack:
+      if run.devices.is_chief:
+        self._lock = stack.enter_context(
+          locks.acquire(run.model_dir, run.options.force)
+        )
+        stack.enter_context(
+          log_files.keep(run.model_dir.join(log_files.TRAINER))
+        )
+        self._writer = stack.enter_context(
+          status.Writer(
+            run.model_dir, verify=self._lock.verify, stopped=runs.STOPPED
+          )
+        )
+        self._writer.begin(
+          status.TRAINING, run.model_dir.newest_step(), run.plan.total_steps
+        )
+      run.announce()
+      self._held = stack.pop_all()  # Until the end of run().
 
   def run(self) -> None:
     """Trains, and evaluates if that was asked for.
@@ -40,12 +72,25 @@ class Train:
       hooks.NanLossError: If the loss is not a number any more.
       faults.BadExampleError: If an image cannot be decoded.
       workers.LostWorkerError: If another machine is gone.
+      locks.LockLostError: If another trainer has taken model_dir over.
+      signals.Interrupted: If a signal came.
     """
-    self._train()
-    if self._run.options.evaluates and self._run.devices.is_chief:
-      self._summarize(
-        evaluation.evaluate(self._run, self._run.model_dir.newest())
-      )
+    with self._held:
+      self._train()
+      if self._run.options.evaluates and self._run.devices.is_chief:
+        self._evaluate()
+
+  def _evaluate(self):
+    self._writer.write(state=status.EVALUATING)
+    result = evaluation.evaluate(self._run, self._run.model_dir.newest())
+    self._writer.update(
+      last_evaluation={
+        'step': result['global_step'],
+        'top_1': result['metrics']['top_1_accuracy'],
+        'time': locks.now(),
+      }
+    )
+    self._summarize(result)
 
   def _train(self):
     """Trains what remains of the plan, stage by stage."""
@@ -71,32 +116,54 @@ class Train:
       logging.info(
         'stage %d: steps %d to %d', stage.number, step, stage.stop_step
       )
-      with faults.naming(run.dataset.train):
-        self._train_stage(stage, step, make_input_fn)
-      step = stage.stop_step
-      if run.devices.cluster:
-        self._wait_for_checkpoint(step)
+      with faults.naming(run.dataset.train), signals.deferral() as deferral:
+        stopped_at = self._train_stage(stage, step, make_input_fn, deferral)
+        step = stage.stop_step if stopped_at is None else stopped_at
+        if run.devices.cluster:
+          self._wait_for_checkpoint(step)
+        if stopped_at is not None:
+          raise signals.interruption(
+            f'step {step} of {run.plan.total_steps} is saved'
+          )
     run.report_skipped('train')
 
-  def _train_stage(self, stage, step, make_input_fn):
+  def _train_stage(self, stage, step, make_input_fn, deferral):
     """Trains a stage from `step` on, however often storage fails on the way.
 
     Every attempt begins with the batch that follows the newest checkpoint.
+
+    Returns:
+      The step at which a signal stopped it, or None.
     """
     run = self._run
     while True:
+      function, stop_hook = run.model_fn(stage), run_hooks.StopHook(deferral)
+      hooks, listeners = [stop_hook], []
+      if run.devices.cluster:
+        function.stop_hook = stop_hook
+      if run.devices.is_chief:
+        hooks.append(
+          run_hooks.StatusHook(
+            self._writer, run.plan, stage, logs=run.options.use_tpu
+          )
+        )
+        listeners.append(
+          run_hooks.SaveListener(self._lock, self._writer, run.model_dir.path)
+        )
       try:
         estimators.train(
           run.options,
           run.devices,
-          run.model_fn(stage),
+          function,
           make_input_fn(step),
           batch_size=run.params.batch_size,
           seed=run.params.seed,
           max_steps=stage.stop_step,
           attempts=self._retries,
+          hooks=hooks,
+          listeners=listeners,
         )
-        return
+        return stop_hook.step
       except (retries.LostSessionError, *retries.TRANSIENT_ERRORS) as error:
         if run.devices.cluster:  # The others have lost this worker.
           raise

@@ -6,6 +6,7 @@ import time
 from absl import logging
 import tensorflow as tf
 
+from supcon import log_files
 from supcon.training import stages
 
 tf1 = tf.compat.v1
@@ -61,7 +62,9 @@ class ProgressHook(tf1.train.SessionRunHook):
     if now - self._logged < self._seconds and not is_last:
       return
     self._logged = now
-    logging.info('%s', self._line(now, **values))
+    # Of the last line of a stage there is only one.
+    extra = None if is_last else log_files.PROGRESS
+    logging.info('%s', self._line(now, **values), extra=extra)
 
   def _line(self, now, step, total, contrastive, cross_entropy, rate):
     done = step + 1

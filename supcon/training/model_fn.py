@@ -12,6 +12,7 @@ from supcon.data import preprocessing
 from supcon.models import contrastive
 from supcon.training import hooks
 from supcon.training import metrics
+from supcon.training import run_hooks
 from supcon.training import stages
 from supcon.training import warm_start
 
@@ -42,6 +43,7 @@ class ModelFn:
     train_batch_norm: Whether batch norm runs on batch statistics in training.
     nan_hook: To be passed to train() as a hook.
     nan_listener: To be passed to train() as a saving listener.
+    stop_hook: Of several workers, who have to stop together; else None.
   """
 
   params: hparams.HParams
@@ -61,6 +63,7 @@ class ModelFn:
   nan_listener: hooks.NanListener = dataclasses.field(
     default_factory=hooks.NanListener
   )
+  stop_hook: run_hooks.StopHook | None = None
 
   def __call__(self, features, labels, mode, params):
     del params  # TPUEstimator's own; the shapes say all that is needed.
@@ -81,7 +84,7 @@ class ModelFn:
       tf.reduce_mean(cross_entropy_loss),
       include_bias,
     )
-    reported = stages.LossParts(*tf.unstack(replicas.mean(tf.stack(parts))))
+    reported = self._reported(parts)
     step = tf1.train.get_or_create_global_step()
     before_update = tf.identity(step)
     scalars = metrics.training_scalars(
@@ -152,6 +155,16 @@ class ModelFn:
     return contrastive.ContrastiveModel(
       self.params.architecture, self.num_classes
     )
+
+  def _reported(self, parts):
+    """Returns the means over all replicas, who vote at the same time."""
+    values = list(parts)
+    if self.stop_hook:
+      values.append(self.stop_hook.ballot())
+    means = tf.unstack(replicas.mean(tf.stack(values)))
+    if self.stop_hook:
+      self.stop_hook.count(means.pop())
+    return stages.LossParts(*means)
 
   def _outputs(self, model, features, training):
     if 'embeddings' in features:  # Of an encoder that does not change.

@@ -1,0 +1,263 @@
+"""What happens when this process is told to end, by SIGTERM or SIGINT.
+
+A machine that is taken away says so with a SIGTERM some seconds before. Then
+what is under way ends at once, with exit code 75; but training finishes its
+step and saves it first. A second signal ends the process wherever it is.
+
+Python calls handlers in the main thread and between two of its own
+instructions, which may be long to come while TensorFlow computes. So a thread
+sees the signals, too, and ends the process if the main thread does not.
+
+No TensorFlow in here: to import it is one of the things that can be ended.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+import time
+
+# EX_TEMPFAIL of sysexits.h: the same command, given again, continues.
+EXIT_CODE = 75
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# A launcher passes on what its whole process group may have been sent, too:
+# what comes so soon after the first signal is the same one.
+_SAME_SECONDS = 0.2
+# How long the main thread may take to end.
+_PATIENCE_SECONDS = 5.0
+_POLL_SECONDS = 0.1
+
+
+class Interrupted(BaseException):
+  """This process has been told to end.
+
+  No Exception: like KeyboardInterrupt it comes anywhere, and is not what those
+  who handle errors have in mind.
+  """
+
+
+class Deferral:
+  """Has signals wait, once it has begun.
+
+  Attributes:
+    has_begun: Whether it has.
+  """
+
+  def __init__(self):
+    self.has_begun = False
+
+  def begin(self) -> None:
+    """Has signals wait from now on.
+
+    Raises:
+      Interrupted: If there has been one already.
+    """
+    check()
+    self.has_begun = True
+
+
+class _Watch:
+  """Sees signals, in the main thread and in one of its own.
+
+  Attributes:
+    number: The first signal; None before.
+    has_come: Set once there is one.
+    deferral: The one in force, if any.
+  """
+
+  def __init__(self):
+    self.number: int | None = None
+    self.has_come = threading.Event()
+    self.deferral: Deferral | None = None
+    self._has_raised = False
+    self._reader, self._writer = socket.socketpair()
+    self._writer.setblocking(False)
+    self._thread = threading.Thread(target=self._run, daemon=True)
+
+  def start(self) -> int:
+    """Returns the file descriptor to which Python is to write signals."""
+    self._thread.start()
+    return self._writer.fileno()
+
+  def close(self) -> None:
+    self._writer.close()  # The thread reads the end.
+    self._thread.join()
+    self._reader.close()
+
+  def handle(self, number, frame) -> None:
+    """Python's handler. Raises once: what cleans up then is left in peace."""
+    del frame
+    self._note(number)
+    if not self._is_deferred() and not self._has_raised:
+      self.check()
+
+  def check(self) -> None:
+    if self.number is not None:
+      self._has_raised = True
+      raise Interrupted(_describe(self.number))
+
+  def _is_deferred(self):
+    deferral = self.deferral
+    return deferral is not None and deferral.has_begun
+
+  def _note(self, number):
+    if self.number is None:
+      self.number = number
+
+  def _run(self):
+    first_seen = patient_since = None
+    while True:
+      try:
+        received = self._reader.recv(64)
+        if not received:
+          return
+      except TimeoutError:
+        received = b''
+      now = time.monotonic()
+      for number in received:
+        if number not in _SIGNALS:
+          continue
+        if first_seen is None:
+          first_seen = patient_since = now
+          self._note(number)
+          # Not in the handler, which may find the main thread inside wait().
+          self.has_come.set()
+          self._reader.settimeout(_POLL_SECONDS)
+          if self._is_deferred():
+            name = signal.Signals(number).name
+            _say(
+              f'{time.strftime("%H:%M:%S")} {name}: stopping after this step, '
+              'which is saved; a second signal ends at once'
+            )
+        elif now - first_seen > _SAME_SECONDS:
+          os._exit(128 + number)
+      if first_seen is None:
+        continue
+      if self._is_deferred():
+        patient_since = now
+      elif now - patient_since > _PATIENCE_SECONDS:
+        _say(f'main.py: interrupted: {_describe(self.number)}')
+        os._exit(EXIT_CODE)
+
+
+_watch: _Watch | None = None  # Signals are the whole process's.
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+  """Within, a signal raises Interrupted in the main thread, where this is.
+
+  SIGINT is left alone where it was ignored: shells have what they start in the
+  background ignore it, since Ctrl-C is not meant for that.
+
+  Raises:
+    Interrupted: Also in place of an error that came after a signal, which is
+      what some code makes of being interrupted.
+  """
+  global _watch
+  _watch = _Watch()
+  before = {}
+  for number in _SIGNALS:
+    handler = signal.getsignal(number)
+    if number == signal.SIGINT and handler in (signal.SIG_IGN, None):
+      continue
+    before[number] = signal.SIG_DFL if handler is None else handler
+  descriptor = signal.set_wakeup_fd(_watch.start(), warn_on_full_buffer=False)
+  try:
+    for number in before:
+      signal.signal(number, _watch.handle)
+    yield
+  except Exception:
+    check()
+    raise
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+    signal.set_wakeup_fd(descriptor)
+    _watch.close()
+    _watch = None
+
+
+def answer_with(code: int) -> None:
+  """Has a signal end the process with an exit code: all has been done.
+
+  For the last moments of a program, in which libraries clean up.
+  """
+  for number in _SIGNALS:
+    if signal.getsignal(number) != signal.SIG_IGN:
+      signal.signal(number, lambda *_: os._exit(code))
+
+
+@contextlib.contextmanager
+def deferral() -> Iterator[Deferral]:
+  """Yields a Deferral, which ends with the block.
+
+  Raises:
+    Interrupted: At the end, if a signal came while it was in force.
+  """
+  result = Deferral()
+  if _watch:
+    _watch.deferral = result
+  try:
+    yield result
+  finally:
+    if _watch:
+      _watch.deferral = None
+  check()
+
+
+def received() -> bool:
+  """Returns whether there has been a signal."""
+  return _watch is not None and _watch.number is not None
+
+
+def check() -> None:
+  """For what may end here, also while signals wait.
+
+  Raises:
+    Interrupted: If there has been a signal.
+  """
+  if _watch:
+    _watch.check()
+
+
+def interruption(what: str) -> Interrupted:
+  """Returns the error for a signal, to this process or to another worker.
+
+  Args:
+    what: What has been saved, in words.
+  """
+  return Interrupted(_describe(_watch and _watch.number, f'{what}; '))
+
+
+def sleep(seconds: float) -> None:
+  """Sleeps, also while signals wait, until there is one.
+
+  Raises:
+    Interrupted: If there has been a signal.
+  """
+  if not _watch:
+    time.sleep(seconds)
+    return
+  _watch.has_come.wait(seconds)
+  _watch.check()
+
+
+def _describe(number, what=''):
+  name = (
+    signal.Signals(number).name if number else 'another worker was told to end'
+  )
+  return f'{name}; {what}the same command, given again, continues.'
+
+
+def _say(line):
+  """Writes to stderr, unless that would have to wait for a reader."""
+  if select.select([], [2], [], 0)[1]:
+    # On a terminal there may be a line on progress, which ends without \n.
+    start = '\r\x1b[K' if os.isatty(2) else ''
+    os.write(2, f'{start}{line}\n'.encode())

@@ -1,0 +1,177 @@
+"""Session hooks that look after a run: signals, what is told of it, its lock.
+
+They act between two steps, on TPU between two loops.
+"""
+
+import collections
+import time
+
+from absl import logging
+import tensorflow as tf
+
+from supcon import locks
+from supcon import signals
+from supcon import status
+from supcon.training import stages
+
+tf1 = tf.compat.v1
+
+_SPEED_SECONDS = 60.0  # Speed is that of the last minute.
+
+
+class StopHook(tf1.train.SessionRunHook):
+  """Stops training after the step during which a signal came.
+
+  The estimator saves that step as it saves the last one.
+
+  Workers compute and save together, so they have to stop after the same step,
+  whoever of them was told. To agree on it they vote with each step; else the
+  hook asks nobody.
+
+  Attributes:
+    step: After which training stopped; None if it did not for a signal.
+  """
+
+  def __init__(self, deferral: signals.Deferral):
+    """Makes the hook.
+
+    Args:
+      deferral: Begins with the first step. Before that there is nothing to save
+        and a signal ends whatever is under way.
+    """
+    self.step: int | None = None
+    self._deferral = deferral
+    self._has_stopped = False
+    self._ballots = []
+    self._votes = None
+
+  def ballot(self) -> tf.Tensor:
+    """Returns float32 [], 1 if this worker wants to stop, else 0.
+
+    To be called in the model_fn, by each replica.
+    """
+    self._ballots.append(tf1.placeholder_with_default(0.0, []))
+    return self._ballots[-1]
+
+  def count(self, votes: tf.Tensor) -> None:
+    """Says which float32 [] is positive if any replica's ballot is 1."""
+    self._votes = votes
+
+  def begin(self):
+    self._step = tf1.train.get_global_step()
+
+  def after_create_session(self, session, coord):
+    self._deferral.begin()
+
+  def before_run(self, run_context):
+    if self._votes is None:
+      return None
+    vote = float(signals.received())
+    return tf1.train.SessionRunArgs(
+      self._votes, {ballot: vote for ballot in self._ballots}
+    )
+
+  def after_run(self, run_context, run_values):
+    votes = run_values.results
+    if signals.received() if self._votes is None else votes > 0:
+      self._has_stopped = True
+      run_context.request_stop()
+
+  def end(self, session):
+    if self._has_stopped:
+      self.step = int(session.run(self._step))
+
+
+class StatusHook(tf1.train.SessionRunHook):
+  """Tells a status.Writer how far training is."""
+
+  def __init__(
+    self,
+    writer: status.Writer,
+    run: stages.Plan,
+    stage: stages.Stage,
+    logs: bool = False,
+  ):
+    """Makes the hook.
+
+    Args:
+      writer: Says how often something is to be told.
+      run: The plan of all stages.
+      stage: The stage that is trained.
+      logs: Whether to log it, too; on TPU no other hook can.
+    """
+    self._writer = writer
+    self._run = run
+    self._stage = stage
+    self._logs = logs
+    # (time, step) from the end of the first step, which waits for all that is
+    # made only once.
+    self._seen = collections.deque()
+
+  def begin(self):
+    self._step = tf1.train.get_global_step()
+
+  def after_run(self, run_context, run_values):
+    if not self._seen or self._writer.is_due:
+      # Fetched together with the step, it might be that before the update.
+      self._tell(int(run_context.session.run(self._step)))
+
+  def end(self, session):
+    step = int(session.run(self._step))
+    if self._seen and self._seen[-1][1] != step:
+      self._tell(step)
+
+  def _tell(self, step):
+    speed = self._steps_per_second(step)
+    images = speed and round(speed * self._run.batch_size, 1)
+    left = speed and round((self._run.total_steps - step) / speed)
+    if self._logs:
+      speed_and_time = ''
+      if speed:
+        speed_and_time = f'  {images:.0f} images/s  {status.clock(left)} left'
+      logging.info(
+        'stage %d  step %d of %d%s',
+        self._stage.number,
+        step,
+        self._run.total_steps,
+        speed_and_time,
+      )
+    self._writer.update(
+      state=status.TRAINING,
+      stage=self._stage.number,
+      step=step,
+      total_steps=self._run.total_steps,
+      images_per_second=images,
+      seconds_left=left,
+    )
+
+  def _steps_per_second(self, step):
+    """Returns the speed of late; None at the beginning."""
+    now, seen = time.monotonic(), self._seen
+    while len(seen) > 1 and now - seen[1][0] > _SPEED_SECONDS:
+      seen.popleft()
+    seen.append((now, step))
+    begun, first = seen[0]
+    return (step - first) / (now - begun) if step > first else None
+
+
+class SaveListener(tf1.train.CheckpointSaverListener):
+  """Saves only while the lock is held, and tells a status.Writer."""
+
+  def __init__(self, lock: locks.Lock, writer: status.Writer, model_dir: str):
+    self._lock = lock
+    self._writer = writer
+    self._model_dir = model_dir
+
+  def before_save(self, session, global_step_value):
+    self._lock.verify()
+
+  def after_save(self, session, global_step_value):
+    step = int(global_step_value)
+    self._writer.update(
+      last_checkpoint={
+        'path': f'{self._model_dir}/model.ckpt-{step}',
+        'step': step,
+        'time': locks.now(),
+      }
+    )

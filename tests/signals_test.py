@@ -1,0 +1,393 @@
+"""What a process does when it is told to end: real processes, real signals."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import tensorflow as tf
+
+from supcon import signals
+from supcon.training import run_hooks
+
+tf1 = tf.compat.v1
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# What main.py does, around what a test is about.
+_SCRIPT = """
+import hashlib, signal, sys, time
+sys.path.insert(0, {root!r})
+from supcon import signals
+
+def compute():  # In C for minutes, like TensorFlow: no handler is called.
+  hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
+
+signals._PATIENCE_SECONDS = 0.3
+try:
+  with signals.handled():
+{body}
+except signals.Interrupted as error:
+  print('main.py: interrupted:', error, file=sys.stderr)
+  sys.exit(signals.EXIT_CODE)
+print('done')
+"""
+
+
+class _Script:
+  """A process that runs a few lines and says when it may be signalled."""
+
+  def __init__(self, body, ignored=None):
+    lines = ''.join(f'    {line}\n' for line in body.splitlines())
+    self._process = subprocess.Popen(
+      [sys.executable, '-c', _SCRIPT.format(root=str(_ROOT), body=lines)],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      # pytest may itself have been started where SIGINT is ignored.
+      preexec_fn=lambda: [
+        signal.signal(n, signal.SIG_IGN if n == ignored else signal.SIG_DFL)
+        for n in (signal.SIGTERM, signal.SIGINT)
+      ],
+    )
+    assert self._process.stdout.readline() == 'ready\n'
+
+  def send(self, number):
+    self._process.send_signal(number)
+
+  def wait(self):
+    """Returns (exit code, stdout, lines of stderr, seconds it took)."""
+    begun = time.monotonic()
+    try:
+      stdout, stderr = self._process.communicate(timeout=30)
+    finally:
+      self._process.kill()
+    seconds = time.monotonic() - begun
+    return self._process.returncode, stdout, stderr.splitlines(), seconds
+
+
+_READY = 'print("ready", flush=True)\n'
+_SLEEP = _READY + 'time.sleep(60)'
+_COMPUTE = _READY + 'compute()'
+# Deferred for as long as a test takes, unless a second signal ends it.
+_DEFERRED = 'with signals.deferral() as deferral:\n  deferral.begin()\n  '
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('body', [_SLEEP, _COMPUTE])
+def test_ends_what_is_under_way(number, body):
+  script = _Script(body)
+  script.send(number)
+  code, stdout, errors, seconds = script.wait()
+  assert code == 75
+  assert stdout == ''
+  (line,) = errors
+  assert line.startswith(f'main.py: interrupted: {number.name}; ')
+  assert seconds < 5
+
+
+def test_cleans_up_in_peace():
+  # What is passed on a moment later does not interrupt it a second time.
+  script = _Script(
+    'try:\n  '
+    + _READY
+    + '  time.sleep(60)\nfinally:\n  time.sleep(0.15)\n  print("clean")'
+  )
+  script.send(signal.SIGTERM)
+  time.sleep(0.02)
+  script.send(signal.SIGTERM)
+  code, stdout, _, _ = script.wait()
+  assert (code, stdout) == (75, 'clean\n')
+
+
+def test_an_error_that_comes_of_it_is_no_error():
+  script = _Script(
+    'try:\n  ' + _READY + '  time.sleep(60)\nexcept BaseException as error:\n'
+    '  raise ImportError("half a module") from error'
+  )
+  script.send(signal.SIGTERM)
+  code, _, errors, _ = script.wait()
+  assert code == 75
+  assert len(errors) == 1
+
+
+def test_errors_are_errors():
+  script = _Script(_READY + 'raise OSError("no space left")')
+  code, _, errors, _ = script.wait()
+  assert code == 1
+  assert errors[-1] == 'OSError: no space left'
+
+
+@pytest.mark.parametrize('body', [_SLEEP, _COMPUTE])
+@pytest.mark.parametrize('is_deferred', [False, True])
+def test_a_second_signal_ends_at_once(body, is_deferred):
+  first, last = body.splitlines()
+  if is_deferred:
+    body = f'{_DEFERRED}{first}\n  {last}'
+  else:
+    # Nothing else would end it.
+    body = (
+      'signals._PATIENCE_SECONDS = 60\n'
+      f'try:\n  {first}\n  time.sleep(60)\nfinally:\n  {last}'
+    )
+  script = _Script(body)
+  script.send(signal.SIGTERM)
+  time.sleep(0.5)
+  script.send(signal.SIGINT)
+  code, stdout, _, seconds = script.wait()
+  assert code == 128 + signal.SIGINT
+  assert stdout == ''
+  assert seconds < 5
+
+
+def test_what_is_deferred_is_finished():
+  script = _Script(
+    f'{_DEFERRED}{_READY}'
+    '  time.sleep(0.5)\n'  # Longer than the patience.
+    '  print(signals.received())'
+  )
+  script.send(signal.SIGTERM)
+  code, stdout, errors, _ = script.wait()
+  assert (code, stdout) == (75, 'True\n')
+  assert 'SIGTERM: stopping after this step' in errors[0]
+  assert 'interrupted: SIGTERM' in errors[1]
+
+
+@pytest.mark.parametrize('wait', ['signals.sleep(60)', 'signals.check()'])
+def test_what_is_deferred_may_wait_for_signals(wait):
+  script = _Script(f'{_DEFERRED}{_READY}  while True: {wait}')
+  script.send(signal.SIGTERM)
+  code, _, errors, seconds = script.wait()
+  assert code == 75
+  assert seconds < 5
+
+
+def test_in_the_background_of_a_shell_only_sigterm_counts():
+  script = _Script(_SLEEP, ignored=signal.SIGINT)
+  script.send(signal.SIGINT)
+  time.sleep(0.3)
+  script.send(signal.SIGTERM)
+  code, _, errors, _ = script.wait()
+  assert code == 75
+  assert 'SIGTERM' in errors[0]
+
+
+def test_sigterm_counts_always():
+  script = _Script(_SLEEP, ignored=signal.SIGTERM)
+  script.send(signal.SIGTERM)
+  assert script.wait()[0] == 75
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_the_very_end_changes_nothing(number):
+  script = _Script(
+    'import atexit\n'
+    '@atexit.register\n'
+    'def clean_up():\n'
+    '  signals.answer_with(3)\n'
+    f'  {_READY}  time.sleep(60)\n'
+    'sys.exit(3)'
+  )
+  script.send(number)
+  code, _, errors, seconds = script.wait()
+  assert (code, errors) == (3, [])
+  assert seconds < 5
+
+
+def test_what_was_there_before_is_restored():
+  handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+  threads = threading.active_count()
+  for _ in range(2):
+    with signals.handled():
+      assert signal.getsignal(signal.SIGTERM) != handlers[0]
+      assert not signals.received()
+      signals.check()
+    assert handlers == [
+      signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)
+    ]
+    assert signal.set_wakeup_fd(-1) == -1
+    assert threading.active_count() == threads
+  assert not signals.received()
+  signals.check()
+  signals.sleep(0.0)
+
+
+# --- Training -----------------------------------------------------------------
+
+
+class _Training:
+  """An estimator that counts up one weight, and what happened to it.
+
+  Attributes:
+    run_count: Steps that were computed.
+    saved: Steps that were saved, in order.
+  """
+
+  def __init__(self, model_dir, num_replicas=1):
+    config = dict(
+      model_dir=str(model_dir),
+      save_checkpoints_steps=1000,
+      session_config=tf1.ConfigProto(device_count={'CPU': num_replicas}),
+    )
+    self.run_count = 0
+    self.saved = []
+    tpu = tf1.estimator.tpu
+    if num_replicas == 1:
+      self._estimator = tpu.TPUEstimator(
+        lambda features, labels, mode, params: self._model_fn(mode),
+        config=tpu.RunConfig(**config),
+        use_tpu=False,
+        train_batch_size=1,
+      )
+    else:
+      devices = [f'/cpu:{index}' for index in range(num_replicas)]
+      with tf.Graph().as_default():
+        strategy = tf.distribute.MirroredStrategy(devices)
+      self._estimator = tf1.estimator.Estimator(
+        lambda features, labels, mode: self._model_fn(mode).as_estimator_spec(),
+        config=tpu.RunConfig(train_distribute=strategy, **config),
+      )
+
+  def when(self, run_count):
+    """Called in the main thread after each step."""
+
+  def when_built(self):
+    """Called while the graph is built."""
+
+  def when_saved(self, step):
+    """Called before a step is saved."""
+
+  def feed(self, step):
+    """Returns what to feed."""
+
+  def train(self, max_steps=100_000):
+    """Trains until a signal comes, and leaves `hook`."""
+    training = self
+
+    class Hook(tf1.train.SessionRunHook):
+      def before_run(self, run_context):
+        return tf1.train.SessionRunArgs(None, training.feed(training.run_count))
+
+      def after_run(self, run_context, run_values):
+        training.run_count += 1
+        training.when(training.run_count)
+
+    class Listener(tf1.train.CheckpointSaverListener):
+      def before_save(self, session, global_step_value):
+        training.saved.append(int(global_step_value))
+        training.when_saved(int(global_step_value))
+
+    def input_fn(params=None):
+      return tf.data.Dataset.from_tensors((0.0, 0.0)).repeat()
+
+    with tf.Graph().as_default(), signals.deferral() as deferral:
+      self.hook = run_hooks.StopHook(deferral)
+      self._estimator.train(
+        input_fn,
+        max_steps=max_steps,
+        hooks=[Hook(), self.hook],
+        saving_listeners=[Listener()],
+      )
+
+  def checkpoint(self):
+    """Returns (step, weight) of the newest one."""
+    path = tf.train.latest_checkpoint(self._estimator.model_dir)
+    reader = tf.train.load_checkpoint(path)
+    return reader.get_tensor('global_step'), reader.get_tensor('weight')
+
+  @tf.autograph.experimental.do_not_convert
+  def _model_fn(self, mode):
+    self.when_built()
+    weight = tf1.get_variable(
+      'weight',
+      [],
+      initializer=tf1.zeros_initializer,
+      use_resource=True,
+      aggregation=tf1.VariableAggregation.MEAN,
+    )
+    step = tf1.train.get_or_create_global_step()
+    return tf1.estimator.tpu.TPUEstimatorSpec(
+      mode=mode,
+      loss=tf.identity(weight),
+      train_op=tf.group(weight.assign_add(1.0), step.assign_add(1)),
+    )
+
+
+def _signal_this_process():
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def _no_notice(monkeypatch):
+  monkeypatch.setattr(signals, '_say', lambda line: None)
+
+
+@pytest.mark.parametrize('num_replicas', [1, 2])
+def test_training_saves_the_step_at_which_it_is(tmp_path, num_replicas):
+  chance = random.Random(num_replicas)
+  training = _Training(tmp_path, num_replicas)
+  for _ in range(3):
+    done = training.run_count
+    delay = chance.uniform(0.0, 0.1)
+
+    def when(run_count, first=done + 1, delay=delay):
+      if run_count == first:
+        threading.Timer(delay, _signal_this_process).start()
+
+    training.when = when
+    with signals.handled(), pytest.raises(signals.Interrupted):
+      training.train()
+    # Nothing is lost, and nothing is done twice.
+    assert training.run_count > done
+    assert training.hook.step == training.run_count
+    assert training.saved[-1] == training.run_count
+    step, weight = training.checkpoint()
+    assert step == training.run_count
+    assert weight == training.run_count
+
+
+def test_nothing_is_saved_before_there_is_a_step(tmp_path):
+  training = _Training(tmp_path)
+  training.when_built = _signal_this_process
+  with signals.handled(), pytest.raises(signals.Interrupted):
+    training.train()
+  assert training.run_count == 0
+  assert training.saved == []
+
+
+def test_a_signal_while_the_last_step_is_saved(tmp_path):
+  training = _Training(tmp_path)
+  training.when_saved = lambda step: step and _signal_this_process()
+  with signals.handled(), pytest.raises(signals.Interrupted):
+    training.train(max_steps=3)
+  assert training.checkpoint() == (3, 3.0)
+  assert training.hook.step is None  # It has not stopped before the end.
+
+
+def test_without_a_signal_nothing_stops(tmp_path):
+  training = _Training(tmp_path)
+  with signals.handled():
+    training.train(max_steps=3)
+  assert training.run_count == 3
+  assert training.hook.step is None
+
+
+def test_workers_stop_if_any_of_them_is_told_to(tmp_path):
+  # What main.py's model_fn does, with the vote of another worker.
+  training = _Training(tmp_path)
+  other = {}
+
+  def build():
+    other['ballot'] = tf1.placeholder_with_default(0.0, [])
+    training.hook.count((training.hook.ballot() + other['ballot']) / 2)
+
+  training.when_built = build
+  training.feed = lambda step: {other['ballot']: float(step == 4)}
+  training.train()
+  assert training.run_count == training.hook.step == 5
+  assert training.checkpoint() == (5, 5.0)
