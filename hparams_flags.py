@@ -67,6 +67,10 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
     'In eval mode, seconds at least between two evaluations while training '
     'is under way.'
   ),
+  'eval_timeout_secs': (
+    'In eval mode, end with exit code 69 if for so many seconds no trainer was '
+    'there and no checkpoint came; 0 waits for ever.'
+  ),
   'export_formats': (
     'What an export holds: saved_model, for TensorFlow 2 and TensorFlow '
     'Serving; hub, a TF-Hub module for TensorFlow 1.'

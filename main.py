@@ -18,6 +18,7 @@ from absl import logging
 import hparams_flags
 from supcon import logs
 from supcon import signals
+from supcon import texts
 
 FLAGS = flags.FLAGS
 hparams_flags.define()
@@ -64,18 +65,20 @@ def _main(argv):
     return _refuse(error)
   try:
     job.run()
-  except jobs.Stopped as error:
-    return _stop(error)
-  except jobs.FileError as error:
-    return _stop(jobs.reason(error))
+  except Exception as error:  # pylint: disable=broad-except
+    signals.check()  # It may be what some code makes of a signal.
+    reason = jobs.reason(error)
+    if not reason:
+      raise  # Nobody foresaw it.
+    _say_stopped(reason)
+    # 69 is EX_UNAVAILABLE of sysexits.h.
+    return 69 if isinstance(error, jobs.TrainerGoneError) else 1
 
 
-def _stop(reason):
+def _say_stopped(reason):
   """Reports in one line what stopped a job on its way."""
-  signals.check()  # It may be what some code makes of a signal.
   logging.debug('Stopped here:', exc_info=True)
-  logs.say(f'main.py: stopped: {" ".join(str(reason).split())}')
-  return 1
+  logs.say(f'main.py: stopped: {texts.one_line(reason)}')
 
 
 def _find_recorded(model_dir):
@@ -91,7 +94,7 @@ def _refuse(error):
   """Reports a user's mistake in one line; --verbosity=1 shows where."""
   signals.check()
   logging.debug('Refused here:', exc_info=True)
-  logs.say(f'main.py: error: {" ".join(str(error).split())}')
+  logs.say(f'main.py: error: {texts.one_line(error)}')
   return 2
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from supcon import hparams
 from supcon import run_options
+from supcon import texts
 from supcon import workers
 from supcon.data import order
 
@@ -248,5 +249,5 @@ def count_cores(resolver: cluster_resolver.TPUClusterResolver) -> int:
 
 
 def _first_sentence(error):
-  text = ' '.join(str(error).split()) or type(error).__name__
+  text = texts.one_line(error)
   return text.split('. ')[0].rstrip('.')

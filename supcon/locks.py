@@ -29,6 +29,8 @@ import time
 
 from absl import logging
 
+from supcon import texts
+
 NAME = 'trainer.lock'
 
 # Whether a process of another machine is there, only its signs of life tell.
@@ -388,10 +390,9 @@ def acquire(model_dir, force: bool) -> Lock:
       time.sleep(_SETTLE_SECONDS)
       lock.verify()
   except storage_errors() as error:
-    reason = ' '.join(str(error).split())
     raise ValueError(
-      f'--model_dir={path} cannot be written ({reason}); name a directory that '
-      'can.'
+      f'--model_dir={path} cannot be written ({texts.one_line(error)}); name a '
+      'directory that can.'
     ) from error
   except LockLostError as error:
     raise ValueError(str(error)) from error

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from supcon import locks
 from supcon import signals
-from supcon import status
+from supcon import texts
 
 TRAINER = 'log.txt'
 EVALUATOR = 'eval/log.txt'
@@ -50,7 +50,7 @@ def keep(path: str) -> Iterator[None]:
     kind = (
       'interrupted' if isinstance(error, signals.Interrupted) else 'stopped'
     )
-    line = f'{kind}: {status.one_line(error) or type(error).__name__}'
+    line = f'{kind}: {texts.for_files(error)}'
     level = python_logging.ERROR
     handler.handle(python_logging.LogRecord('', level, '', 0, line, None, None))
     raise
@@ -69,7 +69,7 @@ def _handler(path):
     return _Remote(path) if locks.is_remote(path) else _Local(path)
   except locks.storage_errors() as error:  # A run can do without.
     logging.warning(
-      'WARNING: cannot write %s: %s', path, status.one_line(error)
+      'WARNING: cannot write %s: %s', path, texts.for_files(error)
     )
     return python_logging.NullHandler()
 
@@ -79,7 +79,7 @@ class _Formatter(python_logging.Formatter):
   default_msec_format = None
 
   def format(self, record):
-    return status.without_secrets(super().format(record))
+    return texts.without_secrets(super().format(record))
 
 
 class _Thinning:

@@ -1,12 +1,15 @@
 """What stands where in a model_dir, and how files get there whole."""
 
+import contextlib
+import itertools
 import json
 import os
 
+from absl import logging
 import tensorflow as tf
 
+from supcon import checkpoint_files
 from supcon import hparams
-from supcon.training import checkpoints
 
 HPARAMS = 'hparams.json'
 RESULT = 'result.json'
@@ -16,6 +19,13 @@ LABELS = 'labels.txt'
 WHITENING = 'whitening.json'
 BAD_IMAGES = 'bad_images.json'
 EXPORTS = 'exports'
+# What has been evaluated: {step: {'metrics', 'export', ...}}.
+EVALUATED = 'eval/evaluated.json'
+# A directory with the checkpoint of the best top-1 accuracy, and its facts.
+BEST = 'best'
+BEST_FACTS = 'best.json'
+# What settle() puts aside goes into directories 1, 2, ... of this one.
+DAMAGED = 'damaged'
 
 
 class ModelDir:
@@ -27,6 +37,9 @@ class ModelDir:
 
   def __init__(self, path: str):
     self.path = path
+    # {checkpoint: (what its files were when it was read, what is wrong)}.
+    self._looks: dict[str, tuple[tuple, str]] = {}
+    self._warned: set[str] = set()
 
   def join(self, name: str) -> str:
     return os.path.join(self.path, name)
@@ -35,13 +48,146 @@ class ModelDir:
     return tf.io.gfile.exists(self.join(name))
 
   def newest(self) -> str | None:
-    """Returns the newest checkpoint, if there is one."""
-    return tf.train.latest_checkpoint(self.path)
+    """Returns the newest checkpoint that is whole, if there is one.
+
+    It is the one that the file `checkpoint` calls newest. If that is damaged,
+    or the file is of no use, it is the whole one of the highest step; what is
+    damaged is logged, once.
+    """
+    while True:
+      state = checkpoint_files.read_state(self.path)
+      newest, damaged = self._newest_whole(state)
+      # Beside a trainer, what it deletes is not the newest any more.
+      if not damaged or checkpoint_files.read_state(self.path) == state:
+        break
+    faults = {path: f'is damaged ({why})' for path, why in damaged.items()}
+    path = self.join(checkpoint_files.STATE)
+    if state.problem:
+      faults[path] = f'cannot be read ({state.problem})'
+    elif not state.newest and (newest or damaged):
+      faults[path] = 'is missing'
+    instead = f'using {newest}' if newest else 'no checkpoint is whole'
+    for path, fault in faults.items():
+      self._warn_once(f'{path} {fault}; {instead}')
+    return newest
 
   def newest_step(self) -> int:
-    """Returns the step of the newest checkpoint; 0 without any."""
+    """Returns the step of the newest whole checkpoint; 0 without any."""
     newest = self.newest()
-    return checkpoints.step_of(newest) if newest else 0
+    return checkpoint_files.step_of(newest) if newest else 0
+
+  def _newest_whole(self, state):
+    """Returns the newest whole checkpoint, and {damaged one: what is wrong}.
+
+    Those that are older than the newest whole one are not looked at.
+    """
+    others = {*state.paths, *checkpoint_files.on_disk(self.path)} - {
+      state.newest
+    }
+    candidates = sorted(others, key=checkpoint_files.step_of)
+    if state.newest:
+      candidates.append(state.newest)
+    damaged = {}
+    for checkpoint in reversed(candidates):
+      problem = self.problem(checkpoint)
+      if not problem:
+        return checkpoint, damaged
+      damaged[checkpoint] = problem
+    return None, damaged
+
+  def problem(self, checkpoint: str) -> str:
+    """Returns what is wrong with a checkpoint, '' if it is whole.
+
+    Its files are read once, and again only if they have changed.
+    """
+    stamps = checkpoint_files.stamps(checkpoint)
+    before, problem = self._looks.get(checkpoint, (None, ''))
+    if stamps != before:
+      problem = checkpoint_files.is_whole(checkpoint)
+      self._looks[checkpoint] = stamps, problem
+    return problem
+
+  def settle(self, to_keep: int) -> None:
+    """Has TensorFlow continue from the checkpoint that `newest` returns.
+
+    For a trainer that is about to begin. TensorFlow restores what the file
+    `checkpoint` calls newest, so that file is written anew if that is damaged,
+    or the file is. Since training writes over a damaged checkpoint when it
+    reaches its step again, those are put aside, and so is the old file: nothing
+    is deleted, but for leftovers of saves that were cut short, which nobody can
+    read.
+
+    Args:
+      to_keep: How many checkpoints the trainer keeps. Where nobody knows which
+        ones it was to delete, those before are left for ever.
+
+    Raises:
+      tf.errors.OpError: If a file cannot be renamed or written.
+    """
+    self._remove_leftovers()
+    state = checkpoint_files.read_state(self.path)
+    newest, damaged = self._newest_whole(state)
+    if newest == state.newest and not state.problem:
+      return
+    kept = [newest] if newest else []
+    listed = {*(state.paths or checkpoint_files.on_disk(self.path))}
+    for path in sorted(
+      listed - {newest, *damaged}, key=checkpoint_files.step_of, reverse=True
+    ):
+      if len(kept) < to_keep:
+        problem = self.problem(path)
+        if problem:
+          damaged[path] = problem
+        else:
+          kept.append(path)
+    self._put_aside(damaged)
+    if kept:
+      kept.reverse()
+      self.write(
+        checkpoint_files.STATE, checkpoint_files.state_text(self.path, kept)
+      )
+    elif self.has(checkpoint_files.STATE):
+      tf.io.gfile.remove(self.join(checkpoint_files.STATE))
+
+  def _remove_leftovers(self):
+    for path in checkpoint_files.leftovers(self.path):
+      logging.info('removing %s, left by a save that was cut short', path)
+      if tf.io.gfile.isdir(path):
+        tf.io.gfile.rmtree(path)
+      else:
+        tf.io.gfile.remove(path)
+
+  def _put_aside(self, damaged):
+    """Moves damaged checkpoints to a new directory, copies `checkpoint` there.
+
+    The file itself stays for those who look before the new one is there.
+    """
+    has_state = self.has(checkpoint_files.STATE)
+    if not damaged and not has_state:
+      return
+    directories = (
+      self.join(os.path.join(DAMAGED, str(n))) for n in itertools.count(1)
+    )
+    aside = next(d for d in directories if not tf.io.gfile.exists(d))
+    tf.io.gfile.makedirs(aside)
+    if has_state:
+      tf.io.gfile.copy(
+        self.join(checkpoint_files.STATE),
+        os.path.join(aside, checkpoint_files.STATE),
+      )
+    for checkpoint in damaged:
+      name = os.path.basename(checkpoint)
+      checkpoint_files.rename(checkpoint, os.path.join(aside, name))
+    logging.info(
+      'put aside in %s: %s',
+      aside,
+      ', '.join(sorted(tf.io.gfile.listdir(aside))),
+    )
+
+  def _warn_once(self, message):
+    if message not in self._warned:
+      self._warned.add(message)
+      logging.warning('WARNING: %s', message)
 
   def read_hparams(self) -> hparams.HParams | None:
     """Returns the hyper-parameters of what was trained here, if they are known.
@@ -89,9 +235,14 @@ class ModelDir:
     """Writes a file aside and renames it, so that it is always whole."""
     path = self.join(name)
     aside = f'{path}.tmp{os.getpid()}'
-    with tf.io.gfile.GFile(aside, 'w') as file:
-      file.write(text)
-    tf.io.gfile.rename(aside, path, overwrite=True)
+    try:
+      with tf.io.gfile.GFile(aside, 'w') as file:
+        file.write(text)
+      tf.io.gfile.rename(aside, path, overwrite=True)
+    except tf.errors.OpError:
+      with contextlib.suppress(tf.errors.OpError):
+        tf.io.gfile.remove(aside)
+      raise
 
   def _read(self, name):
     with tf.io.gfile.GFile(self.join(name)) as file:

@@ -12,6 +12,8 @@ from typing import TypeVar
 from absl import logging
 import tensorflow as tf
 
+from supcon import texts
+
 _Result = TypeVar('_Result')
 
 # The service did not answer, answered too late, or has given up trying: file
@@ -99,7 +101,7 @@ class Retries:
 def reason(error: Exception) -> str:
   """Returns what went wrong with which file, in one line."""
   text = error.message if isinstance(error, tf.errors.OpError) else str(error)
-  return ' '.join(str(text).split('\n')[0].split())
+  return texts.one_line(str(text).split('\n')[0])
 
 
 class Saver(tf.compat.v1.train.Saver):

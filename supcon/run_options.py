@@ -46,6 +46,7 @@ class RunOptions:
   max_checkpoints_to_keep: int = 5
   keep_checkpoint_interval_secs: float = 36000000.0
   eval_interval_secs: int = 60
+  eval_timeout_secs: int = 0
   export_formats: tuple[str, ...] = EXPORT_FORMATS
   exports_to_keep: int = 0
   output: str = ''
@@ -102,10 +103,11 @@ class RunOptions:
     ):
       if getattr(self, name) <= 0:
         raise ValueError(f'--{name}={getattr(self, name)} must be positive.')
-    if self.eval_interval_secs < 0:
-      raise ValueError(
-        f'--eval_interval_secs={self.eval_interval_secs} must not be negative.'
-      )
+    for name in ('eval_interval_secs', 'eval_timeout_secs'):
+      if getattr(self, name) < 0:
+        raise ValueError(
+          f'--{name}={getattr(self, name)} must not be negative.'
+        )
     if not self.uses_trained_model:
       self._check_reference(params)
     self._check_use()

@@ -7,6 +7,7 @@ import sys
 
 from supcon import locks
 from supcon import status
+from supcon import texts
 
 # Exit codes, for whoever looks after a run: after CAN_CONTINUE the same command
 # goes on with it.
@@ -44,7 +45,7 @@ def show(model_dir: str) -> int:
     evaluator = status.read(model_dir, status.EVALUATOR)
     holder = locks.read(model_dir)
   except locks.storage_errors() as error:
-    return _refuse(f'cannot be read: {status.one_line(error)}')
+    return _refuse(f'cannot be read: {texts.for_files(error)}')
   if not trainer and not evaluator:
     return _refuse('holds no status.json: nothing has been trained there.')
   found = trainer or evaluator
@@ -56,7 +57,7 @@ def show(model_dir: str) -> int:
     if code == DONE and other_code == RUNNING:
       code = RUNNING  # What was trained is still evaluated.
   for label, text in rows:
-    print(f'{label:<12}{status.one_line(text)}')
+    print(f'{label:<12}{texts.for_files(text)}')
   return code
 
 

@@ -13,13 +13,12 @@ import contextlib
 import dataclasses
 import math
 import os
-import re
 import time
-from typing import Any
 
 from absl import logging
 
 from supcon import locks
+from supcon import texts
 
 TRAINER = 'status.json'
 EVALUATOR = 'eval/status.json'
@@ -141,7 +140,7 @@ class Writer:
     model_dir,
     name: str = TRAINER,
     verify: Callable[[], None] = lambda: None,
-    stopped: tuple[type[Exception], ...] = (),
+    explain: Callable[[BaseException], str] = lambda error: '',
   ):
     """Makes a writer, which writes nothing before `begin`.
 
@@ -150,12 +149,13 @@ class Writer:
       name: TRAINER or EVALUATOR.
       verify: Is called before each writing, which it prevents by an error:
         that of locks.Lock.
-      stopped: Errors that say in words for the user why a job has stopped.
+      explain: Returns in words why an error has stopped a job; '' if nobody
+        foresaw it.
     """
     self._model_dir = model_dir
     self._name = name
     self._verify = verify
-    self._stopped = stopped
+    self._explain = explain
     self._seconds = _LOCAL_SECONDS
     if locks.is_remote(model_dir.path):
       self._seconds = _REMOTE_SECONDS
@@ -173,10 +173,12 @@ class Writer:
     with contextlib.suppress(locks.LockLostError):  # Then it is another's.
       if not issubclass(kind, Exception):
         self.write(state=INTERRUPTED)
-      elif issubclass(kind, self._stopped):
-        self.write(state=STOPPED, error=one_line(error))
+      elif reason := self._explain(error):
+        self.write(state=STOPPED, error=texts.for_files(reason))
       else:
-        self.write(state=FAILED, error=one_line(f'{kind.__name__}: {error}'))
+        self.write(
+          state=FAILED, error=texts.for_files(f'{kind.__name__}: {error}')
+        )
 
   @property
   def status(self) -> Status:
@@ -245,7 +247,9 @@ class Writer:
       self._has_failed = False
     except locks.storage_errors() as error:
       if not self._has_failed:
-        logging.warning('WARNING: cannot write %s: %s', path, one_line(error))
+        logging.warning(
+          'WARNING: cannot write %s: %s', path, texts.for_files(error)
+        )
       self._has_failed = True
     self._due = time.monotonic() + self._seconds
 
@@ -291,45 +295,10 @@ def _to_json(status):
   return finite(dataclasses.asdict(status))
 
 
-# --- Text ---------------------------------------------------------------------
-
-_SECRETS = (  # What to look for, what to write instead.
-  (re.compile(r'://[^/\s@]+@'), '://***@'),  # A name and password in a URL.
-  (re.compile(r'(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}'), r'\1 ***'),
-  (
-    re.compile(
-      r'(?i)((?:token|secret|password|signature|credential|api_?key)\w*'
-      r'["\']?\s*[=:]\s*["\']?)[^\s"\'&,;]+'
-    ),
-    r'\1***',
-  ),
-)
-
-
 def clock(seconds: float) -> str:
   """Returns a duration as '1:02:03' or '2:03'."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return (
     f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
-  )
-
-
-def without_secrets(text: str) -> str:
-  """Returns a text without what looks like a password or a key."""
-  for pattern, replacement in _SECRETS:
-    text = pattern.sub(replacement, text)
-  return text
-
-
-def one_line(text: Any) -> str:
-  """Returns a text as it can be shown anywhere: one line, plain, not long.
-
-  Like splits.printable, which needs TensorFlow.
-  """
-  text = without_secrets(' '.join(str(text).split()))
-  if len(text) > _MAX_LENGTH:
-    text = text[: _MAX_LENGTH - 3] + '...'
-  return ''.join(
-    c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
   )

@@ -19,7 +19,8 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _LAYERS = (
   ('supcon.enums',),
   ('supcon.hparams',),
-  ('supcon.run_options', 'supcon.logs', 'supcon.retries'),
+  ('supcon.run_options', 'supcon.logs', 'supcon.texts'),
+  ('supcon.retries', 'supcon.storage', 'supcon.checkpoint_files'),
   (
     'supcon.signals',
     'supcon.locks',

@@ -17,13 +17,14 @@ takes 20 minutes there and half a minute on a hundred cores, less than an epoch.
 
 from collections.abc import Iterator
 import contextlib
-import re
 import time
 
 from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from supcon import storage
+from supcon import texts
 from supcon.data import image_ops
 from supcon.data import splits
 
@@ -169,18 +170,8 @@ def describe(split: splits.Split, position: int) -> str:
       session.run(good)
       what = 'is in order now'
     except tf.errors.OpError as error:
-      what = f'cannot be used: {reason(error)}'
-  return f'{splits.printable(split.where(position))} {what}'
-
-
-def reason(error: tf.errors.OpError) -> str:
-  """Returns what TensorFlow says went wrong, without saying in which op."""
-  message = error.message.removeprefix('Graph execution error:')
-  # Where the op was made comes first.
-  message = re.split(r"^Node: '.*'$", message, flags=re.MULTILINE)[-1]
-  line = message.strip().split('\n')[0]
-  line = re.sub(r'\{\{.*?\}\}|\[\[.*|\[Op:.*|assertion failed:', '', line)
-  return re.sub(r'[\[\]]', '', line).strip().rstrip('.')
+      what = f'cannot be used: {storage.reason(error)}'
+  return f'{texts.printable(split.where(position))} {what}'
 
 
 def _good_positions(split) -> Iterator[int]:

@@ -8,6 +8,7 @@ import os
 
 import tensorflow as tf
 
+from supcon import texts
 from supcon.data import folder
 from supcon.data import image_ops
 from supcon.data import splits
@@ -103,7 +104,7 @@ def find(paths: Sequence[str]) -> LooseImages:
       found = _found_at(path)
     except UnicodeError as error:
       raise ValueError(
-        f'--images={splits.printable(path)} is or holds a name that is not '
+        f'--images={texts.printable(path)} is or holds a name that is not '
         'UTF-8; rename it.'
       ) from error
     for file in found:
@@ -119,14 +120,14 @@ def _found_at(path):
     files = _search(path)
     if not files:
       raise ValueError(
-        f'--images={splits.printable(path)} holds no images (*'
+        f'--images={texts.printable(path)} holds no images (*'
         f'{", *".join(folder.ENDINGS)}), nor do the folders in it; name '
         'another folder, or the files themselves, whatever their names end in.'
       )
     return files
   if not tf.io.gfile.exists(expanded):
     raise ValueError(
-      f'--images={splits.printable(path)} does not exist; name an image file, '
+      f'--images={texts.printable(path)} does not exist; name an image file, '
       'or a folder of them.'
     )
   return [path]

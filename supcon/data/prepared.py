@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from supcon.data import faults
+from supcon import storage
+from supcon import texts
 from supcon.data import splits
 
 tf1 = tf.compat.v1
@@ -311,7 +312,7 @@ def _open(directory):
     return builder
   # What TFDS makes of a damaged description may be any error.
   except Exception as error:  # pylint: disable=broad-except
-    reason = ' '.join(str(error).split())[:200]
+    reason = texts.one_line(error)[:200]
     raise ValueError(
       f'{directory} has no readable description (dataset_info.json, '
       f'features.json): {reason}; prepare the data set again.'
@@ -436,7 +437,7 @@ def _first_damaged(lengths):
         found = session.run(count, {path: name})
       except tf.errors.DataLossError as error:
         return (
-          f'{name} is damaged ({faults.reason(error)}); prepare the data set '
+          f'{name} is damaged ({storage.reason(error)}); prepare the data set '
           'again.'
         )
       if found != expected:

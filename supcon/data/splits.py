@@ -3,15 +3,8 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
-import unicodedata
 
 import tensorflow as tf
-
-# Categories of characters that a terminal does not show but obeys, or cannot
-# write: controls, marks of direction, halves of a character, new lines.
-_UNPRINTABLE = ('Cc', 'Cf', 'Cs', 'Zl', 'Zp')
-# Marks without which Persian words and many emoji fall apart.
-_JOINERS = '\u200c\u200d'
 
 
 class Files(NamedTuple):
@@ -145,22 +138,3 @@ def listed(names: Sequence[str]) -> str:
   if len(names) > 8:
     names = [*names[:8], '...']
   return ', '.join(names) if names else 'nothing'
-
-
-def printable(name: str) -> str:
-  """Returns a name that comes from data as it can stand in a line of a log.
-
-  Whatever would end the line, move the cursor or turn the text around is
-  replaced by its escape, such as `\\n`, `\\x1b` or `\\u202e`.
-  """
-  return ''.join(
-    character.encode('unicode_escape').decode()
-    if _is_unprintable(character)
-    else character
-    for character in name
-  )
-
-
-def _is_unprintable(character):
-  is_obeyed = unicodedata.category(character) in _UNPRINTABLE
-  return is_obeyed and character not in _JOINERS

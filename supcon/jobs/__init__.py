@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from supcon import hparams
 from supcon import run_options
-from supcon.data import faults
 from supcon.jobs import evaluation
 from supcon.jobs import inspecting
 from supcon.jobs import runs
@@ -19,11 +18,10 @@ from supcon.jobs import training
 from supcon.jobs import using
 
 tf1 = tf.compat.v1
-# What TensorFlow raises where a file cannot be read or written, and what it is
-# in one line.
+# What TensorFlow raises where a file cannot be read or written.
 FileError = tf.errors.OpError
-reason = faults.reason
-Stopped = runs.STOPPED
+TrainerGoneError = runs.TrainerGoneError
+reason = runs.reason
 
 
 class Job(Protocol):

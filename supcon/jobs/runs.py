@@ -12,6 +12,7 @@ from supcon import locks
 from supcon import model_dirs
 from supcon import retries
 from supcon import run_options
+from supcon import storage
 from supcon import workers
 from supcon.data import datasets
 from supcon.data import faults
@@ -28,15 +29,41 @@ from supcon.training import warm_start
 
 tf1 = tf.compat.v1
 
-# What stops a job on its way, in one line.
-STOPPED = (
+
+class CutShortError(RuntimeError):
+  """Training has ended without the checkpoint of its last step."""
+
+
+class LostCheckpointError(RuntimeError):
+  """A checkpoint is not any more what it was when its evaluation began."""
+
+
+class TrainerGoneError(RuntimeError):
+  """No trainer is there from which another checkpoint could come."""
+
+
+# What stops a job on its way, and says so in words.
+_STOPPED = (
   hooks.NanLossError,
   checkpoints.MismatchError,
   faults.BadExampleError,
   workers.LostWorkerError,
   retries.LostSessionError,
   locks.LockLostError,
+  CutShortError,
+  LostCheckpointError,
+  TrainerGoneError,
 )
+
+
+def reason(error: BaseException) -> str:
+  """Returns in one line what has stopped a job; '' if nobody foresaw it."""
+  if isinstance(error, _STOPPED):
+    return str(error)
+  if explanation := storage.explain_failed_write(error):
+    return explanation
+  return storage.reason(error) if isinstance(error, tf.errors.OpError) else ''
+
 
 # What --mode=inspect_data writes, below model_dir.
 _INSPECTION = 'inspect_data'
@@ -169,7 +196,7 @@ class Run:
         found = whitening.measure(self.dataset.train, options.image_size)
       except faults.INPUT_ERRORS as error:
         explanation = faults.explain(self.dataset.train)
-        raise ValueError(explanation or faults.reason(error)) from error
+        raise ValueError(explanation or storage.reason(error)) from error
       logging.info(
         'measured on %d images: mean %s, standard deviation %s',
         found.num_images,

@@ -56,7 +56,7 @@ class Train:
         )
         self._writer = stack.enter_context(
           status.Writer(
-            run.model_dir, verify=self._lock.verify, stopped=runs.STOPPED
+            run.model_dir, verify=self._lock.verify, explain=runs.reason
           )
         )
         self._writer.begin(
@@ -83,18 +83,14 @@ class Train:
   def _evaluate(self):
     self._writer.write(state=status.EVALUATING)
     result = evaluation.evaluate(self._run, self._run.model_dir.newest())
-    self._writer.update(
-      last_evaluation={
-        'step': result['global_step'],
-        'top_1': result['metrics']['top_1_accuracy'],
-        'time': locks.now(),
-      }
-    )
+    self._writer.update(last_evaluation=evaluation.last_evaluation(result))
     self._summarize(result)
 
   def _train(self):
     """Trains what remains of the plan, stage by stage."""
     run = self._run
+    if run.devices.is_chief:
+      run.model_dir.settle(run.options.max_checkpoints_to_keep)
     if run.devices.cluster:
       self._meet()
     step = run.model_dir.newest_step()
@@ -119,6 +115,7 @@ class Train:
       with faults.naming(run.dataset.train), signals.deferral() as deferral:
         stopped_at = self._train_stage(stage, step, make_input_fn, deferral)
         step = stage.stop_step if stopped_at is None else stopped_at
+        self._check_saved(step)
         if run.devices.cluster:
           self._wait_for_checkpoint(step)
         if stopped_at is not None:
@@ -171,6 +168,22 @@ class Train:
         if step > before:
           self._retries.succeeded()
         self._retries.wait(f'training from step {step} on', error)
+
+  def _check_saved(self, step):
+    """Looks whether a stage has come to its end.
+
+    Raises:
+      runs.CutShortError: If it has not. TensorFlow takes some errors for the
+        end of the data, as that of a file that may not become so large.
+    """
+    newest = self._run.model_dir.newest_step()
+    if self._run.devices.is_chief and newest < step:
+      raise runs.CutShortError(
+        f'training ended before step {step}, and the newest checkpoint is that '
+        f'of step {newest}; look after the storage of '
+        f'{self._run.model_dir.path} and its limits, and start the same '
+        'command again.'
+      )
 
   def _images(self, start_step):
     """Returns the input function of training from a step on."""

@@ -12,12 +12,13 @@ from supcon import enums
 from supcon import hparams
 from supcon import model_dirs
 from supcon import run_options
+from supcon import texts
 from supcon.data import datasets
 from supcon.data import faults
 from supcon.data import image_ops
 from supcon.data import loose
-from supcon.data import splits
 from supcon.data import whitening
+from supcon.jobs import evaluated
 from supcon.jobs import outputs
 from supcon.jobs import runs
 from supcon.models import contrastive
@@ -129,6 +130,7 @@ class Export:
       self._options.export_formats,
       self._options.exports_to_keep,
       self._facts(),
+      kept=evaluated.Best(self._model_dir).kept_exports,
     )
     places = {
       'SavedModel': export.saved_model,
@@ -294,10 +296,10 @@ class Predict:
 
 
 def _print(result):
-  name, label = map(splits.printable, (result['image'], result['class']))
+  name, label = map(texts.printable, (result['image'], result['class']))
   print(f'{name}\t{label}\t{result["probability"]:.4f}')
   for number, neighbour in enumerate(result['neighbours'], start=1):
-    where, label = map(splits.printable, (neighbour['id'], neighbour['class']))
+    where, label = map(texts.printable, (neighbour['id'], neighbour['class']))
     print(f'  neighbour {number}\t{where}\t{label}\t{neighbour["cosine"]:.4f}')
 
 
@@ -330,7 +332,7 @@ def _check_sizes(split, model):
       height, width = session.run(following)
       if (height, width) != (side, side):
         raise ValueError(
-          f'{splits.printable(split.where(position))} has {height}x{width} '
+          f'{texts.printable(split.where(position))} has {height}x{width} '
           f'pixels, but this model takes {side}x{side} as they are '
           '(--eval_crop_method=IDENTITY); resize it, or add '
           '--eval_crop_method=RESIZE_THEN_CROP.'

@@ -14,6 +14,7 @@ It is written aside and renamed when it is whole, as DIRECTORY may be on an
 object store, by tf.io.gfile alone.
 """
 
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -71,6 +72,7 @@ def write(
   formats: Sequence[str],
   to_keep: int,
   facts: Mapping[str, Any],
+  kept: Collection[str] = (),
 ) -> Export:
   """Exports a model, and then removes the oldest exports.
 
@@ -88,6 +90,7 @@ def write(
     facts: What is known of the training, each only if it is: dataset,
       train_split, eval_split, num_train_examples, num_eval_examples,
       total_steps, metrics {name: float}.
+    kept: See `prune`.
 
   Raises:
     ValueError: If a format does not exist, or the checkpoint is of another
@@ -131,7 +134,7 @@ def write(
     export.path,
     time.time() - begun,
   )
-  _prune(directory, export.path, to_keep)
+  prune(directory, export.path, to_keep, kept)
   return export
 
 
@@ -256,8 +259,17 @@ def _publish(aside, directory, begun, formats, card):
     return export
 
 
-def _prune(directory, newest, to_keep):
-  """Removes the oldest exports, and what killed exports left aside."""
+def prune(
+  directory: str, newest: str, to_keep: int, kept: Collection[str] = ()
+) -> None:
+  """Removes the oldest exports, and what killed exports left aside.
+
+  Args:
+    directory: Holds all exports of a run.
+    newest: Path of the newest one that counts; see `write`.
+    to_keep: How many may be left; 0 for all.
+    kept: Paths of exports that are left beside those.
+  """
   now = int(time.time())
   names = [name.rstrip('/') for name in tf.io.gfile.listdir(directory)]
   for name in names:
@@ -268,6 +280,7 @@ def _prune(directory, newest, to_keep):
     return
   last = int(os.path.basename(newest))
   older = [name for name in names if _TIME.fullmatch(name) and int(name) < last]
+  older = [name for name in older if os.path.join(directory, name) not in kept]
   older.sort(key=int)
   for name in older[: max(len(older) + 1 - to_keep, 0)]:
     # A directory that is half removed must not look like an export.

@@ -5,10 +5,10 @@ import dataclasses
 
 import tensorflow as tf
 
+from supcon import checkpoint_files
 from supcon import hparams
 from supcon.data import image_ops
 from supcon.models import contrastive
-from supcon.training import checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TrainedModel:
 
   @property
   def step(self) -> int:
-    return checkpoints.step_of(self.checkpoint)
+    return checkpoint_files.step_of(self.checkpoint)
 
   @property
   def num_classes(self) -> int:

@@ -7,10 +7,11 @@ import contextlib
 import dataclasses
 from typing import NamedTuple
 
-from google.protobuf import message
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
+from supcon import checkpoint_files
+from supcon import texts
 from supcon.models import resnet
 
 tf1 = tf.compat.v1
@@ -107,19 +108,10 @@ def _reading(checkpoint):
   """Says in one line what is wrong with the files of a checkpoint."""
   try:
     yield
-  # Bad bytes are an OpError, a file that ends too early an IndexError, half a
-  # variable a ValueError, what an object graph invents a KeyError.
-  except (
-    tf.errors.OpError,
-    message.DecodeError,
-    LookupError,
-    ValueError,
-    RuntimeError,
-  ) as error:
-    reason = ' '.join(str(error).split())
+  except checkpoint_files.READING_ERRORS as error:
     raise ValueError(
-      f'{checkpoint} is damaged or not whole ({reason}); copy or write it '
-      'again, or name another checkpoint.'
+      f'{checkpoint} is damaged or not whole ({texts.one_line(error)}); '
+      'copy or write it again, or name another checkpoint.'
     ) from error
 
 
@@ -444,22 +436,3 @@ def _to_pass(there, here):
     for flag, value in there.items()
     if here.get(flag) != value
   ]
-
-
-# --- Checkpoints of model_dir -------------------------------------------------
-
-
-def steps_and_paths(model_dir: str) -> dict[int, str]:
-  """Returns {global step: checkpoint prefix} of model_dir, oldest first."""
-  state = tf.train.get_checkpoint_state(model_dir)
-  paths = state.all_model_checkpoint_paths if state else ()
-  return {
-    step_of(path): path
-    for path in sorted(paths, key=step_of)
-    if tf1.train.checkpoint_exists(path)
-  }
-
-
-def step_of(checkpoint: str) -> int:
-  """Returns the global step in a name such as DIR/model.ckpt-1000."""
-  return int(checkpoint.rsplit('-', 1)[-1])

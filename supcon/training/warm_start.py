@@ -11,6 +11,7 @@ from absl import logging
 import tensorflow as tf
 
 from supcon import hparams
+from supcon import texts
 from supcon.models import contrastive
 from supcon.models import layers
 from supcon.training import checkpoints
@@ -67,8 +68,9 @@ def find(reference: str) -> str:
     exists = found or tf.io.gfile.exists(directory)
   except tf.errors.OpError as error:
     raise ValueError(
-      f'--reference_ckpt={reference} cannot be looked at ({_reason(error)}); '
-      'name a checkpoint, export or module that can be reached from here.'
+      f'--reference_ckpt={reference} cannot be looked at '
+      f'({texts.one_line(error)}); name a checkpoint, export or '
+      'module that can be reached from here.'
     ) from error
   if not exists:
     raise ValueError(
@@ -159,16 +161,12 @@ def _fetch(handle):
     return hub.resolve(handle)
   except _FETCH_ERRORS as error:
     raise ValueError(
-      f'--reference_ckpt={handle} cannot be fetched ({_reason(error)}); '
+      f'--reference_ckpt={handle} cannot be fetched ({texts.one_line(error)}); '
       'download the module, unpack it and name its directory, or set '
       'TFHUB_CACHE_DIR to a cache that has it.'
     ) from error
   finally:
     socket.setdefaulttimeout(before)
-
-
-def _reason(error):
-  return ' '.join(str(error).split()) or type(error).__name__
 
 
 # --- Which variables ----------------------------------------------------------

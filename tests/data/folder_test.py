@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 
 from supcon import hparams
+from supcon import texts
 from supcon.data import datasets
 from supcon.data import faults
 from supcon.data import folder
 from supcon.data import inputs
-from supcon.data import splits
 from supcon.data import whitening
 
 tf1 = tf.compat.v1
@@ -214,7 +214,7 @@ def test_size_is_estimated_from_a_fair_sample(tmp_path, monkeypatch):
   ],
 )
 def test_names_can_be_printed(name, shown):
-  assert splits.printable(name) == shown
+  assert texts.printable(name) == shown
 
 
 @pytest.mark.parametrize(

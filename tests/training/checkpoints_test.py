@@ -9,36 +9,16 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
+from supcon import checkpoint_files
 from supcon import hparams
 from supcon.models import contrastive
 from supcon.training import checkpoints
 from supcon.training import stages
 from tests import flag_parsing
 from tests import golden
+from tests import writing
 
 tf1 = tf.compat.v1
-
-
-def _write(prefix, shapes):
-  """Writes a checkpoint of zeros; returns its prefix.
-
-  Args:
-    prefix: A pathlib.Path.
-    shapes: {name: shape}.
-  """
-  return _write_values(prefix, {n: tf.zeros(s) for n, s in shapes.items()})
-
-
-def _write_values(prefix, values):
-  """Writes a checkpoint of {name: value}; returns its prefix."""
-  prefix.parent.mkdir(parents=True, exist_ok=True)
-  tf.raw_ops.SaveV2(
-    prefix=str(prefix),
-    tensor_names=list(values),
-    shape_and_slices=[''] * len(values),
-    tensors=list(values.values()),
-  )
-  return str(prefix)
 
 
 def _write_corners(prefix, shapes):
@@ -87,7 +67,7 @@ def _shapes_of_index(*args):
 
 def test_index_without_a_scope_takes_every_name_as_it_is(tmp_path):
   shapes = {'a/Model/x': [2, 1], 'Model/x': [], 'global_step': [7]}
-  checkpoint = _write(tmp_path / 'c-1', shapes)
+  checkpoint = writing.write(tmp_path / 'c-1', shapes)
   assert _shapes_of_index(checkpoint) == ('', shapes)
   found = checkpoints.index(checkpoint)
   assert {name: entry.key for name, entry in found.entries.items()} == {
@@ -98,7 +78,7 @@ def test_index_without_a_scope_takes_every_name_as_it_is(tmp_path):
 @pytest.mark.parametrize('prefix', ['', 'module/', 'a/b_1/c/', 'Model/'])
 def test_index_finds_the_scope_below_any_prefix(tmp_path, prefix):
   there = {f'{prefix}{_X}': [3, 2], f'{prefix}{_Y}': [2], 'global_step': []}
-  checkpoint = _write(tmp_path / 'c-1', there)
+  checkpoint = writing.write(tmp_path / 'c-1', there)
   expected = (prefix, {_X: [3, 2], _Y: [2]})
   assert _shapes_of_index(checkpoint, 'Model') == expected
   entries = checkpoints.index(checkpoint, 'Model').entries
@@ -113,7 +93,7 @@ def test_a_scope_is_a_whole_part_of_a_name(tmp_path):
     'c/Models/x': [1],
     'd/Model': [1],
   }
-  checkpoint = _write(tmp_path / 'c-1', there)
+  checkpoint = writing.write(tmp_path / 'c-1', there)
   found = _shapes_of_index(checkpoint, 'Model')
   assert found == ('module/', {'Model/x': [1]})
 
@@ -135,7 +115,7 @@ def test_copies_do_not_disturb(tmp_path, prefix, copy):
   there = {prefix + name: shape for name, shape in shapes.items()}
   for name, shape in shapes.items():
     there[copy.format(prefix=prefix, name=name)] = shape
-  found = checkpoints.index(_write(tmp_path / 'c-1', there), 'Model')
+  found = checkpoints.index(writing.write(tmp_path / 'c-1', there), 'Model')
   assert found.prefix == prefix
   for name, shape in shapes.items():
     assert found.entries[name] == (prefix + name, shape, tf.float32)
@@ -145,7 +125,7 @@ def test_copies_do_not_disturb(tmp_path, prefix, copy):
 
 def test_two_models_are_told_apart_by_nobody(tmp_path):
   there = {f'teacher/{_X}': [1], f'student/{_X}': [1], f'student/{_Y}': [1]}
-  checkpoint = _write(tmp_path / 'c-1', there)
+  checkpoint = writing.write(tmp_path / 'c-1', there)
   with pytest.raises(
     ValueError, match=f'^{checkpoint} holds 2 models, under student/, teacher/;'
   ):
@@ -156,7 +136,7 @@ def test_two_models_are_told_apart_by_nobody(tmp_path):
 
 def test_another_family_is_refused(tmp_path):
   there = {f'resnet/conv{index}/kernel': [1] for index in range(5)}
-  checkpoint = _write(tmp_path / 'c-1', there)
+  checkpoint = writing.write(tmp_path / 'c-1', there)
   with pytest.raises(
     ValueError,
     match=rf'^{checkpoint} is of another family of models: none of its 5 '
@@ -233,7 +213,7 @@ def test_two_objects_of_one_name_are_refused(tmp_path):
 def _whole(tmp_path):
   """A checkpoint whose index has several blocks."""
   shapes = {f'Model/Encoder/Block{i}/kernel': [50] for i in range(200)}
-  return _write(tmp_path / 'c-1', shapes)
+  return writing.write(tmp_path / 'c-1', shapes)
 
 
 def _is_refused(checkpoint, function):
@@ -323,7 +303,7 @@ def test_only_the_values_that_are_wanted_have_to_be_whole(whole):
 def test_a_damaged_object_graph_is_refused(tmp_path, graph):
   values = {'a/.ATTRIBUTES/VARIABLE_VALUE': tf.zeros([3])}
   values['_CHECKPOINTABLE_OBJECT_GRAPH'] = tf.constant(graph)
-  checkpoint = _write_values(tmp_path / 'c-1', values)
+  checkpoint = writing.write_values(tmp_path / 'c-1', values)
   _is_refused(checkpoint, lambda: checkpoints.index(checkpoint, 'Model'))
 
 
@@ -353,7 +333,7 @@ def _compare(shapes, scopes, held, compare=checkpoints.compare):
 
 
 def _held(prefix, shapes):
-  return checkpoints.index(_write(prefix, shapes))
+  return checkpoints.index(writing.write(prefix, shapes))
 
 
 def test_equal_ones_do_not_differ(tmp_path):
@@ -391,7 +371,7 @@ def test_other_types_are_different(tmp_path):
   # Restoring would fail.
   values = {name: tf.zeros(shape) for name, shape in _SHAPES.items()}
   values['Model/Encoder/bias'] = tf.zeros([2], tf.float16)
-  held = checkpoints.index(_write_values(tmp_path / 'c-1', values))
+  held = checkpoints.index(writing.write_values(tmp_path / 'c-1', values))
   found = _compare(_SHAPES, ['Model'], held)
   assert found.different == [
     ('Model/Encoder/bias', 'type float16', 'type float32')
@@ -482,8 +462,8 @@ def test_a_comparison_reads_what_a_saver_writes(tmp_path):
     held = checkpoints.index(path)
     found = checkpoints.compare([variable, step], ['Model'], held)
   assert found == ([], [], [])
-  assert checkpoints.step_of(path) == 12
-  assert checkpoints.steps_and_paths(str(tmp_path)) == {12: path}
+  assert checkpoint_files.step_of(path) == 12
+  assert checkpoint_files.steps_and_paths(str(tmp_path)) == {12: path}
   assert held.entries['global_step'].dtype == tf.int64
 
 
@@ -491,7 +471,7 @@ def test_a_comparison_reads_what_a_saver_writes(tmp_path):
 
 
 def test_require_same_accepts_the_same(tmp_path):
-  checkpoint = _write(tmp_path / 'model.ckpt-1', _SHAPES)
+  checkpoint = writing.write(tmp_path / 'model.ckpt-1', _SHAPES)
   _compare(_SHAPES, ['Model'], checkpoint, checkpoints.require_same)
 
 
@@ -510,7 +490,7 @@ def test_require_same_accepts_the_same(tmp_path):
 def test_require_same_names_what_differs(tmp_path, name, shape, message):
   there = {**_SHAPES, name: shape}
   there = {name: shape for name, shape in there.items() if shape is not None}
-  checkpoint = _write(tmp_path / 'model.ckpt-1', there)
+  checkpoint = writing.write(tmp_path / 'model.ckpt-1', there)
   with pytest.raises(
     checkpoints.MismatchError,
     match=f'^--model_dir holds {checkpoint} .*{message}.* another ',
@@ -520,7 +500,7 @@ def test_require_same_names_what_differs(tmp_path, name, shape, message):
 
 def test_require_same_wants_exact_names(tmp_path):
   there = {f'module/{name}': shape for name, shape in _SHAPES.items()}
-  checkpoint = _write(tmp_path / 'model.ckpt-1', there)
+  checkpoint = writing.write(tmp_path / 'model.ckpt-1', there)
   with pytest.raises(checkpoints.MismatchError, match='kernel is not in it'):
     _compare(_SHAPES, ['Model'], checkpoint, checkpoints.require_same)
 
@@ -776,53 +756,3 @@ def test_only_what_is_known_is_told_apart():
     {'ContrastiveModel/Encoder/conv/kernel': [1, 1, 3, size]} for size in (4, 5)
   )
   assert checkpoints.part_differences(there, here, 'ContrastiveModel') == []
-
-
-# --- Steps --------------------------------------------------------------------
-
-
-def _write_steps(directory, steps):
-  paths = [_write(directory / f'model.ckpt-{s}', {'w': []}) for s in steps]
-  # Relative to the directory, as training writes them.
-  names = [f'model.ckpt-{step}' for step in steps]
-  tf1.train.update_checkpoint_state(str(directory), names[-1], names)
-  return paths
-
-
-def test_steps_and_paths_are_ordered_by_number(tmp_path):
-  paths = _write_steps(tmp_path, [100, 9, 1000, 20])
-  found = checkpoints.steps_and_paths(str(tmp_path))
-  assert list(found) == [9, 20, 100, 1000]
-  assert set(found.values()) == set(paths)
-  assert found[20] == str(tmp_path / 'model.ckpt-20')
-
-
-def test_steps_and_paths_leave_out_what_was_deleted(tmp_path):
-  _write_steps(tmp_path, [0, 10, 20])
-  for file in tmp_path.glob('model.ckpt-10.*'):
-    file.unlink()
-  assert list(checkpoints.steps_and_paths(str(tmp_path))) == [0, 20]
-
-
-def test_steps_and_paths_of_a_directory_that_moved(tmp_path):
-  old, new = tmp_path / 'old', tmp_path / 'new'
-  _write_steps(old, [5])
-  old.rename(new)
-  assert checkpoints.steps_and_paths(str(new)) == {5: str(new / 'model.ckpt-5')}
-
-
-def test_steps_and_paths_where_nothing_is(tmp_path):
-  assert checkpoints.steps_and_paths(str(tmp_path)) == {}
-  assert checkpoints.steps_and_paths(str(tmp_path / 'none')) == {}
-
-
-@pytest.mark.parametrize(
-  'checkpoint, step',
-  [
-    ('model.ckpt-0', 0),
-    ('/a-5/model.ckpt-1000', 1000),
-    ('gs://b/run-2/x-7', 7),
-  ],
-)
-def test_step_of(checkpoint, step):
-  assert checkpoints.step_of(checkpoint) == step

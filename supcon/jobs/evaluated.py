@@ -1,0 +1,214 @@
+"""Which checkpoints were evaluated, and the best of them.
+
+What was evaluated is recorded, so that nothing is done twice; and the best
+checkpoint is kept aside, for the trainer deletes its own as they get old.
+"""
+
+from collections.abc import Mapping
+import contextlib
+import os
+from typing import Any
+
+from absl import logging
+import tensorflow as tf
+
+from supcon import checkpoint_files
+from supcon import locks
+from supcon import model_dirs
+from supcon import texts
+from supcon.jobs import runs
+from supcon.serving import exports
+
+
+class Record:
+  """eval/evaluated.json: which checkpoints were evaluated, with what result.
+
+  {step: {'fingerprint', 'data', 'metrics', 'export', 'time'}}. A checkpoint
+  counts as another one if it has other values, as that of a run that was begun
+  anew or went back, and where it is to be evaluated on other data.
+  """
+
+  _KEYS = ('fingerprint', 'data', 'metrics', 'export', 'time')
+
+  def __init__(self, run: runs.Run):
+    self._model_dir = model_dir = run.model_dir
+    self._data = data_of(run)
+    try:
+      found = model_dir.read_json(model_dirs.EVALUATED) or {}
+      self._entries = {
+        int(step): {key: entry[key] for key in self._KEYS}
+        for step, entry in found.items()
+      }
+    except (ValueError, AttributeError, LookupError, TypeError) as error:
+      path = model_dir.join(model_dirs.EVALUATED)
+      logging.warning(
+        'WARNING: %s is damaged (%s); it is renamed, and what it recorded is '
+        'evaluated again',
+        path,
+        texts.one_line(error),
+      )
+      tf.io.gfile.rename(path, f'{path}.damaged', overwrite=True)
+      self._entries = {}
+
+  def find(self, checkpoint: str) -> Mapping[str, Any] | None:
+    """Returns what is recorded of a checkpoint, if it is there and anything is.
+
+    Raises:
+      tf.errors.OpError: If the checkpoint cannot be read.
+    """
+    entry = self._entries.get(checkpoint_files.step_of(checkpoint))
+    if not entry or entry['data'] != self._data:
+      return None
+    with contextlib.suppress(tf.errors.NotFoundError):
+      if entry['fingerprint'] == checkpoint_files.fingerprint(checkpoint):
+        return entry
+    return None
+
+  def has_later(self, step: int) -> bool:
+    """Whether a later checkpoint is there that was evaluated before."""
+    found = checkpoint_files.steps_and_paths(self._model_dir.path)
+    return any(
+      later > step and self.find(checkpoint)
+      for later, checkpoint in found.items()
+    )
+
+  def add(
+    self,
+    step: int,
+    fingerprint: str,
+    metrics: Mapping[str, float],
+    export: exports.Export,
+  ) -> None:
+    """Writes down that a checkpoint was evaluated."""
+    self._entries[step] = {
+      'fingerprint': fingerprint,
+      'data': self._data,
+      'metrics': metrics,
+      'export': export.path,
+      'time': locks.now(),
+    }
+    path = self._model_dir.join(model_dirs.EVALUATED)
+    tf.io.gfile.makedirs(os.path.dirname(path))
+    self._model_dir.write_json(
+      model_dirs.EVALUATED, dict(sorted(self._entries.items()))
+    )
+
+
+class Best:
+  """best/: the checkpoint of the best top-1 accuracy; of equals, the first.
+
+  It is a copy, since the trainer deletes its own as they get old. best.json
+  says which one it is and where its export is. Files come and go one by one, in
+  an order in which there always is a whole checkpoint to be read.
+  """
+
+  _KEYS = ('step', 'top_1', 'fingerprint', 'data', 'architecture', 'export')
+
+  def __init__(self, model_dir: model_dirs.ModelDir):
+    self._problem = model_dir.problem  # It remembers what it has read.
+    self._dir = model_dirs.ModelDir(model_dir.join(model_dirs.BEST))
+    try:
+      found = self._dir.read_json(model_dirs.BEST_FACTS)
+      self._facts = found and {key: found[key] for key in self._KEYS}
+    except (ValueError, LookupError, TypeError) as error:
+      self._warn(f'{model_dirs.BEST_FACTS}: {texts.one_line(error)}')
+      self._facts = None
+
+  @property
+  def kept_exports(self) -> list[str]:
+    """Returns the paths of those that are not to be deleted."""
+    return [self._facts['export']] if self._facts else []
+
+  def would_be(self, candidate: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is the best one, or is to take its place.
+
+    Args:
+      candidate: 'step', 'top_1', 'fingerprint', 'data' and 'architecture'.
+    """
+    best = self._facts
+    if not best:
+      return True
+    for key in ('data', 'architecture'):
+      if best[key] != candidate[key]:
+        self._warn(f'it is of other {key}')
+        return True
+    if problem := self._problem(self._checkpoint(best['step'])):
+      self._warn(problem)
+      return True
+    is_same = all(
+      best[key] == candidate[key] for key in ('step', 'fingerprint')
+    )
+    return is_same or candidate['top_1'] > best['top_1']
+
+  def hold(self, checkpoint: str) -> None:
+    """Copies a checkpoint aside.
+
+    Raises:
+      tf.errors.OpError: If it cannot be read, or the copy is not whole.
+    """
+    tf.io.gfile.makedirs(self._dir.path)
+    self._remove('held.ckpt-')  # Of a job that was killed.
+    held = self._held(checkpoint_files.step_of(checkpoint))
+    checkpoint_files.copy(checkpoint, held)
+    if problem := checkpoint_files.is_whole(held):
+      raise tf.errors.DataLossError(
+        None, None, f'{held}, a copy of {checkpoint}, is not whole: {problem}'
+      )
+
+  def replace(
+    self, candidate: Mapping[str, Any], export: exports.Export
+  ) -> None:
+    """Puts the checkpoint that is held in the place of the best one."""
+    checkpoint = self._checkpoint(candidate['step'])
+    checkpoint_files.rename(self._held(candidate['step']), checkpoint)
+    self._dir.write(
+      checkpoint_files.STATE,
+      checkpoint_files.state_text(self._dir.path, [checkpoint]),
+    )
+    self._facts = {**candidate, 'export': export.path}
+    self._dir.write_json(
+      model_dirs.BEST_FACTS,
+      {
+        **self._facts,
+        'saved_model': export.saved_model,
+        'hub_module': export.hub_module,
+        'checkpoint': checkpoint,
+        'time': locks.now(),
+      },
+    )
+    self._remove('model.ckpt-', but=checkpoint_files.files(checkpoint))
+
+  def describe(self) -> str:
+    """Returns 'step 10, top-1 0.9000, in DIR/best'; '' if there is none."""
+    if not self._facts:
+      return ''
+    step, top_1 = self._facts['step'], self._facts['top_1']
+    return f'step {step}, top-1 {top_1:.4f}, in {self._dir.path}'
+
+  def _remove(self, start, but=()):
+    for name in tf.io.gfile.listdir(self._dir.path):
+      path = self._dir.join(name)
+      if name.startswith(start) and path not in but:
+        tf.io.gfile.remove(path)
+
+  def _checkpoint(self, step):
+    return self._dir.join(f'model.ckpt-{step}')
+
+  def _held(self, step):
+    return self._dir.join(f'held.ckpt-{step}')
+
+  def _warn(self, problem):
+    logging.warning(
+      'WARNING: what %s holds does not count any more (%s)',
+      self._dir.path,
+      problem,
+    )
+
+
+def data_of(run: runs.Run) -> dict[str, Any]:
+  """Returns what names the data of which metrics can be compared."""
+  return {
+    'dataset': run.params.input_data.input_fn,
+    'split': run.dataset.evaluation.name,
+    'num_examples': run.dataset.num_eval_examples,
+  }

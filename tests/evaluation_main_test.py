@@ -1,0 +1,854 @@
+"""--mode=eval beside whatever happens to checkpoints, and to itself.
+
+The encoder is two convolutions: see small_main.py. Checkpoints are put there as
+a trainer does it, one after the other; what they hold is up to the test.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import time
+import types
+
+from absl import logging
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from supcon import checkpoint_files
+from supcon import hparams
+from supcon import locks
+from supcon import log_files
+from supcon import model_dirs
+from supcon import run_options
+from supcon import status
+from supcon.jobs import evaluated
+from supcon.jobs import evaluation
+from supcon.jobs import runs
+from supcon.serving import exports
+from tests import command
+
+tf1 = tf.compat.v1
+
+_SMALL_MAIN = pathlib.Path(__file__).with_name('small_main.py')
+_FLAGS = {
+  'use_tpu': False,
+  'projection_head_layers': '16,8',
+  'input_fn': 'digits',
+  'image_size': 8,
+  'eval_crop_method': 'CROP_THEN_RESIZE',
+  'crop_padding': 0,
+  'crop_area_range': '0.5,1.0',
+  'blur_probability': 0,
+  'num_images': 500,
+  'batch_size': 64,
+  'eval_batch_size': 100,
+  'augmentation_type': 'IDENTITY',
+  'stop_gradient_before_classification_head': False,
+  'stage_1_epochs': 4,
+  'stage_1_warmup_epochs': 0,
+  'stage_1_optimizer': 'MOMENTUM',
+  'stage_1_cross_entropy_loss_weight': 1.0,
+  'stage_2_epochs': 3,
+  'stage_2_warmup_epochs': 0,
+  'stage_2_base_learning_rate': 3.0,
+  'stage_2_optimizer': 'MOMENTUM',
+  'eval_interval_secs': 0,
+}
+_LAST = 54  # floor(7 x 500 / 64)
+
+
+def _read_json(path):
+  return json.loads(path.read_text())
+
+
+def _top_1(entry):
+  return entry['metrics']['top_1_accuracy']
+
+
+# --- From the first checkpoint to the last ------------------------------------
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A finished train_then_eval."""
+  directory = tmp_path_factory.mktemp('trained')
+  flags = {**_FLAGS, 'data_dir': directory / 'data'}
+  model_dir = directory / 'model'
+  command.succeed(
+    {
+      **flags,
+      'model_dir': model_dir,
+      'mode': 'train_then_eval',
+      'save_interval_steps': 10,
+      'max_checkpoints_to_keep': 100,
+      'export_formats': 'saved_model',
+    },
+    directory,
+    program=_SMALL_MAIN,
+  )
+  return types.SimpleNamespace(flags=flags, model_dir=model_dir)
+
+
+def _put(trained, model_dir, step, values_of, files=('.data', '.index')):
+  """Puts a checkpoint into a model_dir, and lists it there.
+
+  Args:
+    trained: That fixture.
+    model_dir: Where it goes.
+    step: What it is called.
+    values_of: The step of the checkpoint of `trained` with its values.
+    files: The beginnings of what its files end with.
+  """
+  model_dir.mkdir(exist_ok=True)
+  start = f'model.ckpt-{values_of}'
+  for path in sorted(trained.model_dir.glob(f'{start}.*')):
+    end = path.name.removeprefix(start)
+    if end.startswith(files):
+      shutil.copy(path, model_dir / f'model.ckpt-{step}{end}')
+  names = [f'model.ckpt-{each}' for each in command.steps(model_dir)]
+  tf1.train.update_checkpoint_state(str(model_dir), names[-1], names)
+
+
+def _delete(model_dir, step):
+  # As the saver does it.
+  (model_dir / f'model.ckpt-{step}.index').unlink()
+  (model_dir / f'model.ckpt-{step}.data-00000-of-00001').unlink()
+
+
+@pytest.fixture(scope='module')
+def scenario(tmp_path_factory, trained):
+  """An eval job that meets everything, and is killed in between.
+
+  The checkpoints have the values of these steps of `trained`:
+    10: 31. 20: 54, the best one. 30: 54 again, killed. 40: damaged. 45: deleted
+    as its evaluation begins. 54: 31.
+  """
+  directory = tmp_path_factory.mktemp('scenario')
+  model_dir = directory / 'model'
+  flags = {
+    **trained.flags,
+    'model_dir': model_dir,
+    'mode': 'eval',
+    'export_formats': 'saved_model',
+    'exports_to_keep': 1,
+  }
+  checkpoint = f'{model_dir}/model.ckpt'
+  delays = []
+
+  def put_and_wait(job, step, values_of):
+    _put(trained, model_dir, step, values_of)
+    begun = time.monotonic()
+    job.wait_until(lambda: f'evaluating {checkpoint}-{step}\n' in job.stderr)
+    delays.append(time.monotonic() - begun)
+
+  def is_evaluated(job, step):
+    return lambda: f' step {step}: top-1 ' in job.stderr
+
+  with command.Process(flags, directory, program=_SMALL_MAIN) as first:
+    first.wait_until(lambda: 'waiting for a checkpoint in ' in first.stderr)
+    put_and_wait(first, 10, 31)
+    first.wait_until(is_evaluated(first, 10))
+    put_and_wait(first, 20, _LAST)
+    first.wait_until(is_evaluated(first, 20))
+    _delete(model_dir, 20)
+    put_and_wait(first, 30, _LAST)
+    first = first.kill()
+  in_between = command.contents(model_dir)
+  # Whoever restarts it finds what came meanwhile.
+  _put(trained, model_dir, 40, 41)
+  data = model_dir / 'model.ckpt-40.data-00000-of-00001'
+  data.write_bytes(data.read_bytes()[:-100])
+  with command.Process(flags, directory, program=_SMALL_MAIN) as second:
+    second.wait_until(lambda: 'model.ckpt-40 is damaged' in second.stderr)
+    put_and_wait(second, 45, 41)
+    _delete(model_dir, 45)
+    second.wait_until(lambda: 'was deleted by the trainer' in second.stderr)
+    put_and_wait(second, _LAST, 31)
+    second = second.wait()
+  return types.SimpleNamespace(
+    flags=flags,
+    directory=directory,
+    model_dir=model_dir,
+    logs=[first.log, second.log],
+    returncode=second.returncode,
+    in_between=in_between,
+    delays=delays,
+    record=_read_json(model_dir / 'eval' / 'evaluated.json'),
+  )
+
+
+class TestScenario:
+  def test_ends_by_itself(self, scenario):
+    assert scenario.returncode == 0, scenario.logs
+    assert not any('Traceback' in line for log in scenario.logs for line in log)
+    assert scenario.logs[1][-1] == (
+      f'the best: step 20, top-1 {_top_1(scenario.record["20"]):.4f}, in '
+      f'{scenario.model_dir}/best'
+    )
+
+  def test_evaluates_each_exactly_once_and_in_order(self, scenario):
+    begun, done = (
+      [
+        [int(found[1]) for found in map(pattern.match, log) if found]
+        for log in scenario.logs
+      ]
+      for pattern in (
+        re.compile(r'evaluating .*model\.ckpt-(\d+)$'),
+        re.compile(r'step (\d+): top-1 '),
+      )
+    )
+    # 30 was under way when the job was killed.
+    assert begun == [[10, 20, 30], [30, 45, _LAST]]
+    assert done == [[10, 20], [30, _LAST]]
+
+  def test_records_what_was_evaluated(self, scenario, trained):
+    record = scenario.record
+    assert list(record) == ['10', '20', '30', str(_LAST)]
+    published = _read_json(trained.model_dir / 'eval' / 'evaluated.json')
+    assert list(published) == [str(_LAST)]
+    for step, expected in (
+      ('20', published[str(_LAST)]),
+      ('30', published[str(_LAST)]),
+      ('10', record[str(_LAST)]),
+    ):
+      for key in ('fingerprint', 'data'):
+        assert record[step][key] == expected[key]
+      # What the loss is depends on the stage.
+      assert {**record[step]['metrics'], 'loss': 0} == {
+        **expected['metrics'],
+        'loss': 0,
+      }
+    assert _top_1(record['10']) < _top_1(record['20'])
+    for entry in record.values():
+      assert locks.age(entry['time']) >= 0
+
+  def test_skips_what_is_damaged_or_deleted_with_a_line(self, scenario):
+    lines = [line for line in scenario.logs[1] if line.endswith('; skipped')]
+    assert len(lines) == 2
+    checkpoint = f'{scenario.model_dir}/model.ckpt'
+    assert re.fullmatch(
+      rf'WARNING: {checkpoint}-40 is damaged \(\d+ bytes are left, but the '
+      r'values take \d+\); skipped',
+      lines[0],
+    )
+    assert lines[1] == f'{checkpoint}-45 was deleted by the trainer; skipped'
+    # The trainer's files are the trainer's.
+    assert (scenario.model_dir / 'model.ckpt-40.index').exists()
+
+  def test_begins_soon(self, scenario):
+    assert max(scenario.delays) < 5
+
+  def test_result_is_that_of_the_last_one(self, scenario):
+    result = _read_json(scenario.model_dir / 'result.json')
+    assert result['global_step'] == _LAST
+    assert result['metrics'] == scenario.record[str(_LAST)]['metrics']
+
+  def test_keeps_the_best_one(self, scenario, trained):
+    best = scenario.model_dir / 'best'
+    # The equal one of step 30 has not taken its place.
+    assert sorted(os.listdir(best)) == [
+      'best.json',
+      'checkpoint',
+      'model.ckpt-20.data-00000-of-00001',
+      'model.ckpt-20.index',
+    ]
+    facts = _read_json(best / 'best.json')
+    assert facts['step'] == 20
+    assert facts['top_1'] == _top_1(scenario.record['20'])
+    assert facts['checkpoint'] == tf.train.latest_checkpoint(str(best))
+    values, expected = (
+      command.variables(checkpoint)
+      for checkpoint in (best, trained.model_dir / f'model.ckpt-{_LAST}')
+    )
+    assert list(values) == list(expected)
+    for name, value in expected.items():
+      np.testing.assert_array_equal(values[name], value)
+
+  def test_keeps_the_export_of_the_best_one(self, scenario):
+    facts = _read_json(scenario.model_dir / 'best' / 'best.json')
+    result = _read_json(scenario.model_dir / 'result.json')
+    kept = {os.path.basename(each['export']) for each in (facts, result)}
+    assert {*os.listdir(scenario.model_dir / 'exports')} == kept
+    assert len(kept) == 2
+    export = _read_json(pathlib.Path(facts['export']) / 'export.json')
+    assert export['global_step'] == 20
+    assert facts['saved_model'] == facts['export']
+
+  def test_the_record_is_there_when_the_rest_is(self, scenario):
+    names = {name for name in scenario.in_between if '.tmp' not in name}
+    record = json.loads(scenario.in_between['eval/evaluated.json'][1])
+    assert list(record) == ['10', '20']
+    assert {
+      'result.json',
+      'best/best.json',
+      'best/model.ckpt-20.index',
+    } <= names
+    assert (
+      json.loads(scenario.in_between['result.json'][1])['global_step'] == 20
+    )
+
+  def test_a_finished_one_has_nothing_to_do(self, scenario):
+    # It says all the same that it was here.
+    own = {log_files.EVALUATOR, status.EVALUATOR}
+
+    def others():
+      found = command.contents(scenario.model_dir)
+      return {name: found[name] for name in {*found} - own}
+
+    before = others()
+    run = command.succeed(
+      scenario.flags, scenario.directory, program=_SMALL_MAIN
+    )
+    top_1 = _top_1(scenario.record[str(_LAST)])
+    assert re.fullmatch(
+      rf'step {_LAST}, the last one, was evaluated before, on \S+: top-1 '
+      rf'{top_1:.4f}; nothing is left to do',
+      run.log[-2],
+    )
+    assert others() == before
+
+
+def test_train_then_eval_records_and_keeps(trained):
+  record = _read_json(trained.model_dir / 'eval' / 'evaluated.json')
+  result = _read_json(trained.model_dir / 'result.json')
+  assert record[str(_LAST)]['metrics'] == result['metrics']
+  assert record[str(_LAST)]['export'] == result['export']
+  best = _read_json(trained.model_dir / 'best' / 'best.json')
+  assert best['step'] == _LAST
+  assert best['export'] == result['export']
+
+
+def test_ends_without_a_trainer(tmp_path, trained):
+  model_dir = tmp_path / 'model'
+  flags = {
+    **trained.flags,
+    'model_dir': model_dir,
+    'mode': 'eval',
+    'eval_timeout_secs': 1,
+  }
+  # This process stands for a trainer, which is slow.
+  lock = locks.acquire(model_dirs.ModelDir(str(model_dir)), force=False)
+  with command.Process(flags, tmp_path, program=_SMALL_MAIN) as job:
+    job.wait_until(lambda: 'waiting for a checkpoint in ' in job.stderr)
+    begun = time.monotonic()
+    job.wait_until(lambda: time.monotonic() - begun > 5)
+    lock.release()
+    job = job.wait()
+  assert job.returncode == 69, job.stderr
+  assert 'Traceback' not in job.stderr
+  assert job.log[-1] == (
+    f'main.py: stopped: no trainer was there and no checkpoint came to '
+    f'{model_dir} for 1 s; start both again to go on.'
+  )
+
+
+# --- One after the other, in detail -------------------------------------------
+
+
+class _Clock:
+  """Stands for the time, which passes only while somebody sleeps."""
+
+  def __init__(self):
+    self.now = 1000.0
+    self.events = {}  # {time: what happens then}.
+
+  def monotonic(self):
+    return self.now
+
+  def sleep(self, seconds):
+    self.now += seconds
+    for when in sorted(self.events):
+      if when <= self.now:
+        self.events.pop(when)()
+
+
+class _KilledError(BaseException):
+  """Ends a job as a signal does."""
+
+
+def _kill():
+  raise _KilledError
+
+
+def _write(directory, step, value=None, is_listed=True):
+  """Writes a checkpoint; its value is its step by default."""
+  directory.mkdir(exist_ok=True)
+  path = str(directory / f'model.ckpt-{step}')
+  tf.raw_ops.SaveV2(
+    prefix=path,
+    tensor_names=['w'],
+    shape_and_slices=[''],
+    tensors=[np.full([10], step if value is None else value, np.float32)],
+  )
+  if is_listed:
+    names = [f'model.ckpt-{each}' for each in command.steps(directory)]
+    tf1.train.update_checkpoint_state(str(directory), names[-1], names)
+  return path
+
+
+def _run(directory, **options):
+  """Returns what a job knows of its run, of 100 steps."""
+  return types.SimpleNamespace(
+    options=run_options.RunOptions(
+      mode='eval', model_dir=str(directory), **options
+    ),
+    params=hparams.HParams(),
+    dataset=types.SimpleNamespace(
+      evaluation=types.SimpleNamespace(name='test'), num_eval_examples=10
+    ),
+    plan=types.SimpleNamespace(total_steps=100),
+    model_dir=model_dirs.ModelDir(str(directory)),
+    check_checkpoints=lambda: None,
+  )
+
+
+def _export(path='export'):
+  return exports.Export(str(path), None, None)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+  """Runs jobs on `directory`, in which `evaluations` takes no time.
+
+  evaluations: (time since the start, step, value of the checkpoint).
+  """
+  clock = _Clock()
+  monkeypatch.setattr(evaluation, 'time', clock)
+  lines = []
+  for name in ('info', 'warning'):
+    monkeypatch.setattr(
+      logging, name, lambda line, *args: lines.append(line % args)
+    )
+  directory = tmp_path / 'model'
+  directory.mkdir()
+  evaluations = []
+  result = types.SimpleNamespace(
+    clock=clock,
+    lines=lines,
+    directory=directory,
+    evaluations=evaluations,
+    during=lambda step: None,  # What happens while a step is evaluated.
+  )
+
+  def evaluate(run, checkpoint):
+    step = checkpoint_files.step_of(checkpoint)
+    value = tf.train.load_checkpoint(checkpoint).get_tensor('w')[0]
+    evaluations.append((clock.now - 1000, step, value))
+    fingerprint = checkpoint_files.fingerprint(checkpoint)
+    result.during(step)
+    metrics = {'top_1_accuracy': step / 1000}
+    evaluated.Record(run).add(step, fingerprint, metrics, _export())
+    return {'global_step': step, 'metrics': metrics}
+
+  monkeypatch.setattr(evaluation, 'evaluate', evaluate)
+
+  def run(change=lambda run: None, **options):
+    of_run = _run(directory, **{'eval_interval_secs': 0, **options})
+    change(of_run)
+    monkeypatch.setattr(runs, 'Run', lambda *_: of_run)
+    # Nothing takes an hour.
+    clock.events.setdefault(clock.now + 3600, _kill)
+    try:
+      evaluation.EvaluateEach(
+        of_run.options, of_run.params, sleep=clock.sleep
+      ).run()
+    except _KilledError:
+      return 'killed'
+    return 'ended'
+
+  result.run = run
+  return result
+
+
+def _steps(job):
+  return [step for _, step, _ in job.evaluations]
+
+
+def test_begins_within_seconds(job):
+  for when, step in ((1003, 10), (1007.5, 20), (1300.1, 100)):
+    job.clock.events[when] = functools.partial(_write, job.directory, step)
+  assert job.run() == 'ended'
+  assert _steps(job) == [10, 20, 100]
+  for (when, *_), appeared in zip(job.evaluations, (3, 7.5, 300.1)):
+    assert appeared <= when <= appeared + 2
+
+
+def test_keeps_the_interval_until_training_is_over(job):
+  for step in (10, 20, 30, 40):
+    _write(job.directory, step)
+  job.clock.events[1130] = functools.partial(_write, job.directory, 100)
+  assert job.run(eval_interval_secs=60) == 'ended'
+  times = [round(when) for when, *_ in job.evaluations]
+  assert _steps(job) == [10, 20, 30, 40, 100]
+  assert times[:3] == [0, 60, 120]
+  # Two seconds at most after that of the last step.
+  assert times[3] == times[4] and 130 <= times[3] <= 132
+
+
+def test_each_once_whenever_it_is_killed(job):
+  for step in (10, 20, 30, 100):
+    _write(job.directory, step)
+
+  def be_killed_the_first_time(step):
+    if _steps(job).count(step) == 1:
+      _kill()
+
+  job.during = be_killed_the_first_time
+  for _ in range(4):
+    assert job.run() == 'killed'
+  assert job.run() == 'ended'
+  assert _steps(job) == [10, 10, 20, 20, 30, 30, 100, 100]
+  # All is recorded now.
+  assert job.run() == 'ended'
+  assert len(job.evaluations) == 8
+
+
+def test_a_run_that_was_begun_anew_is_evaluated_anew(job):
+  for step in (10, 100):
+    _write(job.directory, step)
+  assert job.run() == 'ended'
+  # Saved again, as a trainer does with what it begins with.
+  for step in (10, 100):
+    _write(job.directory, step)
+  assert job.run() == 'ended'
+  assert _steps(job) == [10, 100]
+  for step in (10, 100):
+    _write(job.directory, step, value=step + 1)
+  assert job.run() == 'ended'
+  assert job.evaluations[2:] == [(0, 10, 11), (0, 100, 101)]
+
+
+def test_a_run_that_went_back(job):
+  for step in (10, 20, 30):
+    _write(job.directory, step)
+
+  def go_back():
+    for step in (20, 30):
+      (job.directory / f'model.ckpt-{step}.index').unlink()
+    _write(job.directory, 20, value=-20)
+
+  job.clock.events[1010] = go_back
+  job.clock.events[1020] = functools.partial(_write, job.directory, 100)
+  assert job.run() == 'ended'
+  assert [(step, value) for _, step, value in job.evaluations] == [
+    (10, 10),
+    (20, 20),
+    (30, 30),
+    (20, -20),
+    (100, 100),
+  ]
+
+
+def test_other_data_are_another_evaluation(job):
+  for step in (10, 100):
+    _write(job.directory, step)
+  assert job.run() == 'ended'
+
+  def change(run):
+    run.dataset.num_eval_examples = 5
+
+  assert job.run(change) == 'ended'
+  assert _steps(job) == [10, 100, 10, 100]
+
+
+def test_what_is_being_written_is_waited_for(job):
+  """Without being listed, its data come in parts, and later its index."""
+  whole = job.directory.parent / 'elsewhere'
+  _write(whole, 100)
+  index, data = (
+    (whole / f'model.ckpt-100{end}').read_bytes()
+    for end in ('.index', '.data-00000-of-00001')
+  )
+
+  def write(end, content):
+    (job.directory / f'model.ckpt-100{end}').write_bytes(content)
+
+  for when, end, content in (
+    (1002.5, '.data-00000-of-00001', data[:10]),
+    (1004.5, '.index', index[:70]),
+    (1006.5, '.index', index),
+    (1007.5, '.data-00000-of-00001', data),
+  ):
+    job.clock.events[when] = functools.partial(write, end, content)
+  assert job.run() == 'ended'
+  assert _steps(job) == [100]
+  assert not any('damaged' in line for line in job.lines)
+
+
+@pytest.mark.parametrize('is_listed', [True, False])
+def test_what_is_damaged_is_skipped_until_it_is_repaired(job, is_listed):
+  path = _write(job.directory, 10, is_listed=is_listed)
+  data = pathlib.Path(f'{path}.data-00000-of-00001')
+  content = data.read_bytes()
+  data.write_bytes(bytes(len(content)))
+  if is_listed:
+    _write(job.directory, 20)
+  job.clock.events[1050] = functools.partial(data.write_bytes, content)
+  job.clock.events[1060] = functools.partial(_write, job.directory, 100)
+  assert job.run() == 'ended'
+  assert _steps(job) == ([20, 10, 100] if is_listed else [10, 100])
+  (when,) = (when for when, step, _ in job.evaluations if step == 10)
+  assert 50 <= when <= 52
+  (line,) = [line for line in job.lines if line.endswith('; skipped')]
+  assert line.startswith(f'WARNING: {path} is damaged (')
+
+
+def test_the_last_one_is_damaged(job):
+  # Whoever trains on will write it again.
+  path = pathlib.Path(_write(job.directory, 100))
+  path.with_name(f'{path.name}.data-00000-of-00001').unlink()
+  assert job.run() == 'killed'
+  job.clock.events.clear()
+  job.clock.events[job.clock.now + 9] = functools.partial(
+    _write, job.directory, 100
+  )
+  assert job.run() == 'ended'
+  assert _steps(job) == [100]
+
+
+@pytest.mark.parametrize('error', [LookupError, runs.LostCheckpointError])
+def test_only_what_was_lost_is_skipped(job, error):
+  for step in (10, 100):
+    _write(job.directory, step)
+
+  def lose(step):
+    if step == 10 and len(job.evaluations) == 1:
+      # Else it would be there still.
+      (job.directory / 'model.ckpt-10.index').unlink()
+      raise error('DIR/model.ckpt-10 is lost')
+
+  job.during = lose
+  if error is LookupError:
+    with pytest.raises(LookupError):
+      job.run()
+  else:
+    assert job.run() == 'ended'
+    assert _steps(job) == [10, 100]
+    assert 'DIR/model.ckpt-10 is lost; skipped' in job.lines
+
+
+def test_the_trainer_is_gone(job):
+  trainer = locks.Holder(locks.Process('elsewhere', 1), locks.now(), '', '')
+  is_there = {1000: True, 1500: False, 1530: True, 1700: False}
+
+  def read(_):
+    alive = is_there[max(t for t in is_there if t <= job.clock.now)]
+    return dataclasses.replace(trainer, heartbeat=locks.now() if alive else '')
+
+  _write(job.directory, 10)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(locks, 'read', read)
+    with pytest.raises(runs.TrainerGoneError, match=' for 60 s; '):
+      job.run(eval_timeout_secs=60)
+  # It was away for half a minute, and then for good.
+  assert 1760 <= job.clock.now <= 1765
+  assert _steps(job) == [10]
+
+
+def test_checkpoints_are_a_sign_of_a_trainer(job):
+  # Of one that nobody can see.
+  for step in (1, 2, 3, 4):
+    job.clock.events[1000 + 50 * step] = functools.partial(
+      _write, job.directory, step
+    )
+  with pytest.raises(runs.TrainerGoneError):
+    job.run(eval_timeout_secs=60)
+  assert 1260 <= job.clock.now <= 1265
+  assert _steps(job) == [1, 2, 3, 4]
+
+
+def test_storage_that_is_away_for_a_moment(job, monkeypatch):
+  for step in (10, 100):
+    _write(job.directory, step)
+  steps_and_paths = checkpoint_files.steps_and_paths
+  looks = []
+
+  def fail(path):
+    looks.append(path)
+    if len(looks) % 3:
+      raise tf.errors.UnavailableError(None, None, 'HTTP 503')
+    return steps_and_paths(path)
+
+  monkeypatch.setattr(checkpoint_files, 'steps_and_paths', fail)
+  assert job.run() == 'ended'
+  assert _steps(job) == [10, 100]
+
+
+def test_a_poll_reads_no_checkpoint(job, monkeypatch):
+  for step in (10, 20):
+    path = _write(job.directory, step)
+  pathlib.Path(f'{path}.data-00000-of-00001').write_bytes(b'')
+  reads = []
+  for name in ('is_whole', 'fingerprint'):
+    function = getattr(checkpoint_files, name)
+
+    def read(path, function=function):
+      reads.append(job.clock.now)
+      return function(path)
+
+    monkeypatch.setattr(checkpoint_files, name, read)
+  assert job.run() == 'killed'
+  assert max(reads) < 1010
+
+
+@pytest.mark.parametrize(
+  'content', ['', '{', '[]', '{"10": {}}', '{"x": 3}', '\0' * 50]
+)
+def test_a_damaged_record_is_put_aside(job, content):
+  _write(job.directory, 100)
+  path = job.directory / 'eval' / 'evaluated.json'
+  path.parent.mkdir()
+  path.write_text(content)
+  assert job.run() == 'ended'
+  assert _steps(job) == [100]
+  if content != '[]':  # It says that there is nothing.
+    assert path.with_name('evaluated.json.damaged').read_text() == content
+  assert list(_read_json(path)) == ['100']
+
+
+def test_record_of_later_ones(tmp_path):
+  run = _run(tmp_path)
+  record = evaluated.Record(run)
+  for step in (10, 20):
+    path = _write(tmp_path, step)
+    record.add(step, checkpoint_files.fingerprint(path), {'a': 1.0}, _export())
+  assert [record.has_later(step) for step in (0, 10, 20)] == [True, True, False]
+  # What is there now was not evaluated.
+  _write(tmp_path, 20, value=3)
+  assert not evaluated.Record(run).has_later(10)
+
+
+# --- The best one -------------------------------------------------------------
+
+
+def _facts(step, top_1, fingerprint='a', **others):
+  return {
+    'step': step,
+    'top_1': top_1,
+    'fingerprint': fingerprint,
+    'data': 'test',
+    'architecture': 'small',
+    **others,
+  }
+
+
+def _consider(directory, step, top_1, **others):
+  """Does with `Best` what an evaluation does."""
+  path = _write(directory, step)
+  best = evaluated.Best(model_dirs.ModelDir(str(directory)))
+  candidate = _facts(step, top_1, **others)
+  is_best = best.would_be(candidate)
+  if is_best:
+    best.hold(path)
+    best.replace(candidate, _export(f'exports/{step}'))
+  return is_best
+
+
+def _assert_best(directory, step):
+  """Asserts that best/ holds this one, and it alone."""
+  best = directory / 'best'
+  facts = _read_json(best / 'best.json')
+  assert facts['step'] == step
+  assert facts['export'] == f'exports/{step}'
+  assert command.steps(best) == [step]
+  assert len(os.listdir(best)) == 4
+  newest = tf.train.latest_checkpoint(str(best))
+  assert newest == str(best / f'model.ckpt-{step}')
+  assert checkpoint_files.is_whole(newest) == ''
+  np.testing.assert_array_equal(command.variables(best)['w'], [step] * 10)
+  kept = evaluated.Best(model_dirs.ModelDir(str(directory))).kept_exports
+  assert kept == [f'exports/{step}']
+
+
+def test_best_is_the_first_of_the_highest(tmp_path):
+  found = [
+    _consider(tmp_path, step, top_1)
+    for step, top_1 in ((1, 0.2), (2, 0.1), (3, 0.5), (4, 0.5), (5, 0.4))
+  ]
+  assert found == [True, False, True, False, False]
+  _assert_best(tmp_path, 3)
+  # Evaluated again, it is the best one still, with the later export.
+  assert _consider(tmp_path, 3, 0.5)
+  # But not with other values.
+  assert not _consider(tmp_path, 3, 0.4, fingerprint='b')
+  _assert_best(tmp_path, 3)
+
+
+@pytest.mark.parametrize('key', ['data', 'architecture'])
+def test_best_is_compared_with_its_like(tmp_path, key):
+  _consider(tmp_path, 1, 0.9)
+  assert _consider(tmp_path, 2, 0.2, **{key: 'another'})
+  _assert_best(tmp_path, 2)
+
+
+@pytest.mark.parametrize('name', ['model.ckpt-1.index', 'best.json'])
+def test_best_that_is_damaged_is_replaced(tmp_path, name):
+  _consider(tmp_path, 1, 0.9)
+  path = tmp_path / 'best' / name
+  path.write_bytes(bytes(path.stat().st_size))
+  assert _consider(tmp_path, 2, 0.2)
+  _assert_best(tmp_path, 2)
+
+
+def test_best_takes_no_part_of_a_checkpoint(tmp_path):
+  _consider(tmp_path, 1, 0.2)
+  path = _write(tmp_path, 2)
+  pathlib.Path(f'{path}.data-00000-of-00001').write_bytes(b'cut')
+  best = evaluated.Best(model_dirs.ModelDir(str(tmp_path)))
+  with pytest.raises(tf.errors.DataLossError, match='is not whole'):
+    best.hold(path)
+  assert _consider(tmp_path, 3, 0.3)
+  _assert_best(tmp_path, 3)
+
+
+def test_best_is_whole_whenever_it_is_killed(tmp_path, monkeypatch):
+  """After each operation on files but those that only read."""
+  names = ('copy', 'rename', 'remove', 'makedirs')
+  functions = {name: getattr(tf.io.gfile, name) for name in names}
+  left = math.inf
+
+  def be_killed(function):
+    def call(*args, **kwargs):
+      nonlocal left
+      left -= 1
+      if left < 0:
+        raise _KilledError
+      return function(*args, **kwargs)
+
+    return call
+
+  for name, function in functions.items():
+    monkeypatch.setattr(tf.io.gfile, name, be_killed(function))
+  _consider(tmp_path, 1, 0.2)
+  number_of_kills = 0
+  for kill_after in itertools.count():
+    left = kill_after
+    try:
+      _consider(tmp_path, 2, 0.3)
+      break
+    except _KilledError:
+      number_of_kills += 1
+    # Whoever reads it, by either name, finds a whole one.
+    best = tmp_path / 'best'
+    facts = _read_json(best / 'best.json')
+    for checkpoint in (
+      tf.train.latest_checkpoint(str(best)),
+      facts['checkpoint'],
+    ):
+      assert checkpoint_files.is_whole(checkpoint) == ''
+      step = checkpoint_files.step_of(checkpoint)
+      assert tf.train.load_checkpoint(checkpoint).get_tensor('w')[0] == step
+    if facts['step'] == 2:
+      # From the beginning.
+      left = math.inf
+      shutil.rmtree(best)
+      _consider(tmp_path, 1, 0.2)
+  assert number_of_kills > 6
+  _assert_best(tmp_path, 2)
