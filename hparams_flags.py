@@ -24,6 +24,19 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
     'take every hyper-parameter that is not given from hparams.json there. '
     'status: say how the run in --model_dir is doing, also by the exit code.'
   ),
+  'on_nan': (
+    'What to do when the loss, a gradient or a batch statistic is NaN or '
+    'infinite. The step is not made in any case. stop: end. rollback: go back '
+    'to the newest checkpoint, and on without the batches since then.'
+  ),
+  'max_rollbacks': (
+    'How often a run may roll back, all its restarts together; '
+    'rollbacks.json in --model_dir lists them.'
+  ),
+  'deterministic': (
+    'On one CPU device, make a run that is killed and started again equal to '
+    'one that was not, bit for bit, on machines of one kind.'
+  ),
   'model_dir': 'Directory for checkpoints, summaries, results and exports.',
   'force': (
     'Train in --model_dir although another trainer is there, which then stops.'

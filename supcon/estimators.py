@@ -6,6 +6,7 @@ import os
 from typing import NamedTuple
 
 import tensorflow as tf
+from tensorflow.python.framework import config as config_lib
 
 from supcon import devices as devices_lib
 from supcon import replicas
@@ -94,10 +95,26 @@ def train(
     input_fn = _per_replica(input_fn, params)
   if not devices.cluster:
     hooks.append(retries.NewSessionHook())
-  with devices.watchdog.guarding():
+  with devices.watchdog.guarding(), _determinism(options.deterministic):
     estimator.train(
       input_fn, max_steps=max_steps, hooks=hooks, saving_listeners=listeners
     )
+
+
+@contextlib.contextmanager
+def _determinism(is_wanted):
+  """Has TensorFlow leave nothing to chance, or refuse the op, within.
+
+  Everywhere it would ask for a seed even in a graph that is only made to see
+  the shapes of a model.
+  """
+  if is_wanted:
+    config_lib.enable_op_determinism()
+  try:
+    yield
+  finally:
+    if is_wanted:
+      config_lib.disable_op_determinism()
 
 
 def _with_saver(function, options, attempts):

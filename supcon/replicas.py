@@ -137,6 +137,42 @@ def apply_mean_gradients(optimizer, gradients_and_variables, global_step):
   return optimizer.apply_gradients(gradients_and_variables, global_step)
 
 
+def update_if(predicate, update, changed):
+  """Changes variables where a predicate holds, and leaves them alone elsewhere.
+
+  Args:
+    predicate: Bool scalar, the same on all replicas.
+    update: Called without arguments, on each replica; returns the op.
+    changed: The variables that it changes.
+
+  Returns:
+    The op.
+  """
+  if _is_on_tpu():
+    # XLA takes the choice into the loop that updates a variable: it costs
+    # nothing there, whereas a conditional would keep the two apart.
+    before = [variable.read_value() for variable in changed]
+    with tf.control_dependencies(before):
+      updated = update()
+    with tf.control_dependencies([updated]):
+      return tf.group(
+        [
+          variable.assign(
+            tf.where(predicate, variable.read_value(), value), read_value=False
+          )
+          for variable, value in zip(changed, before)
+        ]
+      )
+  # This is what tf.cond does. It cannot be called here: replicas meet in an
+  # update, and would meet each in a branch of its own.
+  switch = tf.raw_ops.Switch(data=predicate, pred=predicate)
+  with tf.control_dependencies([tf.identity(switch.output_true)]):
+    updated = update()
+  with tf.control_dependencies([updated]):
+    done = tf.identity(switch.output_true)
+  return tf.raw_ops.Merge(inputs=[done, switch.output_false]).output.op
+
+
 def once(function):
   """Calls a function once for all replicas of a tf.distribute strategy.
 

@@ -37,6 +37,7 @@ class Retries:
     limit: int = 5,
     first_pause: float = 2.0,
     sleep: Callable[[float], None] = time.sleep,
+    tell: Callable[[], None] = lambda: None,
   ):
     """Nothing has failed yet.
 
@@ -45,11 +46,13 @@ class Retries:
       first_pause: Seconds before the second try; each pause is twice the one
         before.
       sleep: What waits.
+      tell: Is called whenever something is to be tried again.
     """
     self.count = 0
     self._limit = limit
     self._first_pause = first_pause
     self._sleep = sleep
+    self._tell = tell
     self._failures = 0
 
   def call(self, what: str, function: Callable[[], _Result]) -> _Result:
@@ -91,6 +94,7 @@ class Retries:
       reason(error),
       pause,
     )
+    self._tell()
     self._sleep(pause)
 
   def succeeded(self) -> None:

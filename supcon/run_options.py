@@ -19,6 +19,9 @@ MODES = (
   'status',
 )
 
+# What to do if training diverges.
+ON_NAN = ('stop', 'rollback')
+
 # What an export may be: a SavedModel for TensorFlow 2 and TensorFlow Serving,
 # and a TF-Hub module for TensorFlow 1.
 EXPORT_FORMATS = ('saved_model', 'hub')
@@ -47,6 +50,9 @@ class RunOptions:
   keep_checkpoint_interval_secs: float = 36000000.0
   eval_interval_secs: int = 60
   eval_timeout_secs: int = 0
+  on_nan: str = 'stop'
+  max_rollbacks: int = 3
+  deterministic: bool = False
   export_formats: tuple[str, ...] = EXPORT_FORMATS
   exports_to_keep: int = 0
   output: str = ''
@@ -103,11 +109,15 @@ class RunOptions:
     ):
       if getattr(self, name) <= 0:
         raise ValueError(f'--{name}={getattr(self, name)} must be positive.')
-    for name in ('eval_interval_secs', 'eval_timeout_secs'):
+    for name in ('eval_interval_secs', 'eval_timeout_secs', 'max_rollbacks'):
       if getattr(self, name) < 0:
         raise ValueError(
           f'--{name}={getattr(self, name)} must not be negative.'
         )
+    if self.on_nan not in ON_NAN:
+      raise ValueError(
+        f'--on_nan={self.on_nan} is not one of {", ".join(ON_NAN)}.'
+      )
     if not self.uses_trained_model:
       self._check_reference(params)
     self._check_use()

@@ -48,6 +48,11 @@ class _FlakyHook(retries.NewSessionHook):
 
 _Saver.save = _flaky_save
 retries.NewSessionHook = _FlakyHook
-retries.Retries.__init__.__defaults__ = (5, 0.01, retries.time.sleep)
+retries.Retries.__init__.__defaults__ = (
+  5,
+  0.01,
+  retries.time.sleep,
+  lambda: None,
+)
 resnet.Encoder = cases.SmallEncoder
 runpy.run_path(str(_ROOT / 'main.py'), run_name='__main__')

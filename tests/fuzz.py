@@ -19,6 +19,7 @@ import os
 import pathlib
 import queue
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,8 @@ _BASE = {
   'stage_2_epochs': 1,
   'stage_2_warmup_epochs': 0,
   'resnet_depth': 18,
+  # Whoever waits for a checkpoint that nobody will write waits for ever.
+  'eval_timeout_secs': 1,
 }
 # Ends within the minute, whatever else is asked for.
 _WORDS = (
@@ -88,6 +91,16 @@ _WORDS = (
   'tfds:../../x',
   '$(id)',
   '--help',
+)
+# Nothing outside of runs/ is to change.
+_MODEL_DIRS = (
+  '',
+  '/proc/nothing',
+  '/dev/null',
+  '/dev/null/model',
+  'gs://no-such-bucket-of-ours/x',
+  'runs/' + 'x' * 5000,
+  'runs/\N{SNOWMAN} %s%n{}',
 )
 # Would take longer than a fuzzer has, for good reasons: downloads, and runs
 # that were asked for.
@@ -188,14 +201,13 @@ class _Worker:
 
 def _random_flags(rng, number, directory):
   """Returns the arguments of a run with a few flags that are anything."""
-  del directory
   flags = {
     **_BASE,
     'mode': rng.choice(run_options.MODES),
     'model_dir': f'runs/flags{number}',
   }
-  if flags['mode'] in ('eval', 'export', 'embed', 'predict'):
-    flags['model_dir'] = 'trained'
+  if flags['mode'] in ('eval', 'export', 'embed', 'predict', 'status'):
+    shutil.copytree(directory / 'trained', directory / flags['model_dir'])
   flags['output'] = f'runs/flags{number}.npz' if rng.random() < 0.8 else ''
   if flags['mode'] == 'predict':
     flags['images'] = rng.choice(('data', 'pictures', 'nothing'))
@@ -206,9 +218,10 @@ def _random_flags(rng, number, directory):
     if name not in _LEFT_ALONE and name != 'mode'
   ]
   for name in rng.sample(names, rng.choice((0, 1, 1, 1, 2, 2, 3, 5))):
-    if name == 'model_dir' and rng.random() < 0.9:
-      continue
-    flags[name] = _value(rng, name, table)
+    if name == 'model_dir':
+      flags[name] = rng.choice((*_MODEL_DIRS, flags[name]))
+    else:
+      flags[name] = _value(rng, name, table)
   if rng.random() < 0.05:
     flags['hparams'] = rng.choice((*_WORDS, 'bs=8,d=18', 'bs=8,ea=r9'))
   arguments = [f'--{name}={value}' for name, value in flags.items()]
@@ -291,7 +304,7 @@ def _damaged_data(rng, number, directory):
   else:
     flags.update(batch_size=256, eval_batch_size=256)
   if flags['mode'] in ('eval', 'embed'):
-    flags['model_dir'] = 'trained'
+    shutil.copytree(directory / 'trained', directory / flags['model_dir'])
     flags['output'] = f'runs/data{number}.npz'
   if rng.random() < 0.3:
     flags['measure_whitening'] = True
@@ -357,7 +370,7 @@ def _outside(directory):
   found = {}
   for top, _, names in os.walk(directory):
     path = pathlib.Path(top)
-    if path.relative_to(directory).parts[:1] in (('runs',), ('trained',)):
+    if path.relative_to(directory).parts[:1] == ('runs',):
       continue
     for name in names:
       status = (path / name).lstat()
@@ -424,7 +437,9 @@ def main():
         if verdict := _verdict(code, text):
           failures.append(verdict)
           print(f'{verdict}: {kind} {number}: {arguments}\n{text[-2500:]}\n')
-        for path in (directory / 'runs').glob(f'*{number}'):
+        for path in (directory / 'runs').iterdir():
+          if not re.fullmatch(rf'[a-z_]+{number}(\..*)?', path.name):
+            continue
           with contextlib.suppress(OSError):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         done = sum(codes.values())

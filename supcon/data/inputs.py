@@ -110,7 +110,8 @@ def train_input_fn(
     dataset: The data set.
     params: The hyper-parameters of the run.
     dtype: Of the images.
-    start_step: The first batch to give is that of this global step.
+    start_step: The first batch to give, counted from the start of the run: the
+      global step, plus the batches that rollbacks have skipped.
 
   Returns:
     A function of {'batch_size': B, 'context': which host this is, if there are
@@ -188,7 +189,7 @@ def embeddings_input_fn(
     labels: int32 [N], by position.
     dataset: The data set.
     params: The hyper-parameters of the run.
-    start_step: The first batch to give is that of this global step.
+    start_step: The first batch to give, as for `train_input_fn`.
 
   Returns:
     A function as `train_input_fn` returns it. The only feature is

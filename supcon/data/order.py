@@ -5,7 +5,7 @@ positions s * B to (s + 1) * B - 1, B being the batch over all hosts; position p
 is in epoch p // N, N being the number of examples. Batches reach across the
 borders of epochs, so that nothing is dropped. What stands at a position follows
 from the seed, not from what was read before: a run that starts at step s sees
-batch s.
+batch s; or, if rollbacks have skipped k batches, batch s + k.
 
 Hosts. Of each batch, host h of H takes the positions with p // (B / H) % H ==
 h; so the hosts' parts of an epoch are disjoint and complete. Or each host sees

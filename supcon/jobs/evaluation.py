@@ -254,7 +254,9 @@ class EvaluateEach:
       runs.TrainerGoneError: If no trainer was there for --eval_timeout_secs.
     """
     model_dir = self._model_dir
-    trying = retries.Retries(sleep=self._sleep)
+    trying = retries.Retries(
+      sleep=self._sleep, tell=lambda: self._writer.add(retries=1)
+    )
     with (
       log_files.keep(model_dir.join(log_files.EVALUATOR)),
       status.Writer(
@@ -268,7 +270,6 @@ class EvaluateEach:
             return
           trying.succeeded()
         except retries.TRANSIENT_ERRORS as error:
-          self._writer.add(retries=1)
           trying.wait(f'evaluating what is in {model_dir.path}', error)
 
   def _is_done(self):

@@ -93,7 +93,8 @@ def _start(run, model):
 
 
 def _ahead(run):
-  step = run.model_dir.newest_step()
+  # A run that begins in the middle has to do what one from the beginning does.
+  step = 0 if run.options.deterministic else run.model_dir.newest_step()
   return [stage for stage in run.plan.stages if stage.stop_step > step]
 
 

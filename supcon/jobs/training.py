@@ -1,6 +1,7 @@
 """Trains what remains of a run, stage by stage."""
 
 import contextlib
+import functools
 import sys
 import time
 
@@ -21,6 +22,8 @@ from supcon.data import inputs
 from supcon.jobs import evaluation
 from supcon.jobs import frozen
 from supcon.jobs import runs
+from supcon.training import hooks
+from supcon.training import rollbacks
 from supcon.training import run_hooks
 
 _POLL_SECONDS = 2.0
@@ -34,10 +37,21 @@ class Train:
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
     self._run = runs.Run(options, params)
-    self._retries = retries.Retries(sleep=signals.sleep)
+    if options.deterministic:
+      self._check_deterministic()
+    self._rollbacks = rollbacks.Rollbacks(self._run.model_dir)
+    self._retries = retries.Retries(sleep=signals.sleep, tell=self._count_retry)
     # What the chief alone has.
     self._lock: locks.Lock | None = None
     self._writer: status.Writer | None = None
+
+  def _check_deterministic(self):
+    devices = self._run.devices
+    if self._run.options.use_tpu or devices.strategy is not None:
+      raise ValueError(
+        '--deterministic is known to hold on one CPU or GPU alone; leave it '
+        'out, or use --use_tpu=False with one device (--num_replicas=1).'
+      )
 
   def announce(self) -> None:
     """Locks model_dir, and says what is going to be done.
@@ -103,43 +117,46 @@ class Train:
         if step < run.plan.total_steps
         else 'nothing is left to train',
       )
-    make_input_fn = self._images
-    if step < run.plan.total_steps and frozen.is_worth_it(run):
-      make_input_fn = frozen.Embeddings(run).input_fn
-    for stage in run.plan.stages:
-      if step >= stage.stop_step:
-        continue
-      logging.info(
-        'stage %d: steps %d to %d', stage.number, step, stage.stop_step
+    make_input_fn = None
+    while step < run.plan.total_steps:
+      make_input_fn = make_input_fn or self._input_fns()
+      stage = run.plan.stage_at(step)
+      try:
+        step = self._train_from(step, stage, make_input_fn)
+      except hooks.NanLossError as error:
+        step = self._roll_back(error)
+      except (retries.LostSessionError, *retries.TRANSIENT_ERRORS) as error:
+        step = self._try_again(step, error)
+      if step < stage.start_step:
+        make_input_fn = None  # It may be of an encoder that was trained on.
+    if self._rollbacks.count:
+      logging.warning(
+        'WARNING: %d batches were skipped in %d rollbacks; %s lists them',
+        self._rollbacks.num_skipped,
+        self._rollbacks.count,
+        run.model_dir.join(rollbacks.FILE),
       )
-      with faults.naming(run.dataset.train), signals.deferral() as deferral:
-        stopped_at = self._train_stage(stage, step, make_input_fn, deferral)
-        step = stage.stop_step if stopped_at is None else stopped_at
-        self._check_saved(step)
-        if run.devices.cluster:
-          self._wait_for_checkpoint(step)
-        if stopped_at is not None:
-          raise signals.interruption(
-            f'step {step} of {run.plan.total_steps} is saved'
-          )
     run.report_skipped('train')
 
-  def _train_stage(self, stage, step, make_input_fn, deferral):
-    """Trains a stage from `step` on, however often storage fails on the way.
+  def _train_from(self, step, stage, make_input_fn):
+    """Trains while stage and data follow on; returns the step that is reached.
 
-    Every attempt begins with the batch that follows the newest checkpoint.
-
-    Returns:
-      The step at which a signal stopped it, or None.
+    Raises:
+      hooks.NanLossError: If a step could not be made.
+      retries.LostSessionError, tf.errors.OpError: If storage failed.
+      runs.CutShortError: If the last step was not saved.
+      signals.Interrupted: If a signal came.
     """
     run = self._run
-    while True:
+    stop_step = self._rollbacks.until(step, stage.stop_step)
+    logging.info('stage %d: steps %d to %d', stage.number, step, stop_step)
+    with faults.naming(run.dataset.train), signals.deferral() as deferral:
       function, stop_hook = run.model_fn(stage), run_hooks.StopHook(deferral)
-      hooks, listeners = [stop_hook], []
+      own_hooks, listeners = [stop_hook], []
       if run.devices.cluster:
         function.stop_hook = stop_hook
       if run.devices.is_chief:
-        hooks.append(
+        own_hooks.append(
           run_hooks.StatusHook(
             self._writer, run.plan, stage, logs=run.options.use_tpu
           )
@@ -147,30 +164,30 @@ class Train:
         listeners.append(
           run_hooks.SaveListener(self._lock, self._writer, run.model_dir.path)
         )
-      try:
-        estimators.train(
-          run.options,
-          run.devices,
-          function,
-          make_input_fn(step),
-          batch_size=run.params.batch_size,
-          seed=run.params.seed,
-          max_steps=stage.stop_step,
-          attempts=self._retries,
-          hooks=hooks,
-          listeners=listeners,
+      estimators.train(
+        run.options,
+        run.devices,
+        function,
+        make_input_fn(step + self._rollbacks.offset(step)),
+        batch_size=run.params.batch_size,
+        seed=run.params.seed,
+        max_steps=stop_step,
+        attempts=self._retries,
+        hooks=own_hooks,
+        listeners=listeners,
+      )
+      reached = stop_step if stop_hook.step is None else stop_hook.step
+      self._check_saved(reached)
+      if run.devices.cluster:
+        self._wait_for_checkpoint(reached)
+      if stop_hook.step is not None:
+        raise signals.interruption(
+          f'step {reached} of {run.plan.total_steps} is saved'
         )
-        return stop_hook.step
-      except (retries.LostSessionError, *retries.TRANSIENT_ERRORS) as error:
-        if run.devices.cluster:  # The others have lost this worker.
-          raise
-        before, step = step, run.model_dir.newest_step()
-        if step > before:
-          self._retries.succeeded()
-        self._retries.wait(f'training from step {step} on', error)
+    return reached
 
   def _check_saved(self, step):
-    """Looks whether a stage has come to its end.
+    """Looks whether training has come to its end.
 
     Raises:
       runs.CutShortError: If it has not. TensorFlow takes some errors for the
@@ -185,12 +202,78 @@ class Train:
         'command again.'
       )
 
-  def _images(self, start_step):
-    """Returns the input function of training from a step on."""
+  def _try_again(self, begun, error):
+    """Returns the step of the newest checkpoint, after a pause.
+
+    Raises:
+      Exception: `error`, if it came too often, or if there are others, who have
+        lost this worker.
+    """
+    if self._run.devices.cluster:
+      raise error
+    step = self._run.model_dir.newest_step()
+    if step > begun:
+      self._retries.succeeded()
+    self._retries.wait(f'training from step {step} on', error)
+    return step
+
+  def _input_fns(self):
+    """Returns what makes the input function of training from a batch on."""
     run = self._run
-    return inputs.train_input_fn(
-      run.dataset, run.params, run.dtype, start_step=start_step
+    if frozen.is_worth_it(run):
+      return frozen.Embeddings(run).input_fn
+    return functools.partial(
+      inputs.train_input_fn, run.dataset, run.params, run.dtype
     )
+
+  def _roll_back(self, error):
+    """Returns the step of the newest checkpoint; batches since are skipped.
+
+    Raises:
+      hooks.NanLossError: If that was not asked for, or often enough.
+    """
+    run, options = self._run, self._run.options
+    others_go_on = run.devices.cluster and isinstance(
+      error, hooks.BrokenVariableError
+    )
+    if options.on_nan == 'stop' or others_go_on:
+      raise error
+    if self._rollbacks.count >= options.max_rollbacks:
+      raise hooks.NanLossError(
+        f'{error.reason}; {self._rollbacks.count} rollbacks have been made, as '
+        f'many as --max_rollbacks={options.max_rollbacks} allows',
+        error.step,
+      ) from error
+    step = run.model_dir.newest_step()
+    if error.step < step:  # It was restored, not trained.
+      raise error
+    rollback = self._rollbacks.add(
+      step, error.step, error.reason, is_written=run.devices.is_chief
+    )
+    if run.devices.is_chief:
+      self._tell_rollbacks()
+    logging.warning('WARNING: %s', error.reason)
+    logging.warning(
+      'WARNING: rollback %d of at most %d: back to step %d, without the %d '
+      'batches of steps %d to %d',
+      self._rollbacks.count,
+      options.max_rollbacks,
+      step,
+      rollback.skipped,
+      step,
+      error.step,
+    )
+    return step
+
+  def _tell_rollbacks(self):
+    self._writer.write(
+      rollbacks=self._rollbacks.count,
+      skipped_batches=self._rollbacks.num_skipped,
+    )
+
+  def _count_retry(self):
+    if self._writer:
+      self._writer.add(retries=1)
 
   def _meet(self):
     """Waits for the chief, who has to train the same in the same directory."""

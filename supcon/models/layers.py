@@ -105,8 +105,13 @@ class Module:
       A list of ops, two for each batch norm that was called with training=True.
     """
     return [
-      op for module in self._walk() for op in module._moving_average_updates()
+      average.assign_sub((average - value) * (1 - _MOVING_AVERAGE_MOMENTUM))
+      for average, value in self.batch_statistics()
     ]
+
+  def batch_statistics(self):
+    """Returns (moving statistic, float32 [C] that it is to follow) pairs."""
+    return [pair for module in self._walk() for pair in module._statistics()]
 
   def _add_variable(
     self, role, name, shape, initializer, trainable=True, **options
@@ -142,7 +147,7 @@ class Module:
       if its_role is role
     ]
 
-  def _moving_average_updates(self):
+  def _statistics(self):
     return []
 
 
@@ -311,14 +316,9 @@ class BatchNorm(Module):
       )
     return tf.reshape(y, tf.shape(x)) if is_flat else y
 
-  def _moving_average_updates(self):
-    if self._batch_statistics is None:
-      return []
+  def _statistics(self):
     moving = (self._moving_mean, self._moving_variance)
-    return [
-      average.assign_sub((average - value) * (1 - _MOVING_AVERAGE_MOMENTUM))
-      for average, value in zip(moving, self._batch_statistics)
-    ]
+    return list(zip(moving, self._batch_statistics or ()))
 
 
 def _pad(x, kernel_size):

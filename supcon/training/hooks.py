@@ -1,5 +1,6 @@
-"""Session hooks of training off TPU: progress, and a stop at NaN."""
+"""Session hooks of training: progress, and a stop at NaN."""
 
+import collections
 import math
 import time
 
@@ -13,7 +14,24 @@ tf1 = tf.compat.v1
 
 
 class NanLossError(RuntimeError):
-  """The loss, or a variable, is not a finite number any more."""
+  """The loss, a gradient or a variable is not a finite number any more.
+
+  Attributes:
+    reason: Which of them, when and where, in words.
+    step: The step that went wrong: the global step before its update.
+  """
+
+  def __init__(self, reason: str, step: int | None = None):
+    super().__init__(
+      f'{reason}. Checkpoints saved before are untouched; try a lower learning '
+      'rate or a longer warm-up.'
+    )
+    self.reason = reason
+    self.step = step
+
+
+class BrokenVariableError(NanLossError):
+  """Found before saving: of several machines, only the one that saves knows."""
 
 
 class ProgressHook(tf1.train.SessionRunHook):
@@ -86,80 +104,104 @@ class ProgressHook(tf1.train.SessionRunHook):
 
 
 class NanHook(tf1.train.SessionRunHook):
-  """Stops training after a step whose loss is NaN or infinite.
+  """Stops training at a step that was not applied, and says why it was not.
 
   To be handed to train() itself: the hooks of a TPUEstimatorSpec run after the
-  estimator's own, which stops at a NaN without a word on the losses. On TPU,
-  where no hook can see a step, it is not told to watch and does nothing.
+  estimator's own, which stops at a NaN without a word on the losses.
   """
 
-  def __init__(self):
-    self._fetches = None
-
   def watch(
-    self, stage: stages.Stage, step: tf.Tensor, losses: stages.LossParts
+    self,
+    stage: stages.Stage,
+    health: stages.Health,
+    memory: tf.Variable | None,
   ) -> None:
-    """Says what to look at; to be called while the graph is built."""
+    """Says what to look at; to be called while the graph is built.
+
+    Args:
+      stage: The stage that is trained.
+      health: That of each step.
+      memory: Where the first bad report is kept, on TPU, where no hook can see
+        a step; None elsewhere.
+    """
     self._stage = stage
-    self._fetches = (step, losses)
+    self._health = health
+    self._memory = memory
+
+  def begin(self):
+    self._step = tf1.train.get_global_step()
+    if self._memory is not None:
+      self._kept = self._memory.read_value()
 
   def before_run(self, run_context):
-    return self._fetches and tf1.train.SessionRunArgs(self._fetches)
+    if self._memory is None:
+      return tf1.train.SessionRunArgs(self._health.report)
 
   def after_run(self, run_context, run_values):
-    if not self._fetches:
+    report = run_values.results
+    if self._memory is not None:
+      report = run_context.session.run(self._kept)
+    num_losses = len(stages.LossParts._fields)
+    losses = stages.LossParts(*report[:num_losses])
+    what = _in_words(self._health.subjects, report[num_losses:])
+    if not what:
       return
-    step, losses = run_values.results
-    if not math.isfinite(losses.total):
-      raise NanLossError(_message('the loss', step, self._stage, losses))
+    # It was not counted.
+    step = int(run_context.session.run(self._step))
+    parts = ', '.join(
+      f'{name} {value:g}' for name, value in losses._asdict().items()
+    )
+    raise NanLossError(
+      f'{what} is not a finite number at step {step}, stage '
+      f'{self._stage.number}; loss parts: {parts}',
+      step,
+    )
 
 
 class NanListener(tf1.train.CheckpointSaverListener):
   """Refuses to save variables that are NaN or infinite.
 
-  The update of a step has been applied by the time a hook sees its loss, and
-  the saver may look at that step first.
+  Finite gradients may still make an update overflow, or a square in a slot.
   """
 
-  def watch(
-    self, stage: stages.Stage, losses: stages.LossParts | None = None
-  ) -> None:
-    """Says whose losses to report; to be called while the graph is built.
-
-    Args:
-      stage: The stage that is trained.
-      losses: Its losses; None on TPU, where nobody can ask for them.
-    """
+  def watch(self, stage: stages.Stage) -> None:
+    """Says which stage is trained; to be called while the graph is built."""
     self._stage = stage
-    self._losses = losses or ()
 
   def begin(self):
+    # Moving statistics of several machines can be read by all of them together
+    # only; what they follow is looked at in every step.
     self._broken = {
-      v.op.name: tf.math.logical_not(
-        tf.reduce_all(tf.math.is_finite(v.read_value()))
-      )
-      for v in tf1.trainable_variables()
+      v.op.name: tf.reduce_any(~tf.math.is_finite(v.read_value()))
+      for v in tf1.global_variables()
+      if v.dtype.is_floating
+      and v.synchronization != tf.VariableSynchronization.ON_READ
     }
 
   def before_save(self, session, global_step_value):
     broken = [name for name, bad in session.run(self._broken).items() if bad]
     if broken:
-      what = f'{broken[0]} (the first of {len(broken)} variables)'
-      # The losses of the next batch show which part the broken update hit.
-      losses = session.run(self._losses)
-      raise NanLossError(_message(what, global_step_value, self._stage, losses))
+      step = int(global_step_value) - 1
+      raise BrokenVariableError(
+        f'{broken[0]} (the first of {len(broken)} variables) is not a finite '
+        f'number after step {step}, stage {self._stage.number}, whose loss and '
+        'gradients were',
+        step,
+      )
 
 
-def _message(what, step, stage, losses):
-  parts = ''
-  if losses:
-    parts = '; loss parts: ' + ', '.join(
-      f'{name} {value:g}' for name, value in losses._asdict().items()
-    )
-  return (
-    f'{what} is not a finite number at step {step}, stage {stage.number}'
-    f'{parts}. Checkpoints saved before are untouched; try a lower learning '
-    'rate or a longer warm-up.'
+def _in_words(subjects, are_bad):
+  """Returns which of the subjects are bad, '' if none is."""
+  names = collections.defaultdict(list)
+  for subject, is_bad in zip(subjects, are_bad):
+    if is_bad:
+      names[subject.kind].append(subject.name)
+  totals = collections.Counter(subject.kind for subject in subjects)
+  return ' and '.join(
+    f'{kind} {of[0]} (the first of {len(of)} of {totals[kind]} variables)'
+    if of[0]
+    else kind
+    for kind, of in names.items()
   )
 
 

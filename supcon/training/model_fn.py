@@ -84,30 +84,38 @@ class ModelFn:
       tf.reduce_mean(cross_entropy_loss),
       include_bias,
     )
-    reported = self._reported(parts)
+    gradients = stages.gradients(model, parts.total)
+    health = stages.health(self.stage, model, parts, gradients)
+    reported = health.losses
+    if self.stop_hook:
+      self.stop_hook.count(replicas.mean(self.stop_hook.ballot()))
     step = tf1.train.get_or_create_global_step()
     before_update = tf.identity(step)
     scalars = metrics.training_scalars(
       self.run, before_update, model, outputs, labels, reported, include_bias
     )
-    with tf.control_dependencies([before_update, *tf.nest.flatten(scalars)]):
+    before = [before_update, *tf.nest.flatten(scalars)]
+    training_hooks, memory = [], None
+    if self.use_tpu:
+      # After a bad step nothing changes until the host can see it.
+      health, memory, kept = stages.first_bad(health)
+      before.append(kept)
+    else:
+      training_hooks.append(
+        hooks.ProgressHook(self.run, self.stage, before_update, scalars)
+      )
+    with tf.control_dependencies(before):
       train_op = stages.train_op(
         self.run,
         self.stage,
         model,
-        parts.total,
+        gradients,
         step,
         include_bias,
+        health.is_good,
       )
-    training_hooks = []
-    if self.use_tpu:
-      self.nan_listener.watch(self.stage)
-    else:
-      self.nan_listener.watch(self.stage, reported)
-      self.nan_hook.watch(self.stage, before_update, reported)
-      training_hooks.append(
-        hooks.ProgressHook(self.run, self.stage, before_update, scalars)
-      )
+    self.nan_hook.watch(self.stage, health, memory)
+    self.nan_listener.watch(self.stage)
     return TPUEstimatorSpec(
       mode=ModeKeys.TRAIN,
       loss=reported.total,
@@ -155,16 +163,6 @@ class ModelFn:
     return contrastive.ContrastiveModel(
       self.params.architecture, self.num_classes
     )
-
-  def _reported(self, parts):
-    """Returns the means over all replicas, who vote at the same time."""
-    values = list(parts)
-    if self.stop_hook:
-      values.append(self.stop_hook.ballot())
-    means = tf.unstack(replicas.mean(tf.stack(values)))
-    if self.stop_hook:
-      self.stop_hook.count(means.pop())
-    return stages.LossParts(*means)
 
   def _outputs(self, model, features, training):
     if 'embeddings' in features:  # Of an encoder that does not change.

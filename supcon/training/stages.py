@@ -6,6 +6,7 @@ not need (a loss of weight 0, and so perhaps the whole backward pass through the
 encoder) is not in its graph.
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import NamedTuple
 
@@ -186,34 +187,167 @@ def make_optimizers(
   return result
 
 
+class Subject(NamedTuple):
+  """What has to be finite for a step to be made."""
+
+  kind: str  # In words.
+  name: str  # Of the variable; empty for the loss.
+
+
+class Health(NamedTuple):
+  """Whether all that a step would do is finite; the same on all replicas.
+
+  Attributes:
+    subjects: What is looked at.
+    report: float32 [4 + len(subjects)]: `LossParts`, as means over the
+      replicas; then of each subject the share of the replicas on which it is
+      NaN or infinite.
+  """
+
+  subjects: tuple[Subject, ...]
+  report: tf.Tensor
+
+  @property
+  def losses(self) -> LossParts:
+    return LossParts(*tf.unstack(self.report[: len(LossParts._fields)]))
+
+  @property
+  def is_good(self) -> tf.Tensor:
+    return tf.reduce_all(tf.equal(self.report[len(LossParts._fields) :], 0))
+
+
+def gradients(
+  model: contrastive.ContrastiveModel, loss: tf.Tensor
+) -> list[tf.Tensor | None]:
+  """Returns this replica's gradient of each trainable variable.
+
+  It is None where the loss does not reach.
+  """
+  return tf.gradients(loss, model.trainable_variables)
+
+
+def health(
+  stage: Stage,
+  model: contrastive.ContrastiveModel,
+  parts: LossParts,
+  gradients: Sequence[tf.Tensor | None],
+) -> Health:
+  """Looks at what this replica would do in a step, and all others.
+
+  Of the losses only the total counts: parts of weight 0 may be what they like.
+  Batch statistics count if moving averages follow them. Neither the loss nor
+  the gradients need show that they are NaN: on CPU, a batch norm and its relu
+  are one op, which makes 0 of NaN.
+  """
+  looked_at = [
+    ('the gradient of', variable, gradient)
+    for variable, gradient in zip(model.trainable_variables, gradients)
+    if gradient is not None
+  ]
+  if stage.params.update_encoder_batch_norm:
+    looked_at += [
+      ('the batch statistic for', variable, statistic)
+      for variable, statistic in model.batch_statistics()
+    ]
+  # Under a tf.distribute strategy a replica knows them by names of its own.
+  names = replicas.once(lambda: [v.op.name for _, v, _ in looked_at])
+  subjects = [Subject('the loss', '')]
+  are_finite = [tf.math.is_finite(parts.total)]
+  for (kind, _, value), name in zip(looked_at, names):
+    subjects.append(Subject(kind, name))
+    are_finite.append(tf.reduce_all(tf.math.is_finite(value)))
+  report = tf.concat(
+    [tf.stack(parts), 1.0 - tf.cast(tf.stack(are_finite), tf.float32)], axis=0
+  )
+  return Health(tuple(subjects), replicas.mean(report))
+
+
+def first_bad(health: Health) -> tuple[Health, tf.Variable, tf.Operation]:
+  """Keeps the first bad report, for a loop of steps that nobody can look into.
+
+  Returns:
+    The health of all steps since the session began, this one included; the
+    variable that keeps its report; and the op that does so.
+  """
+  memory = tf1.get_variable(
+    'first_bad_report',
+    shape=health.report.shape,
+    initializer=tf1.zeros_initializer(),
+    trainable=False,
+    collections=[tf1.GraphKeys.LOCAL_VARIABLES],
+    use_resource=True,
+  )
+  before = health._replace(report=memory.read_value())
+  since = health._replace(
+    report=tf.where(before.is_good, health.report, before.report)
+  )
+  return since, memory, memory.assign(since.report, read_value=False)
+
+
 def train_op(
   run: Plan,
   stage: Stage,
   model: contrastive.ContrastiveModel,
-  loss: tf.Tensor,
+  gradients: Sequence[tf.Tensor | None],
   step: tf.Variable,
   include_bias: bool,
+  is_good: tf.Tensor,
 ) -> tf.Operation:
   """Returns the op of one step of `stage`, which ends by counting `step`.
 
-  What is minimised is the mean of the replicas' losses.
-
   Variables that the loss does not reach get a gradient of zero: they stay, and
   their slots decay as they do in the published implementation.
+
+  Args:
+    run: The plan of all stages.
+    stage: That of the step.
+    model: The model.
+    gradients: Of each trainable variable, or None. What is minimised is the
+      mean of the replicas' losses.
+    step: The global step.
+    include_bias: Whether biases decay.
+    is_good: Bool scalar, the same on all replicas. If it does not hold, no
+      variable changes, be it a weight, a slot, a moving statistic or `step`.
   """
   variables = model.trainable_variables
   optimizer = make_optimizers(run, model, step, include_bias)[stage.number]
-  gradients = [
-    tf.zeros_like(variable) if gradient is None else gradient
-    for gradient, variable in zip(tf.gradients(loss, variables), variables)
+  moves_batch_norm = stage.params.update_encoder_batch_norm
+
+  def update():
+    updates = model.batch_norm_updates() if moves_batch_norm else []
+    with tf.control_dependencies(updates):
+      return replicas.apply_mean_gradients(
+        optimizer,
+        [
+          (tf.zeros_like(variable) if gradient is None else gradient, variable)
+          for gradient, variable in zip(gradients, variables)
+        ],
+        step,
+      )
+
+  return replicas.update_if(
+    is_good,
+    update,
+    changed=[
+      *(model.variables if moves_batch_norm else variables),
+      *_optimizer_variables(optimizer, variables),
+      step,
+    ],
+  )
+
+
+def _optimizer_variables(optimizer, variables):
+  """Returns what an optimizer keeps: of each variable, and besides."""
+  return [
+    *(
+      optimizer.get_slot(variable, name)
+      for name in optimizer.get_slot_names()
+      for variable in variables
+    ),
+    # Powers of Adam's betas. Its public list looks at the default graph alone,
+    # but the loop of a TPU may be a graph of its own.
+    *optimizer._non_slot_variables(),  # pylint: disable=protected-access
   ]
-  updates = []
-  if stage.params.update_encoder_batch_norm:
-    updates = model.batch_norm_updates()
-  with tf.control_dependencies(updates):
-    return replicas.apply_mean_gradients(
-      optimizer, list(zip(gradients, variables)), step
-    )
 
 
 def _modules(model):

@@ -193,6 +193,11 @@ class OnCores:
       BATCH_SIZE,
       STEPS_PER_STAGE,
     )
+    with graph.as_default():  # They start from zero, and are in no checkpoint.
+      self._locals = {
+        v.op.name: np.zeros(v.shape, v.dtype.as_numpy_dtype)
+        for v in tf1.local_variables()
+      }
     self._tags = tags  # In the order in which TPUEstimator sends them.
     self.mlir = program.lower(graph)
 
@@ -217,7 +222,7 @@ class OnCores:
         )
       )
     ran = program.Executable(mlir, self._num_cores).run(
-      {**variables, _ITERATIONS: STEPS_PER_STAGE}, infeed
+      {**variables, **self._locals, _ITERATIONS: STEPS_PER_STAGE}, infeed
     )
     history = [
       {

@@ -159,9 +159,14 @@ def test_a_whole_training_step(monkeypatch):
     traffic.Purpose.GATHER: cases.BATCH_SIZE * (2 * (2 * 8 * 4) + 4),
     # Two moments of each channel, and two sums on the way back.
     traffic.Purpose.BATCH_NORM: sum(2 * 2 * 4 * v.shape[0] for v in gammas),
-    # And what is reported: two accuracies and four losses.
+    # And what is reported: two accuracies, four losses, and whether the loss,
+    # each gradient and each batch statistic is finite.
     traffic.Purpose.GRADIENTS: 4
-    * (sum(v.shape.num_elements() for v in variables) + 2 + 4),
+    * (
+      sum(v.shape.num_elements() for v in variables)
+      + (2 + 4)
+      + (1 + len(variables) + 2 * len(gammas))
+    ),
     traffic.Purpose.CONSTANTS: 0,
   }
   memory = traffic.loss_memory(mlir)

@@ -27,83 +27,106 @@ def _plan(epochs_1=50, epochs_2=20, steps_per_epoch=2):
 
 # --- The stop at NaN ----------------------------------------------------------
 
+_SUBJECTS = (
+  stages.Subject('the loss', ''),
+  stages.Subject('the gradient of', 'v'),
+  stages.Subject('the gradient of', 'w'),
+  stages.Subject('the gradient of', 'x'),
+  stages.Subject('the batch statistic for', 'y'),
+)
 
-def _run_with(hook_of, totals):
-  """Runs a step per total loss, with a hook; returns how many steps ran.
+
+def _run_with_nan_hook(reports, number=1, keeps=False):
+  """Runs a step per report with the hook; returns how many steps ran.
 
   Args:
-    hook_of: From (step, stages.LossParts) to the hook.
-    totals: The total loss of each step.
+    reports: Of each step, as in stages.Health. A bad one is not counted.
+    number: Of the stage.
+    keeps: Whether the steps are a loop that ends after the last of them, and
+      the hook only sees what was kept.
   """
+  hook = hooks.NanHook()
   with tf.Graph().as_default():
     step = tf1.train.get_or_create_global_step()
-    before_update = tf.identity(step)
-    total = tf.gather(tf.constant(totals, tf.float32), before_update)
-    losses = stages.LossParts(
-      total, tf.constant(math.nan), tf.constant(2.5), tf.constant(0.125)
-    )
-    with tf.control_dependencies([total]):
-      train_op = step.assign_add(1)
+    report = tf.gather(tf.constant(reports, tf.float32), step)
+    health, memory = stages.Health(_SUBJECTS, report), None
+    updates = []
+    if keeps:
+      health, memory, update = stages.first_bad(health)
+      updates.append(update)
+    hook.watch(_plan().stages[number - 1], health, memory)
+    with tf.control_dependencies([*updates, report]):
+      train_op = step.assign_add(tf.cast(health.is_good, tf.int64))
     count = 0
-    with tf1.train.SingularMonitoredSession(
-      hooks=[hook_of(before_update, losses)]
-    ) as session:
-      for _ in totals:
-        session.run(train_op)
+    with tf1.train.SingularMonitoredSession(hooks=[hook]) as session:
+      for _ in reports:
+        if keeps and count + 1 < len(reports):
+          session.raw_session().run(train_op)
+        else:
+          session.run(train_op)
         count += 1
     return count
 
 
-def _nan_hook(*watched):
-  hook = hooks.NanHook()
-  hook.watch(*watched)
-  return hook
+_GOOD = [3.0, 2.0, 2.5, 0.125, 0, 0, 0, 0, 0]
 
 
-@pytest.mark.parametrize('broken', [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize('keeps', [False, True])
 @pytest.mark.parametrize('number', [1, 2])
-def test_nan_hook_says_where_and_which_part(number, broken):
-  stage = _plan().stages[number - 1]
+@pytest.mark.parametrize(
+  'bad, words',
+  [
+    ([1, 0, 0, 0, 0], 'the loss'),
+    # Bad on one of four replicas.
+    ([0.25, 0, 0, 0, 0], 'the loss'),
+    ([0, 0, 1, 0, 0], 'the gradient of w (the first of 1 of 3 variables)'),
+    (
+      [1, 0, 1, 1, 1],
+      'the loss and the gradient of w (the first of 2 of 3 variables) and the '
+      'batch statistic for y (the first of 1 of 1 variables)',
+    ),
+  ],
+)
+def test_nan_hook_says_when_and_what(bad, words, number, keeps):
+  broken = [math.nan, math.inf, 2.5, 0.125, *bad]
   with pytest.raises(hooks.NanLossError) as caught:
-    _run_with(lambda *args: _nan_hook(stage, *args), [1.0, 1.0, broken, 1.0])
-  message = str(caught.value)
-  assert (
-    f'the loss is not a finite number at step 2, stage {number};' in message
+    _run_with_nan_hook([_GOOD, _GOOD, broken, _GOOD], number, keeps)
+  assert caught.value.reason == (
+    f'{words} is not a finite number at step 2, stage {number}; loss parts: '
+    'total nan, contrastive inf, cross_entropy 2.5, weight_decay 0.125'
   )
-  assert (
-    f'total {broken:g}, contrastive nan, cross_entropy 2.5, weight_decay 0.125'
-  ) in message
-  assert '\n' not in message
+  assert str(caught.value) == (
+    f'{caught.value.reason}. Checkpoints saved before are untouched; try a '
+    'lower learning rate or a longer warm-up.'
+  )
+  assert caught.value.step == 2 and type(caught.value.step) is int
 
 
-def test_nan_hook_lets_finite_losses_pass():
-  # Parts of weight 0 may be what they like: only the total counts.
-  stage = _plan().stages[0]
-  count = _run_with(lambda *args: _nan_hook(stage, *args), [1.0, 3e38, -1.0])
-  assert count == 3
+@pytest.mark.parametrize('keeps', [False, True])
+def test_nan_hook_lets_good_steps_pass(keeps):
+  # Parts of the loss may be what they like.
+  reports = [_GOOD, [1.0, math.nan, math.inf, 3e38, 0, 0, 0, 0, 0], _GOOD]
+  assert _run_with_nan_hook(reports, keeps=keeps) == 3
 
 
 def _train_and_save(directory, factors, number=1):
-  """Trains a weight w of 1, saving after each step.
+  """Trains a weight w of 1, and a slot, saving after each step.
 
-  Step s sets w = w * factors[s]; the loss of step s is the w before, so it is
-  finite when w breaks.
+  Step s sets w = w * factors[s], and the slot to its square.
   """
   listener = hooks.NanListener()
+  listener.watch(_plan().stages[number - 1])
   with tf.Graph().as_default():
     step = tf1.train.get_or_create_global_step()
     weights = tf1.get_variable('w', initializer=[1.0, 1.0], use_resource=True)
-    tf1.get_variable('other', initializer=1.0, use_resource=True)
-    loss = weights[0]
-    listener.watch(
-      _plan().stages[number - 1],
-      stages.LossParts(loss, loss, tf.constant(2.5), tf.constant(0.125)),
+    slot = tf1.get_variable(
+      'w/slot', initializer=[1.0, 1.0], use_resource=True, trainable=False
     )
-    with tf.control_dependencies([loss]):
-      # Only one of the two elements breaks.
-      update = weights.assign(
-        weights * [tf.gather(tf.constant(factors, tf.float32), step), 1.0]
-      )
+    tf1.get_variable('other', initializer=1.0, use_resource=True)
+    # Only one of the two elements breaks.
+    factor = [tf.gather(tf.constant(factors, tf.float32), step), 1.0]
+    with tf.control_dependencies([weights.assign(weights * factor)]):
+      update = slot.assign(weights.read_value() ** 2)
     with tf.control_dependencies([update]):
       train_op = step.assign_add(1)
     saver = tf1.train.CheckpointSaverHook(
@@ -114,17 +137,23 @@ def _train_and_save(directory, factors, number=1):
         session.run(train_op)
 
 
-@pytest.mark.parametrize('broken', [math.nan, math.inf])
-def test_nan_listener_refuses_to_save_what_is_broken(tmp_path, broken):
-  with pytest.raises(hooks.NanLossError) as caught:
-    _train_and_save(tmp_path, [2.0, 3.0, broken, 1.0], number=2)
-  message = str(caught.value)
-  assert (
-    'w (the first of 1 variables) is not a finite number at step 3, stage 2; '
-    # The losses of the broken weight.
-    f'loss parts: total {broken:g}, contrastive {broken:g}, cross_entropy 2.5'
-  ) in message
-  assert 'Checkpoints saved before are untouched' in message
+@pytest.mark.parametrize(
+  'factor, words',
+  [
+    (math.nan, 'w (the first of 2 variables)'),
+    (math.inf, 'w (the first of 2 variables)'),
+    (1e30, 'w/slot (the first of 1 variables)'),  # 1e60 is too much.
+  ],
+)
+def test_nan_listener_refuses_to_save_what_is_broken(tmp_path, factor, words):
+  with pytest.raises(hooks.BrokenVariableError) as caught:
+    _train_and_save(tmp_path, [2.0, 3.0, factor, 1.0], number=2)
+  assert caught.value.step == 2 and type(caught.value.step) is int
+  assert caught.value.reason == (
+    f'{words} is not a finite number after step 2, stage 2, whose loss and '
+    'gradients were'
+  )
+  assert 'Checkpoints saved before are untouched' in str(caught.value)
 
   newest = tf.train.latest_checkpoint(str(tmp_path))
   assert newest == str(tmp_path / 'model.ckpt-2')
@@ -133,22 +162,7 @@ def test_nan_listener_refuses_to_save_what_is_broken(tmp_path, broken):
   assert not list(tmp_path.glob('model.ckpt-3*'))
 
 
-def test_nan_listener_may_know_no_losses():
-  # On TPU nobody can ask for them.
-  listener = hooks.NanListener()
-  listener.watch(_plan().stages[0])
-  with tf.Graph().as_default(), tf1.Session() as session:
-    tf1.get_variable('w', initializer=math.nan, use_resource=True)
-    listener.begin()
-    session.run(tf1.global_variables_initializer())
-    with pytest.raises(hooks.NanLossError) as caught:
-      listener.before_save(session, 7)
-  assert str(caught.value).startswith(
-    'w (the first of 1 variables) is not a finite number at step 7, stage 1. '
-  )
-
-
-def test_nan_listener_lets_finite_weights_be_saved(tmp_path):
+def test_nan_listener_lets_finite_variables_be_saved(tmp_path):
   _train_and_save(tmp_path, [2.0, 3.0])
   newest = tf.train.latest_checkpoint(str(tmp_path))
   assert newest == str(tmp_path / 'model.ckpt-2')

@@ -19,6 +19,9 @@ from supcon.training import hooks
 from supcon.training import stages
 from tests import golden
 from tests import model_functions
+from tests.tpu import cases
+from tests.tpu import offline
+from tests.tpu import program
 
 tf1 = tf.compat.v1
 ModeKeys = tf1.estimator.ModeKeys
@@ -406,23 +409,35 @@ def test_every_update_waits_for_what_is_measured():
 def test_training_is_watched():
   images, labels = _examples(4)
   function = _function(stage=2)
-  with tf.Graph().as_default(), tf1.Session() as session:
+  with tf.Graph().as_default():
     fed = tf1.placeholder(tf.float32, images.shape)
     spec = _spec(function, fed, labels)
-    function.nan_listener.begin()
-    session.run(tf1.global_variables_initializer())
     (progress_hook,) = spec.training_hooks
     assert isinstance(progress_hook, hooks.ProgressHook)
-    nan_hook = function.nan_hook
+    images_of_steps = [images, images, images * np.float32(np.nan)]
 
-    def step_with_nan_hook(images):
-      fetches = nan_hook.before_run(None).fetches
-      results = session.run(fetches, {fed: images})
-      nan_hook.after_run(None, tf1.train.SessionRunValues(results, None, None))
+    def feed(_):
+      return tf1.train.SessionRunArgs([], {fed: images_of_steps[0]})
 
-    step_with_nan_hook(images)
-    with pytest.raises(hooks.NanLossError, match='step 0, stage 2; .*l nan'):
-      step_with_nan_hook(images * np.float32(np.nan))
+    feeding_hook = tf1.train.SessionRunHook()
+    feeding_hook.before_run = feed
+    with tf1.train.SingularMonitoredSession(
+      hooks=[function.nan_hook, feeding_hook]
+    ) as session:
+      raw = session.raw_session()
+      variables = {v.op.name: v for v in tf1.global_variables()}
+      with pytest.raises(
+        hooks.NanLossError, match='stage 2; .*total nan'
+      ) as caught:
+        while True:
+          before = raw.run(variables)
+          session.run(spec.train_op)
+          images_of_steps.pop(0)
+      after = raw.run(variables)
+  # No weight, no slot, no moving statistic, and not the step.
+  assert caught.value.step == before['global_step'] == 2
+  for name, value in before.items():
+    assert after[name].tobytes() == value.tobytes(), name
 
 
 def test_what_is_broken_is_not_saved():
@@ -433,13 +448,60 @@ def test_what_is_broken_is_not_saved():
     function.nan_listener.begin()
     session.run(tf1.global_variables_initializer())
     function.nan_listener.before_save(session, 6)
-    bias = tf1.trainable_variables()[-1]  # The classifier's.
-    bias.load(np.full(bias.shape, np.nan), session)
+    slot = tf1.global_variables()[-1]
+    assert slot.op.name.endswith('/MomentumOptimizer_stage2')
+    slot.load(np.full(slot.shape, np.nan), session)
     with pytest.raises(
-      hooks.NanLossError,
-      match=f'{bias.op.name} .* step 7, stage 2; .*cross_entropy nan',
+      hooks.BrokenVariableError, match=f'{slot.op.name} .* step 6, stage 2,'
     ):
       function.nan_listener.before_save(session, 7)
+
+
+def test_on_tpu_nothing_changes_after_a_bad_step(monkeypatch):
+  cases.replace_encoder(monkeypatch)
+  num_cores = 4
+  params = cases.params(enums.Optimizer.MOMENTUM)
+  function = cases.function(params, 1, use_tpu=True)
+  graph = offline.training_graph(
+    function,
+    cases.input_fn(tf.float32, with_weights=False),
+    num_cores,
+    cases.BATCH_SIZE,
+    cases.STEPS_PER_STAGE,
+  )
+  with graph.as_default():
+    memory = {v.op.name: np.zeros(v.shape) for v in tf1.local_variables()}
+    for hook in (function.nan_hook, function.nan_listener):
+      hook.begin()  # They have to find their way out of the loop.
+  executable = program.Executable(program.lower(graph), num_cores)
+
+  def train(infeed):
+    return executable.run(
+      {
+        **cases.initial_variables(params),
+        **memory,
+        'tpu_estimator/iterations_per_loop': len(infeed),
+      },
+      infeed,
+    ).variables
+
+  def shares(images, labels):
+    return [*zip(np.split(images, num_cores), np.split(labels, num_cores))]
+
+  first, (images, labels), third = cases.batches(1)
+  one_step = train([shares(*first)])
+  images[-1] = np.nan  # An example of the last core.
+  whole_loop = train([shares(*first), shares(images, labels), shares(*third)])
+
+  reports = whole_loop.pop('first_bad_report')
+  assert not np.any(one_step.pop('first_bad_report')[0][4:])
+  for name, value in one_step.items():
+    np.testing.assert_array_equal(whole_loop[name], value, err_msg=name)
+  assert [*map(int, whole_loop['global_step'])] == [1] * num_cores
+  # What the host sees after three steps is the report on the second one.
+  for report in reports:
+    assert np.isnan(report[0]) and np.isfinite(report[3])
+    assert report[4] == 1  # The loss is bad on all, for batch norm is of all.
 
 
 def test_warm_start_begins_where_the_reference_ended(checkpoint):

@@ -12,10 +12,12 @@ import tensorflow as tf
 
 from supcon import enums
 from supcon import hparams
+from supcon import replicas
 from supcon.models import layers
 from supcon.training import stages
 from tests import flag_parsing
 from tests import golden
+from tests import mirrored
 from tests import model_functions
 
 tf1 = tf.compat.v1
@@ -314,31 +316,40 @@ _WARM_UP = {
 }
 
 
-def _train(
+def _train(*args, num_steps=1, **kwargs):
+  """Trains the model by hand, `num_steps` times on _X.
+
+  The other arguments are those of `_states`.
+
+  Returns:
+    (variables before, variables after), each {name: value} in the order of
+    their creation.
+  """
+  states = _states([_X] * num_steps, *args, **kwargs)
+  return states[0], states[-1]
+
+
+def _states(
+  batches,
   loss_of,
   stage_1,
   stage_2=None,
   number=1,
   start_step=0,
-  num_steps=1,
   start_values=None,
   include_bias=True,
 ):
-  """Trains the model by hand.
+  """Returns {name: value} of all variables at first and after each step.
 
   Args:
+    batches: What to run the train op on.
     loss_of: From (the model, projection, logits) to a scalar.
     stage_1: Changes of the stage's hyper-parameters.
     stage_2: Likewise.
     number: Of the stage to train.
     start_step: The global step before training.
-    num_steps: How often to run the train op.
     start_values: {name of a variable: its value before training}.
     include_bias: Whether biases decay.
-
-  Returns:
-    (variables before, variables after), each {name: value} in the order of
-    their creation.
   """
   params = _params(
     {**_WARM_UP, **stage_1}, {**_WARM_UP, **(stage_2 or {})}, batch_size=256
@@ -346,20 +357,33 @@ def _train(
   run = stages.plan(params, 256)
   with tf.Graph().as_default(), tf1.Session() as session:
     step = tf1.train.get_or_create_global_step()
-    model = _Model()
-    loss = loss_of(model, *model(tf.constant(_X), training=True))
-    train_op = stages.train_op(
-      run, run.stages[number - 1], model, loss, step, include_bias
+    x = tf1.placeholder(tf.float32, _X.shape)
+    train_op, _ = _step(
+      loss_of, x, run, run.stages[number - 1], step, include_bias
     )
     variables = {v.op.name: v for v in tf1.global_variables()}
     session.run(tf1.global_variables_initializer())
     step.load(start_step, session)
     for name, value in (start_values or {}).items():
       variables[name].load(value, session)
-    before = session.run(variables)
-    for _ in range(num_steps):
-      session.run(train_op)
-    return before, session.run(variables)
+    states = [session.run(variables)]
+    for batch in batches:
+      session.run(train_op, {x: batch})
+      states.append(session.run(variables))
+    return states
+
+
+def _step(loss_of, x, run, stage, step, include_bias=True):
+  """Returns (train op, Health) of a step on `x`."""
+  model = _Model()
+  loss = loss_of(model, *model(x, training=True))
+  parts = stages.LossParts(loss, 2.0 * loss, 3.0 * loss, tf.constant(4.0))
+  gradients = stages.gradients(model, loss)
+  health = stages.health(stage, model, parts, gradients)
+  train_op = stages.train_op(
+    run, stage, model, gradients, step, include_bias, health.is_good
+  )
+  return train_op, health
 
 
 def _no_loss(model, projection, logits):
@@ -517,6 +541,168 @@ def test_the_classifiers_loss_leaves_the_encoder_alone():
     'Model/ClassificationHead/kernel',
     'Model/ClassificationHead/bias',
   }
+
+
+# --- Steps that are not made --------------------------------------------------
+
+
+def _of_everything(model, projection, logits):
+  """A loss that moves every variable and follows the batch."""
+  del model
+  return tf.reduce_sum(projection**2) + tf.reduce_sum(logits**2)
+
+
+def _of_a_root(model, projection, logits):
+  """A loss of 0 whose gradient is infinite, at a kernel of 4."""
+  del projection, logits
+  return tf.sqrt(model.encoder.kernel - 4.0)
+
+
+_NAN = np.array([[1.0], [np.nan]], np.float32)
+_HUGE = np.array([[1.0], [1e20]], np.float32)  # Its variance is infinite.
+
+_SUBJECTS = [
+  ('the loss', ''),
+  ('the gradient of', 'Model/Encoder/kernel'),
+  ('the gradient of', 'Model/Encoder/bias'),
+  ('the gradient of', 'Model/Encoder/batch_normalization/gamma'),
+  ('the gradient of', 'Model/Encoder/batch_normalization/beta'),
+  ('the gradient of', 'Model/ProjectionHead/kernel'),
+  ('the gradient of', 'Model/ProjectionHead/bias'),
+  ('the gradient of', 'Model/ClassificationHead/kernel'),
+  ('the gradient of', 'Model/ClassificationHead/bias'),
+  ('the batch statistic for', _MOVING_MEAN),
+  ('the batch statistic for', _MOVING_VARIANCE),
+]
+
+
+def _health(loss_of, x, **changes):
+  """Returns (LossParts, what is looked at, what of it is bad)."""
+  stage = _stage(**_MOMENTUM, **changes)
+  run = stages.plan(_params({'epochs': 4}), 4)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    step = tf1.train.get_or_create_global_step()
+    _, health = _step(loss_of, tf.constant(x), run, stage, step)
+    session.run(tf1.global_variables_initializer())
+    losses, report = session.run([health.losses, health.report])
+    is_good = session.run(health.is_good)
+  assert len(report) == 4 + len(health.subjects)
+  assert set(report[4:]) <= {0, 1}
+  bad = [each for each, bad in zip(health.subjects, report[4:]) if bad]
+  assert is_good == (not bad)
+  return losses, [*health.subjects], bad
+
+
+def test_a_good_step_is_good():
+  losses, subjects, bad = _health(_encoder_kernel, _X)
+  assert losses == (4.0, 8.0, 12.0, 4.0)
+  # Only what the loss reaches.
+  assert subjects == [*_SUBJECTS[:2], *_SUBJECTS[-2:]]
+  assert bad == []
+
+
+def test_everything_is_looked_at():
+  _, subjects, bad = _health(_of_everything, _X)
+  assert (subjects, bad) == (_SUBJECTS, [])
+  losses, subjects, bad = _health(_of_everything, _NAN)
+  assert np.isnan(losses.total) and losses.weight_decay == 4.0
+  assert (subjects, bad) == (_SUBJECTS, _SUBJECTS)
+
+
+def test_a_gradient_is_looked_at_where_the_loss_is_finite():
+  losses, _, bad = _health(_of_a_root, _X)
+  assert losses.total == 0
+  assert bad == [('the gradient of', 'Model/Encoder/kernel')]
+
+
+def test_statistics_are_looked_at_if_they_move():
+  _, subjects, bad = _health(_no_loss, _NAN)
+  assert subjects == [_SUBJECTS[0], *_SUBJECTS[-2:]]
+  assert bad == _SUBJECTS[-2:]
+  assert _health(_no_loss, _HUGE)[-1] == _SUBJECTS[-1:]
+  _, subjects, bad = _health(_no_loss, _NAN, update_encoder_batch_norm=False)
+  assert (subjects, bad) == (_SUBJECTS[:1], [])
+
+
+def _assert_same_bits(found, expected):
+  assert found.keys() == expected.keys()
+  for name, value in expected.items():
+    assert found[name].tobytes() == value.tobytes(), name
+
+
+@pytest.mark.parametrize('optimizer', list(enums.Optimizer))
+def test_a_bad_step_changes_nothing(optimizer):
+  stage = {'optimizer': optimizer, 'weight_decay': 0.25}
+  before, one, still, still_one, two = _states(
+    [_X, _NAN, _HUGE, _X], _of_everything, stage, stage, start_step=1
+  )
+  _assert_same_bits(still, one)
+  _assert_same_bits(still_one, one)
+  # While a good one changes everything.
+  steps = [state['global_step'] for state in (before, one, two)]
+  assert steps == [1, 2, 3]
+  for _, name in _SUBJECTS[1:]:
+    assert one[name] != two[name], name
+
+
+def test_an_infinite_gradient_changes_nothing():
+  before, after = _train(_of_a_root, _MOMENTUM, start_step=2, num_steps=2)
+  _assert_same_bits(after, before)
+
+
+@pytest.mark.parametrize('bad_replica', [None, 0, 1, 2])
+def test_one_bad_replica_holds_all(bad_replica):
+  count = 3
+  params = _params({**_WARM_UP, **_MOMENTUM}, batch_size=256)
+  run = stages.plan(params, 256)
+
+  def build():
+    step = tf1.train.get_or_create_global_step()
+    factor = np.nan if replicas.replica_id() == bad_replica else 1.0
+    train_op, health = _step(
+      lambda *args: factor * _of_everything(*args),
+      tf.constant(_X),
+      run,
+      run.stages[0],
+      step,
+    )
+    assert [*health.subjects] == _SUBJECTS  # By their names in a checkpoint.
+    with tf.control_dependencies([train_op]):
+      variables = [v.read_value() for v in tf1.trainable_variables()]
+      return tf.identity(step), variables, health.report
+
+  for step, variables, report in mirrored.run(build, count, steps=3):
+    if bad_replica is None:
+      assert step == 3
+      np.testing.assert_array_equal(report[4:], 0)
+      assert variables[0] != 4.0
+      continue
+    assert step == 0
+    # One of three; what comes through the synchronised batch norm, on all.
+    shares = [1 / 3, 1, 1, *[1 / 3] * 6, 0, 0]
+    np.testing.assert_allclose(report[4:], shares, rtol=1e-6)
+    assert np.isnan(report[0]) and report[3] == 4.0
+    found = [value.item() for value in variables]
+    assert found == [4.0, 2.0, 7.0, 0.0, 2.0, 6.0, 6.0, 8.0]
+
+
+def test_the_first_bad_report_is_kept():
+  reports = [[5, 0], [6, 0], [7, 1], [8, 0], [9, 1]]
+  with tf.Graph().as_default(), tf1.Session() as session:
+    report = tf1.placeholder(tf.float32, [5])
+    subjects = (stages.Subject('the loss', ''),)
+    since, memory, kept = stages.first_bad(stages.Health(subjects, report))
+    assert tf1.global_variables() == []  # It is in no checkpoint.
+    session.run(tf1.local_variables_initializer())
+    found = []
+    for total, bad in reports:
+      feed = {report: [total, 1, 2, 3, bad]}
+      is_good, losses, _ = session.run(
+        [since.is_good, since.losses, kept], feed
+      )
+      found.append((is_good, losses.total))
+    assert found == [(True, 5), (True, 6), (False, 7), (False, 7), (False, 7)]
+    np.testing.assert_array_equal(session.run(memory), [7, 1, 2, 3, 1])
 
 
 # --- Slots --------------------------------------------------------------------

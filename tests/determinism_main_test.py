@@ -1,0 +1,69 @@
+"""main.py --deterministic under kill -9 does what it does when left alone."""
+
+import json
+import pathlib
+
+import pytest
+
+from tests import command
+
+_HERE = pathlib.Path(__file__).parent
+_ON_CPU = {'CUDA_VISIBLE_DEVICES': ''}
+
+_FLAGS = {
+  'deterministic': True,
+  'use_tpu': False,
+  'input_fn': 'digits',
+  'image_size': 8,
+  'eval_crop_method': 'CROP_THEN_RESIZE',
+  'crop_padding': 0,
+  'crop_area_range': '0.5,1.0',
+  'augmentation_type': 'SIMCLR',
+  'projection_head_layers': '16,8',
+  'num_images': 200,
+  'batch_size': 64,
+  'eval_batch_size': 100,
+  'label_noise_prob': 0.2,
+  'save_interval_steps': 2,
+  'stage_1_epochs': 16,
+  'stage_1_warmup_epochs': 1,
+  'stage_1_optimizer': 'LARS',
+  'stage_1_cross_entropy_loss_weight': 1.0,
+  'stage_2_epochs': 16,
+  'stage_2_warmup_epochs': 0,
+  'stage_2_optimizer': 'ADAM',
+  'stage_2_contrastive_loss_weight': 0.5,
+}
+_BOUNDARY, _LAST = 50, 100  # Steps: 16 * 200 / 64 in each stage.
+_NUM_KILLS = 20
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
+  flags = {**_FLAGS, 'data_dir': tmp_path / 'data'}
+  unbroken = {**flags, 'mode': 'train_then_eval', 'model_dir': tmp_path / 'one'}
+  command.succeed(
+    unbroken, tmp_path, program=_HERE / 'small_main.py', **_ON_CPU
+  )
+  killed = {**flags, 'mode': 'train', 'model_dir': tmp_path / 'killed'}
+  finished = command.succeed(
+    killed,
+    tmp_path,
+    program=_HERE / 'killed_main.py',
+    first=[str(_NUM_KILLS), str(_LAST)],
+    **_ON_CPU,
+  )
+  killed_at = json.loads(finished.stdout)
+  print(killed_at)
+  assert len(killed_at) == _NUM_KILLS
+  assert any(0 < step < _BOUNDARY for step in killed_at)
+  assert any(_BOUNDARY < step < _LAST for step in killed_at)
+
+  expected, found = (
+    command.variables(each['model_dir'] / f'model.ckpt-{_LAST}')
+    for each in (unbroken, killed)
+  )
+  assert expected.keys() == found.keys()
+  assert expected['global_step'] == _LAST
+  for name, value in expected.items():
+    assert value.tobytes() == found[name].tobytes(), name

@@ -1,0 +1,184 @@
+"""main.py where training diverges: it stops, or skips what it diverged at.
+
+Some batches of the data order are NaN: see poisoned_main.py. The encoder is two
+convolutions: see small_main.py.
+"""
+
+import json
+import pathlib
+import re
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from tests import command
+
+_HERE = pathlib.Path(__file__).parent
+_SMALL_MAIN = _HERE / 'small_main.py'
+_POISONED_MAIN = _HERE / 'poisoned_main.py'
+_ON_CPU = {'CUDA_VISIBLE_DEVICES': ''}
+
+_FLAGS = {
+  'mode': 'train',
+  'use_tpu': False,
+  'input_fn': 'digits',
+  'image_size': 8,
+  'eval_crop_method': 'CROP_THEN_RESIZE',
+  'crop_padding': 0,
+  'crop_area_range': '0.5,1.0',
+  'blur_probability': 0,
+  'augmentation_type': 'IDENTITY',
+  'projection_head_layers': '16,8',
+  'temperature': 0.5,
+  'num_images': 128,
+  'batch_size': 64,
+  'save_interval_steps': 3,
+  'stage_1_epochs': 4,
+  'stage_1_warmup_epochs': 0,
+  'stage_1_base_learning_rate': 0.3,
+  'stage_1_optimizer': 'MOMENTUM',
+  'stage_1_cross_entropy_loss_weight': 1.0,
+  'stage_2_epochs': 3,
+  'stage_2_warmup_epochs': 0,
+  'stage_2_base_learning_rate': 3.0,
+  'stage_2_optimizer': 'LARS',
+}
+_BOUNDARY, _LAST = 8, 14  # Steps: 2 per epoch.
+
+
+@pytest.fixture(scope='module', name='directory')
+def _directory(tmp_path_factory):
+  return tmp_path_factory.mktemp('divergence')
+
+
+def _flags(directory, model, **changes):
+  return {
+    **_FLAGS,
+    'data_dir': directory / 'data',
+    'model_dir': directory / model,
+    **changes,
+  }
+
+
+def _start(directory, flags, poison):
+  return command.Process(
+    flags, directory, program=_POISONED_MAIN, POISON=poison, **_ON_CPU
+  )
+
+
+def _run(directory, flags, poison):
+  with _start(directory, flags, poison) as process:
+    return process.wait()
+
+
+def _rollbacks(model_dir):
+  """Returns [(checkpoint_step, diverged_step, skipped)] of rollbacks.json."""
+  keys = ('checkpoint_step', 'diverged_step', 'skipped')
+  found = json.loads((model_dir / 'rollbacks.json').read_text())
+  for each in found:
+    assert ' is not a finite number at step ' in each['reason']
+  return [tuple(each[key] for key in keys) for each in found]
+
+
+def _assert_same_bits(first, second):
+  first, second = command.variables(first), command.variables(second)
+  assert first.keys() == second.keys()
+  for name, value in first.items():
+    assert value.tobytes() == second[name].tobytes(), name
+
+
+def test_rollbacks_survive_a_kill(directory):
+  # Step 4 has NaN: back to step 3, which takes batch 5. Step 9 then has batch
+  # 11, which is NaN, and is what the checkpoint of the boundary leads to in two
+  # steps: back to step 8, which takes batch 12.
+  flags = _flags(directory, 'killed', on_nan='rollback')
+  model_dir = flags['model_dir']
+  with _start(directory, flags, '4,11') as process:
+    process.wait_until(lambda: command.newest_step(model_dir) >= 6)
+    killed = process.kill()
+  assert 'WARNING: rollback 1 of at most 3: back to step 3, without the 2 ' in (
+    killed.stderr
+  )
+  finished = _run(directory, flags, '4,11')
+  assert finished.returncode == 0, finished.stderr
+  assert _rollbacks(model_dir) == [(3, 4, 2), (8, 9, 2)]
+  assert (
+    f'WARNING: 4 batches were skipped in 2 rollbacks; {model_dir}/'
+    'rollbacks.json lists them'
+  ) in finished.log
+  assert command.steps(model_dir)[-1] == _LAST
+
+  # A run that is told so from the start sees the same, and nothing bad.
+  told = _flags(directory, 'told')
+  told['model_dir'].mkdir()
+  shutil.copy(model_dir / 'rollbacks.json', told['model_dir'])
+  command.succeed(told, directory, program=_SMALL_MAIN, **_ON_CPU)
+  assert len(_rollbacks(told['model_dir'])) == 2
+  for step in (_BOUNDARY, _LAST):
+    checkpoint = f'model.ckpt-{step}'
+    _assert_same_bits(model_dir / checkpoint, told['model_dir'] / checkpoint)
+
+
+def test_it_stops_when_it_may_not_roll_back_again(directory):
+  flags = _flags(
+    directory, 'often', on_nan='rollback', max_rollbacks=2, stage_2_epochs=0
+  )
+  # Nothing was saved but the beginning, to which it goes back twice: batches 1
+  # and 3 are NaN, then batch 4 is the first.
+  finished = _run(directory, flags, '1,3,4')
+  assert finished.returncode == 1, finished.stderr
+  model_dir = flags['model_dir']
+  assert _rollbacks(model_dir) == [(0, 1, 2), (0, 1, 2)]
+  *_, last_line = finished.log
+  assert re.fullmatch(
+    r'main.py: stopped: .* is not a finite number at step 0, stage 1; loss '
+    r'parts: total .*, weight_decay \S+; 2 rollbacks have been made, as many '
+    r'as --max_rollbacks=2 allows\. .*',
+    last_line,
+  ), last_line
+  assert 'Traceback' not in finished.stderr
+  assert command.steps(model_dir) == [0]
+
+
+def test_one_bad_replica_stops_all(directory):
+  flags = _flags(
+    directory, 'two', num_replicas=2, stage_2_epochs=0, save_interval_steps=1
+  )
+  finished = _run(directory, flags, '5')  # The first replica alone has NaN.
+  assert finished.returncode == 1, finished.stderr
+  *_, last_line = finished.log
+  found = re.fullmatch(
+    r'main.py: stopped: the loss and the gradient of (ContrastiveModel/\S+) '
+    r'\(the first of \d+ of \d+ variables\) and .* is not a finite number at '
+    r'step 5, stage 1; loss parts: total nan, .*',
+    last_line,
+  )
+  assert found, last_line
+  assert not (flags['model_dir'] / 'rollbacks.json').exists()
+  # Nothing of the step is left; before it, all was saved.
+  assert command.newest_step(flags['model_dir']) == 5
+  variables = command.variables(flags['model_dir'])
+  assert found[1] in variables
+  assert all(np.all(np.isfinite(value)) for value in variables.values())
+
+
+@pytest.mark.slow
+def test_all_workers_roll_back(directory):
+  flags = _flags(directory, 'workers', on_nan='rollback')
+  finished = command.succeed(
+    flags,
+    directory,
+    program=command.ROOT / 'scripts' / 'local_workers.sh',
+    first=['2', sys.executable, str(_POISONED_MAIN)],
+    POISON='4',
+    **_ON_CPU,
+  )
+  for worker in (0, 1):
+    lines = [line for line in finished.log if line.startswith(f'[{worker}] ')]
+    assert (
+      sum('WARNING: rollback 1 of at most 3' in line for line in lines) == 1
+    )
+  assert _rollbacks(flags['model_dir']) == [(3, 4, 2)]
+  assert command.steps(flags['model_dir'])[-1] == _LAST
