@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from supcon import checkpoint_files
 from supcon import hparams
+from supcon import retries
 
 HPARAMS = 'hparams.json'
 RESULT = 'result.json'
@@ -35,8 +36,16 @@ class ModelDir:
     path: Local, or on an object store.
   """
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, attempts: retries.Retries | None = None):
+    """Names a directory, which need not be there.
+
+    Args:
+      path: Local, or on an object store.
+      attempts: Tries again where storage fails for a moment; else that is an
+        error at once, for those who come back by themselves.
+    """
     self.path = path
+    self._attempts = attempts
     # {checkpoint: (what its files were when it was read, what is wrong)}.
     self._looks: dict[str, tuple[tuple, str]] = {}
     self._warned: set[str] = set()
@@ -54,6 +63,9 @@ class ModelDir:
     or the file is of no use, it is the whole one of the highest step; what is
     damaged is logged, once.
     """
+    return self._try(f'looking for checkpoints in {self.path}', self._newest)
+
+  def _newest(self):
     while True:
       state = checkpoint_files.read_state(self.path)
       newest, damaged = self._newest_whole(state)
@@ -208,9 +220,8 @@ class ModelDir:
 
   def class_names(self) -> tuple[str, ...] | None:
     """Returns the names of the classes if they are written down."""
-    if not self.has(LABELS):
-      return None
-    return tuple(self._read(LABELS).splitlines())
+    text = self._read(LABELS)
+    return None if text is None else tuple(text.splitlines())
 
   def read_json(self, name: str):
     """Returns what a JSON file holds; None if it is not there.
@@ -218,10 +229,9 @@ class ModelDir:
     Raises:
       ValueError: If it is not JSON.
     """
-    if not self.has(name):
-      return None
     try:
-      return json.loads(self._read(name))
+      text = self._read(name)
+      return None if text is None else json.loads(text)
     except ValueError as error:
       raise ValueError(
         f'{self.join(name)} is not JSON ({error}); restore it, or take '
@@ -234,6 +244,9 @@ class ModelDir:
   def write(self, name: str, text: str) -> None:
     """Writes a file aside and renames it, so that it is always whole."""
     path = self.join(name)
+    self._try(f'writing {path}', lambda: self._write(path, text))
+
+  def _write(self, path, text):
     aside = f'{path}.tmp{os.getpid()}'
     try:
       with tf.io.gfile.GFile(aside, 'w') as file:
@@ -245,8 +258,19 @@ class ModelDir:
       raise
 
   def _read(self, name):
-    with tf.io.gfile.GFile(self.join(name)) as file:
-      return file.read()
+    """Returns the text of a file; None if it is not there."""
+    path = self.join(name)
+
+    def read():
+      if not tf.io.gfile.exists(path):
+        return None
+      with tf.io.gfile.GFile(path) as file:
+        return file.read()
+
+    return self._try(f'reading {path}', read)
+
+  def _try(self, what, function):
+    return self._attempts.call(what, function) if self._attempts else function()
 
 
 def to_json(value) -> str:

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from supcon import checkpoint_files
 from supcon import model_dirs
+from supcon import retries
 from tests import command
 
 tf1 = tf.compat.v1
@@ -574,3 +575,32 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
   monkeypatch.setattr(tf.io.gfile, 'rename', rename)
   model_dir.write('status.json', 'new')
   assert (tmp_path / 'status.json').read_text() == 'new'
+
+
+def test_storage_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch):
+  pauses = []
+  path = str(tmp_path)
+  patient = model_dirs.ModelDir(path, retries.Retries(sleep=pauses.append))
+  gfile = tf.io.gfile.GFile
+  failures = [tf.errors.UnavailableError(None, None, 'busy')] * 2
+
+  def open_(*args, **kwargs):
+    if left:
+      raise left.pop()
+    return gfile(*args, **kwargs)
+
+  monkeypatch.setattr(tf.io.gfile, 'GFile', open_)
+  for act in (
+    lambda d: d.write_json('a.json', [1]),
+    lambda d: d.read_json('a.json'),
+    lambda d: d.newest(),
+  ):
+    left = [*failures]
+    act(patient)
+    assert not left
+    left = [*failures]
+    with pytest.raises(tf.errors.UnavailableError):
+      act(model_dirs.ModelDir(path))
+  assert pauses == [2, 4] * 3
+  left = []
+  assert patient.read_json('a.json') == [1]

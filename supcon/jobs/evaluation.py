@@ -260,7 +260,9 @@ class EvaluateEach:
     with (
       log_files.keep(model_dir.join(log_files.EVALUATOR)),
       status.Writer(
-        model_dir, status.EVALUATOR, explain=runs.reason
+        model_dirs.ModelDir(model_dir.path),
+        status.EVALUATOR,
+        explain=runs.reason,
       ) as self._writer,
     ):
       self._writer.begin(status.WAITING, total_steps=self._run.plan.total_steps)

@@ -12,6 +12,7 @@ from supcon import locks
 from supcon import model_dirs
 from supcon import retries
 from supcon import run_options
+from supcon import signals
 from supcon import storage
 from supcon import workers
 from supcon.data import datasets
@@ -96,7 +97,9 @@ class Run:
     """
     self.options = options
     self.params = params
-    self.model_dir = model_dirs.ModelDir(options.model_dir)
+    self.model_dir = model_dirs.ModelDir(
+      options.model_dir, retries.Retries(sleep=signals.sleep)
+    )
     self.output = self.model_dir
     if options.inspects:
       self.output = model_dirs.ModelDir(self.model_dir.join(_INSPECTION))

@@ -60,18 +60,18 @@ class Train:
       ValueError: If another trainer is there, or nothing can be written.
     """
     run = self._run
+    # For those who write every few seconds, and so try again by themselves.
+    quick = model_dirs.ModelDir(run.model_dir.path)
     with contextlib.ExitStack() as stack:
       if run.devices.is_chief:
         self._lock = stack.enter_context(
-          locks.acquire(run.model_dir, run.options.force)
+          locks.acquire(quick, run.options.force)
         )
         stack.enter_context(
           log_files.keep(run.model_dir.join(log_files.TRAINER))
         )
         self._writer = stack.enter_context(
-          status.Writer(
-            run.model_dir, verify=self._lock.verify, explain=runs.reason
-          )
+          status.Writer(quick, verify=self._lock.verify, explain=runs.reason)
         )
         self._writer.begin(
           status.TRAINING, run.model_dir.newest_step(), run.plan.total_steps
@@ -96,7 +96,10 @@ class Train:
 
   def _evaluate(self):
     self._writer.write(state=status.EVALUATING)
-    result = evaluation.evaluate(self._run, self._run.model_dir.newest())
+    newest = self._run.model_dir.newest()
+    result = self._retries.call(
+      f'evaluating {newest}', lambda: evaluation.evaluate(self._run, newest)
+    )
     self._writer.update(last_evaluation=evaluation.last_evaluation(result))
     self._summarize(result)
 
