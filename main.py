@@ -5,8 +5,9 @@
 
 `--help` lists every flag; scripts/ holds the published settings. Exit codes: 0
 done, 1 stopped on the way (a loss that is not a number), 2 nothing was begun
-because flags, files or data do not fit, 75 told to end by a signal (the same
-command continues). Those of --mode=status are in supcon/showing.py.
+because flags, files or data do not fit, 69 no trainer for --eval_timeout_secs,
+75 told to end by a signal (the same command continues). Those of --mode=status
+are in supcon/showing.py.
 """
 
 import sys

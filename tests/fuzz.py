@@ -436,7 +436,8 @@ def main():
         codes[kind, code] += 1
         if verdict := _verdict(code, text):
           failures.append(verdict)
-          print(f'{verdict}: {kind} {number}: {arguments}\n{text[-2500:]}\n')
+          said = re.sub(r'x{99,}', 'xx...', f'{arguments}\n{text}')
+          print(f'{verdict}: {kind} {number}: {said[-4000:]}\n', flush=True)
         for path in (directory / 'runs').iterdir():
           if not re.fullmatch(rf'[a-z_]+{number}(\..*)?', path.name):
             continue

@@ -24,13 +24,14 @@ from supcon import retries
 from supcon import run_options
 from supcon import signals
 from supcon import status
+from supcon import texts
 from supcon.data import faults
 from supcon.data import inputs
 from supcon.jobs import evaluated
 from supcon.jobs import runs
 from supcon.serving import exports
 
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 1.0
 
 
 # --- One checkpoint -----------------------------------------------------------
@@ -243,7 +244,32 @@ class EvaluateEach:
     self._sign = time.monotonic()
 
   def announce(self) -> None:
-    self._run.announce()
+    """Says what is going to be done.
+
+    Raises:
+      ValueError: If nothing can be written.
+    """
+    path = self._model_dir.path
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(
+        log_files.keep(self._model_dir.join(log_files.EVALUATOR))
+      )
+      self._writer = stack.enter_context(
+        status.Writer(
+          model_dirs.ModelDir(path), status.EVALUATOR, explain=runs.reason
+        )
+      )
+      try:
+        self._writer.begin(
+          status.WAITING, total_steps=self._run.plan.total_steps
+        )
+      except locks.storage_errors() as error:
+        raise ValueError(
+          f'--model_dir={path} cannot be used ({texts.one_line(error)}); name '
+          'another directory.'
+        ) from error
+      self._run.announce()
+      self._held = stack.pop_all()  # Until the end of run().
 
   def run(self) -> None:
     """Waits for checkpoints and evaluates them.
@@ -253,26 +279,17 @@ class EvaluateEach:
       faults.BadExampleError: If an image cannot be decoded.
       runs.TrainerGoneError: If no trainer was there for --eval_timeout_secs.
     """
-    model_dir = self._model_dir
     trying = retries.Retries(
       sleep=self._sleep, tell=lambda: self._writer.add(retries=1)
     )
-    with (
-      log_files.keep(model_dir.join(log_files.EVALUATOR)),
-      status.Writer(
-        model_dirs.ModelDir(model_dir.path),
-        status.EVALUATOR,
-        explain=runs.reason,
-      ) as self._writer,
-    ):
-      self._writer.begin(status.WAITING, total_steps=self._run.plan.total_steps)
+    with self._held:
       while True:
         try:
           if self._is_done():
             return
           trying.succeeded()
         except retries.TRANSIENT_ERRORS as error:
-          trying.wait(f'evaluating what is in {model_dir.path}', error)
+          trying.wait(f'evaluating what is in {self._model_dir.path}', error)
 
   def _is_done(self):
     """Evaluates a checkpoint or waits a little; returns whether all is done."""
