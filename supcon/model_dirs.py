@@ -74,7 +74,7 @@ class ModelDir:
         break
     faults = {path: f'is damaged ({why})' for path, why in damaged.items()}
     path = self.join(checkpoint_files.STATE)
-    if state.problem:
+    if state.problem and tf.io.gfile.exists(path):
       faults[path] = f'cannot be read ({state.problem})'
     elif not state.newest and (newest or damaged):
       faults[path] = 'is missing'

@@ -29,6 +29,7 @@ from supcon import log_files
 from supcon import model_dirs
 from supcon import run_options
 from supcon import status
+from supcon.data import datasets
 from supcon.jobs import evaluated
 from supcon.jobs import evaluation
 from supcon.jobs import runs
@@ -403,7 +404,9 @@ def _run(directory, **options):
     ),
     params=hparams.HParams(),
     dataset=types.SimpleNamespace(
-      evaluation=types.SimpleNamespace(name='test'), num_eval_examples=10
+      evaluation=types.SimpleNamespace(name='test'),
+      num_eval_examples=10,
+      info=datasets.INFOS['digits'],
     ),
     plan=types.SimpleNamespace(total_steps=100),
     model_dir=model_dirs.ModelDir(str(directory)),

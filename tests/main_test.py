@@ -410,7 +410,7 @@ def side_by_side(tmp_path_factory, trained):
   }
   with command.Process(evaluation_flags, directory) as evaluation:
     evaluation.wait_until(lambda: 'waiting for a' in evaluation.stderr)
-    was_empty = not model_dir.exists() or not any(model_dir.iterdir())
+    was_empty = [path.name for path in model_dir.iterdir()] == ['eval']
 
     flags['mode'] = 'train'
     trainings, killed_at = [], []

@@ -207,8 +207,18 @@ class Best:
 
 def data_of(run: runs.Run) -> dict[str, Any]:
   """Returns what names the data of which metrics can be compared."""
+  preprocessing = run.params.input_data.preprocessing
+  info = run.dataset.info
   return {
     'dataset': run.params.input_data.input_fn,
     'split': run.dataset.evaluation.name,
     'num_examples': run.dataset.num_eval_examples,
+    'image_size': preprocessing.image_size,
+    'crop': preprocessing.eval_crop_method.name,
+    'crop_padding': preprocessing.crop_padding,
+    'whitening': (
+      [*info.mean, *info.std]
+      if preprocessing.apply_whitening and info.mean
+      else None
+    ),
   }

@@ -31,7 +31,7 @@ from supcon.jobs import evaluated
 from supcon.jobs import runs
 from supcon.serving import exports
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 2.0
 
 
 # --- One checkpoint -----------------------------------------------------------
