@@ -152,7 +152,8 @@ def update_if(predicate, update, changed):
     # XLA takes the choice into the loop that updates a variable: it costs
     # nothing there, whereas a conditional would keep the two apart.
     before = [variable.read_value() for variable in changed]
-    with tf.control_dependencies(before):
+    # One op for all of them: every op that follows has an edge from it.
+    with tf.control_dependencies([tf.group(before)]):
       updated = update()
     with tf.control_dependencies([updated]):
       return tf.group(

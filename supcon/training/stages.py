@@ -315,7 +315,8 @@ def train_op(
 
   def update():
     updates = model.batch_norm_updates() if moves_batch_norm else []
-    with tf.control_dependencies(updates):
+    # One op for all of them: every op that follows has an edge from it.
+    with tf.control_dependencies([tf.group(updates)]):
       return replicas.apply_mean_gradients(
         optimizer,
         [
