@@ -32,6 +32,7 @@ def main(argv):
     with signals.handled():
       return _main(argv)
   except signals.Interrupted as error:
+    signals.answer_with(signals.EXIT_CODE)
     logs.say(f'main.py: interrupted: {error}')
     return signals.EXIT_CODE
 

@@ -4,6 +4,7 @@ import logging as python_logging
 import os
 import shutil
 import sys
+import threading
 import warnings
 
 from absl import logging
@@ -78,6 +79,17 @@ def quiet_tensorflow() -> None:
   if not logging.level_debug():
     logger.setLevel(python_logging.ERROR)
     warnings.filterwarnings('ignore')
+    threading.excepthook = _tell_of_thread
+
+
+def _tell_of_thread(args):
+  """Prints what has ended a thread, as Python does.
+
+  But for the thread that writes summaries: its error, such as a full disk, is
+  raised again in the main thread, which has a line for it.
+  """
+  if not args.thread or args.thread.name != 'EventLoggerThread':
+    threading.__excepthook__(args)
 
 
 def quiet_xla() -> None:

@@ -11,6 +11,7 @@ sees the signals, too, and ends the process if the main thread does not.
 No TensorFlow in here: to import it is one of the things that can be ended.
 """
 
+import atexit
 from collections.abc import Iterator
 import contextlib
 import os
@@ -160,6 +161,7 @@ def handled() -> Iterator[None]:
       what some code makes of being interrupted.
   """
   global _watch
+  atexit.register(_ignore)  # First, and so the last to be called.
   _watch = _Watch()
   before = {}
   for number in _SIGNALS:
@@ -191,6 +193,12 @@ def answer_with(code: int) -> None:
   for number in _SIGNALS:
     if signal.getsignal(number) != signal.SIG_IGN:
       signal.signal(number, lambda *_: os._exit(code))
+
+
+def _ignore():
+  """Ignores signals: handlers end before Python does, which has its code."""
+  for number in _SIGNALS:
+    signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from supcon import run_options
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _TIMEOUT_SECONDS = 60
+_MOST_RUNS = 50
 
 # Of a user who did nothing wrong.
 _BASE = {
@@ -93,7 +94,7 @@ _WORDS = (
   '--help',
 )
 # Nothing outside of runs/ is to change.
-_MODEL_DIRS = (
+_DIRECTORIES = (
   '',
   '/proc/nothing',
   '/dev/null',
@@ -142,15 +143,23 @@ for line in sys.stdin:
 
 
 class _Worker:
-  """A process that runs one main.py after the other."""
+  """A process that runs one main.py after the other.
+
+  But not too many: TensorFlow keeps something of each.
+  """
 
   def __init__(self, directory):
     self._directory = directory
     self._process = None
+    self._num_runs = 0
 
   def run(self, arguments):
     """Returns (exit code, what it printed); code None if it did not end."""
     if self._process is None or self._process.poll() is not None:
+      self._start()
+    self._num_runs += 1
+    if self._num_runs > _MOST_RUNS:
+      self.stop()
       self._start()
     try:
       self._process.stdin.write(json.dumps(arguments) + '\n')
@@ -194,6 +203,7 @@ class _Worker:
       self._process.kill()
       self._process.wait()
       self._process = None
+      self._num_runs = 0
 
 
 # --- What is tried ------------------------------------------------------------
@@ -218,8 +228,8 @@ def _random_flags(rng, number, directory):
     if name not in _LEFT_ALONE and name != 'mode'
   ]
   for name in rng.sample(names, rng.choice((0, 1, 1, 1, 2, 2, 3, 5))):
-    if name == 'model_dir':
-      flags[name] = rng.choice((*_MODEL_DIRS, flags[name]))
+    if name in ('model_dir', 'data_dir'):
+      flags[name] = rng.choice((*_DIRECTORIES, flags[name]))
     else:
       flags[name] = _value(rng, name, table)
   if rng.random() < 0.05:
@@ -370,7 +380,7 @@ def _outside(directory):
   found = {}
   for top, _, names in os.walk(directory):
     path = pathlib.Path(top)
-    if path.relative_to(directory).parts[:1] == ('runs',):
+    if path.relative_to(directory).parts[:1] in (('runs',), ('home',)):
       continue
     for name in names:
       status = (path / name).lstat()

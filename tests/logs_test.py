@@ -68,3 +68,28 @@ def test_in_a_file_every_line_stands(tmp_path):
     'step 3 of 3',
   ]
   assert lines[5:] == ['main.py: stopped', 'end']
+
+
+def test_of_threads_only_those_that_nobody_hears():
+  script = """
+import sys, threading
+sys.path.insert(0, {root!r})
+from supcon import logs
+
+def fail():
+  raise RuntimeError(threading.current_thread().name)
+
+logs.quiet_tensorflow()
+for name in ('EventLoggerThread', 'another'):
+  thread = threading.Thread(target=fail, name=name)
+  thread.start()
+  thread.join()
+"""
+  run = subprocess.run(
+    [sys.executable, '-c', script.format(root=str(command.ROOT))],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert run.stderr.count('Traceback') == 1
+  assert run.stderr.endswith('RuntimeError: another\n')

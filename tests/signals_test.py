@@ -199,6 +199,23 @@ def test_a_signal_at_the_very_end_changes_nothing(number):
   assert seconds < 5
 
 
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_python_ends_changes_nothing(number):
+  # Python has given its handlers up when it clears modules.
+  script = _Script(
+    'class Last:\n'
+    '  def __del__(self, sleep=time.sleep, out=sys.stdout):\n'
+    '    out.write("ready\\n")\n'
+    '    out.flush()\n'
+    '    sleep(0.5)\n'
+    'last = Last()\n'
+    'sys.exit(3)'
+  )
+  script.send(number)
+  code, _, errors, _ = script.wait()
+  assert (code, errors) == (3, [])
+
+
 def test_what_was_there_before_is_restored():
   handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
   threads = threading.active_count()
