@@ -34,8 +34,9 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
     'rollbacks.json in --model_dir lists them.'
   ),
   'deterministic': (
-    'On one CPU device, make a run that is killed and started again equal to '
-    'one that was not, bit for bit, on machines of one kind.'
+    'On one CPU device or GPU (tried on CPU), make a run that is killed and '
+    'started again equal to one that was not, bit for bit, on machines of one '
+    'kind.'
   ),
   'model_dir': 'Directory for checkpoints, summaries, results and exports.',
   'force': (

@@ -67,3 +67,20 @@ def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
   assert expected['global_step'] == _LAST
   for name, value in expected.items():
     assert value.tobytes() == found[name].tobytes(), name
+
+
+def test_it_is_refused_where_it_may_not_hold(tmp_path):
+  flags = {**_FLAGS, 'data_dir': tmp_path / 'data', 'num_replicas': 2}
+  run = command.run(
+    {**flags, 'mode': 'train', 'model_dir': tmp_path / 'model'},
+    tmp_path,
+    program=_HERE / 'small_main.py',
+    **_ON_CPU,
+  )
+  assert run.returncode == 2
+  assert run.log[-1] == (
+    'main.py: error: --deterministic holds on one CPU device or GPU; leave it '
+    'out, or use --use_tpu=False with one device (--num_gpus=1 or '
+    '--num_gpus=0).'
+  )
+  assert not (tmp_path / 'model').exists()

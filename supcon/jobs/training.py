@@ -49,8 +49,8 @@ class Train:
     devices = self._run.devices
     if self._run.options.use_tpu or devices.strategy is not None:
       raise ValueError(
-        '--deterministic is known to hold on one CPU or GPU alone; leave it '
-        'out, or use --use_tpu=False with one device (--num_replicas=1).'
+        '--deterministic holds on one CPU device or GPU; leave it out, or use '
+        '--use_tpu=False with one device (--num_gpus=1 or --num_gpus=0).'
       )
 
   def announce(self) -> None:
