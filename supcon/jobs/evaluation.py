@@ -31,7 +31,9 @@ from supcon.jobs import evaluated
 from supcon.jobs import runs
 from supcon.serving import exports
 
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 1.0
+# What cannot be read and has not changed for so long is damaged.
+_STILL_SECONDS = 2.0
 
 
 # --- One checkpoint -----------------------------------------------------------
@@ -234,8 +236,9 @@ class EvaluateEach:
     # What there was at the last look, and whether there is nothing more to it.
     self._look = None
     self._is_settled = False
-    # The files of checkpoints that are not evaluated.
-    self._files: dict[str, tuple] = {}
+    # Checkpoints that are not evaluated: their files, and since when those are
+    # as they are, in seconds of time.monotonic().
+    self._pending: dict[str, tuple[tuple, float]] = {}
     self._said: set[str] = set()  # Which ones are damaged.
     self._is_waiting = False
     # In seconds of time.monotonic(): the beginning of the last evaluation, and
@@ -298,7 +301,7 @@ class EvaluateEach:
     look = (
       found,
       checkpoint_files.stamp(self._model_dir.join(checkpoint_files.STATE)),
-      *map(checkpoint_files.stamps, self._files),
+      *map(checkpoint_files.stamps, self._pending),
     )
     if look != self._look:
       self._look, self._is_settled = look, False
@@ -324,15 +327,19 @@ class EvaluateEach:
     """Returns the first checkpoint that can be evaluated, if there is one.
 
     What cannot be read may still be in the making: it counts as damaged once it
-    has stayed the same from one look to the next.
+    has stayed the same for some time.
     """
-    before = self._files
-    self._files = {path: checkpoint_files.stamps(path) for path in pending}
-    for path, files in self._files.items():
+    now = time.monotonic()
+    before, self._pending = self._pending, {}
+    for path in pending:
+      files = checkpoint_files.stamps(path)
+      known, since = before.get(path, (None, now))
+      self._pending[path] = files, since if files == known else now
+    for path, (_, since) in self._pending.items():
       problem = self._model_dir.problem(path)
       if not problem:
         return path
-      if files != before.get(path):
+      if now - since < _STILL_SECONDS:
         return None
       line = f'{path} is damaged ({problem}); skipped'
       if line not in self._said:
