@@ -50,12 +50,16 @@ _BASE = {
   'projection_head_layers': '8',
   'stage_1_epochs': 1,
   'stage_1_warmup_epochs': 0,
-  'stage_2_epochs': 1,
+  'stage_2_epochs': 0,
   'stage_2_warmup_epochs': 0,
   'resnet_depth': 18,
   # Whoever waits for a checkpoint that nobody will write waits for ever.
   'eval_timeout_secs': 1,
-  'export_formats': 'saved_model',  # The other one takes as long again.
+  # What takes long to build, and is tried where a flag asks for it.
+  'export_formats': 'saved_model',
+  'augmentation_type': 'IDENTITY',
+  'blur_probability': 0,
+  'compile_augmentation': False,
 }
 # Ends within the minute, whatever else is asked for.
 _WORDS = (
