@@ -55,6 +55,7 @@ _BASE = {
   'resnet_depth': 18,
   # Whoever waits for a checkpoint that nobody will write waits for ever.
   'eval_timeout_secs': 1,
+  'eval_interval_secs': 0,
   # What takes long to build, and is tried where a flag asks for it.
   'export_formats': 'saved_model',
   'augmentation_type': 'IDENTITY',
