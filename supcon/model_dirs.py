@@ -11,6 +11,7 @@ import tensorflow as tf
 from supcon import checkpoint_files
 from supcon import hparams
 from supcon import retries
+from supcon import storage
 
 HPARAMS = 'hparams.json'
 RESULT = 'result.json'
@@ -205,9 +206,15 @@ class ModelDir:
     """Returns the hyper-parameters of what was trained here, if they are known.
 
     Raises:
-      ValueError: If hparams.json holds something else.
+      ValueError: If hparams.json cannot be read or holds something else.
     """
-    record = self.read_json(HPARAMS)
+    try:
+      record = self.read_json(HPARAMS)
+    except tf.errors.OpError as error:
+      raise ValueError(
+        f'--model_dir={self.path} cannot be read ({storage.reason(error)}); '
+        'name a directory that can.'
+      ) from error
     if record is None:
       return None
     try:
