@@ -813,7 +813,7 @@ def test_stops_at_nan(tmp_path, trained, stage, begun_with, save_interval):
   assert 'Traceback' not in run.stderr
   *_, last_line = run.stderr.splitlines()
   found = re.fullmatch(
-    r'main.py: stopped: .* is not a finite number at step (\d+), stage (\d); '
+    r'main.py: stopped: NaN or infinite at step (\d+), stage (\d): .*; '
     r'loss parts: total \S+, contrastive \S+, cross_entropy \S+, '
     r'weight_decay 0\. .*',
     last_line,

@@ -152,8 +152,8 @@ class NanHook(tf1.train.SessionRunHook):
       f'{name} {value:g}' for name, value in losses._asdict().items()
     )
     raise NanLossError(
-      f'{what} is not a finite number at step {step}, stage '
-      f'{self._stage.number}; loss parts: {parts}',
+      f'NaN or infinite at step {step}, stage {self._stage.number}: {what}; '
+      f'loss parts: {parts}',
       step,
     )
 
@@ -183,9 +183,9 @@ class NanListener(tf1.train.CheckpointSaverListener):
     if broken:
       step = int(global_step_value) - 1
       raise BrokenVariableError(
-        f'{broken[0]} (the first of {len(broken)} variables) is not a finite '
-        f'number after step {step}, stage {self._stage.number}, whose loss and '
-        'gradients were',
+        f'NaN or infinite after step {step}, stage {self._stage.number}, whose '
+        f'loss and gradients were not: {len(broken)} of {len(self._broken)} '
+        f'variables (the first is {broken[0]})',
         step,
       )
 
@@ -198,7 +198,7 @@ def _in_words(subjects, are_bad):
       names[subject.kind].append(subject.name)
   totals = collections.Counter(subject.kind for subject in subjects)
   return ' and '.join(
-    f'{kind} {of[0]} (the first of {len(of)} of {totals[kind]} variables)'
+    f'{kind} {len(of)} of {totals[kind]} variables (the first is {of[0]})'
     if of[0]
     else kind
     for kind, of in names.items()

@@ -240,13 +240,13 @@ def health(
   are one op, which makes 0 of NaN.
   """
   looked_at = [
-    ('the gradient of', variable, gradient)
+    ('the gradients of', variable, gradient)
     for variable, gradient in zip(model.trainable_variables, gradients)
     if gradient is not None
   ]
   if stage.params.update_encoder_batch_norm:
     looked_at += [
-      ('the batch statistic for', variable, statistic)
+      ('the batch statistics for', variable, statistic)
       for variable, statistic in model.batch_statistics()
     ]
   # Under a tf.distribute strategy a replica knows them by names of its own.

@@ -29,10 +29,10 @@ def _plan(epochs_1=50, epochs_2=20, steps_per_epoch=2):
 
 _SUBJECTS = (
   stages.Subject('the loss', ''),
-  stages.Subject('the gradient of', 'v'),
-  stages.Subject('the gradient of', 'w'),
-  stages.Subject('the gradient of', 'x'),
-  stages.Subject('the batch statistic for', 'y'),
+  stages.Subject('the gradients of', 'v'),
+  stages.Subject('the gradients of', 'w'),
+  stages.Subject('the gradients of', 'x'),
+  stages.Subject('the batch statistics for', 'y'),
 )
 
 
@@ -79,11 +79,11 @@ _GOOD = [3.0, 2.0, 2.5, 0.125, 0, 0, 0, 0, 0]
     ([1, 0, 0, 0, 0], 'the loss'),
     # Bad on one of four replicas.
     ([0.25, 0, 0, 0, 0], 'the loss'),
-    ([0, 0, 1, 0, 0], 'the gradient of w (the first of 1 of 3 variables)'),
+    ([0, 0, 1, 0, 0], 'the gradients of 1 of 3 variables (the first is w)'),
     (
       [1, 0, 1, 1, 1],
-      'the loss and the gradient of w (the first of 2 of 3 variables) and the '
-      'batch statistic for y (the first of 1 of 1 variables)',
+      'the loss and the gradients of 2 of 3 variables (the first is w) and the '
+      'batch statistics for 1 of 1 variables (the first is y)',
     ),
   ],
 )
@@ -92,7 +92,7 @@ def test_nan_hook_says_when_and_what(bad, words, number, keeps):
   with pytest.raises(hooks.NanLossError) as caught:
     _run_with_nan_hook([_GOOD, _GOOD, broken, _GOOD], number, keeps)
   assert caught.value.reason == (
-    f'{words} is not a finite number at step 2, stage {number}; loss parts: '
+    f'NaN or infinite at step 2, stage {number}: {words}; loss parts: '
     'total nan, contrastive inf, cross_entropy 2.5, weight_decay 0.125'
   )
   assert str(caught.value) == (
@@ -140,9 +140,9 @@ def _train_and_save(directory, factors, number=1):
 @pytest.mark.parametrize(
   'factor, words',
   [
-    (math.nan, 'w (the first of 2 variables)'),
-    (math.inf, 'w (the first of 2 variables)'),
-    (1e30, 'w/slot (the first of 1 variables)'),  # 1e60 is too much.
+    (math.nan, '2 of 3 variables (the first is w)'),
+    (math.inf, '2 of 3 variables (the first is w)'),
+    (1e30, '1 of 3 variables (the first is w/slot)'),  # 1e60 is too much.
   ],
 )
 def test_nan_listener_refuses_to_save_what_is_broken(tmp_path, factor, words):
@@ -150,8 +150,8 @@ def test_nan_listener_refuses_to_save_what_is_broken(tmp_path, factor, words):
     _train_and_save(tmp_path, [2.0, 3.0, factor, 1.0], number=2)
   assert caught.value.step == 2 and type(caught.value.step) is int
   assert caught.value.reason == (
-    f'{words} is not a finite number after step 2, stage 2, whose loss and '
-    'gradients were'
+    'NaN or infinite after step 2, stage 2, whose loss and gradients were not: '
+    f'{words}'
   )
   assert 'Checkpoints saved before are untouched' in str(caught.value)
 

@@ -563,16 +563,16 @@ _HUGE = np.array([[1.0], [1e20]], np.float32)  # Its variance is infinite.
 
 _SUBJECTS = [
   ('the loss', ''),
-  ('the gradient of', 'Model/Encoder/kernel'),
-  ('the gradient of', 'Model/Encoder/bias'),
-  ('the gradient of', 'Model/Encoder/batch_normalization/gamma'),
-  ('the gradient of', 'Model/Encoder/batch_normalization/beta'),
-  ('the gradient of', 'Model/ProjectionHead/kernel'),
-  ('the gradient of', 'Model/ProjectionHead/bias'),
-  ('the gradient of', 'Model/ClassificationHead/kernel'),
-  ('the gradient of', 'Model/ClassificationHead/bias'),
-  ('the batch statistic for', _MOVING_MEAN),
-  ('the batch statistic for', _MOVING_VARIANCE),
+  ('the gradients of', 'Model/Encoder/kernel'),
+  ('the gradients of', 'Model/Encoder/bias'),
+  ('the gradients of', 'Model/Encoder/batch_normalization/gamma'),
+  ('the gradients of', 'Model/Encoder/batch_normalization/beta'),
+  ('the gradients of', 'Model/ProjectionHead/kernel'),
+  ('the gradients of', 'Model/ProjectionHead/bias'),
+  ('the gradients of', 'Model/ClassificationHead/kernel'),
+  ('the gradients of', 'Model/ClassificationHead/bias'),
+  ('the batch statistics for', _MOVING_MEAN),
+  ('the batch statistics for', _MOVING_VARIANCE),
 ]
 
 
@@ -612,7 +612,7 @@ def test_everything_is_looked_at():
 def test_a_gradient_is_looked_at_where_the_loss_is_finite():
   losses, _, bad = _health(_of_a_root, _X)
   assert losses.total == 0
-  assert bad == [('the gradient of', 'Model/Encoder/kernel')]
+  assert bad == [('the gradients of', 'Model/Encoder/kernel')]
 
 
 def test_statistics_are_looked_at_if_they_move():
