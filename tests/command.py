@@ -16,6 +16,29 @@ import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAIN = ROOT / 'main.py'
+SMALL_MAIN = ROOT / 'tests' / 'small_main.py'
+
+# Flags of runs that take seconds: images as they are. Neither 500 examples nor
+# the 360 of the test split are a multiple of a batch.
+DIGITS = {
+  'use_tpu': False,
+  'input_fn': 'digits',
+  'image_size': 8,
+  'eval_crop_method': 'CROP_THEN_RESIZE',
+  'crop_padding': 0,
+  'crop_area_range': '0.5,1.0',
+  'augmentation_type': 'IDENTITY',
+  'batch_size': 64,
+  'eval_batch_size': 100,
+  'projection_head_layers': '16,8',
+}
+RESNET = {
+  'resnet_depth': 18,
+  'resnet_width': 0.0625,
+  'first_conv_kernel_size': 3,
+  'first_conv_stride': 1,
+  'use_initial_max_pool': False,
+}
 
 # Far more than any run takes, for machines that are busy with other things.
 TIMEOUT_SECONDS = 600

@@ -11,18 +11,10 @@ _HERE = pathlib.Path(__file__).parent
 _ON_CPU = {'CUDA_VISIBLE_DEVICES': ''}
 
 _FLAGS = {
+  **command.DIGITS,
   'deterministic': True,
-  'use_tpu': False,
-  'input_fn': 'digits',
-  'image_size': 8,
-  'eval_crop_method': 'CROP_THEN_RESIZE',
-  'crop_padding': 0,
-  'crop_area_range': '0.5,1.0',
   'augmentation_type': 'SIMCLR',
-  'projection_head_layers': '16,8',
   'num_images': 200,
-  'batch_size': 64,
-  'eval_batch_size': 100,
   'label_noise_prob': 0.2,
   'save_interval_steps': 2,
   'stage_1_epochs': 16,
@@ -42,9 +34,7 @@ _NUM_KILLS = 20
 def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
   flags = {**_FLAGS, 'data_dir': tmp_path / 'data'}
   unbroken = {**flags, 'mode': 'train_then_eval', 'model_dir': tmp_path / 'one'}
-  command.succeed(
-    unbroken, tmp_path, program=_HERE / 'small_main.py', **_ON_CPU
-  )
+  command.succeed(unbroken, tmp_path, program=command.SMALL_MAIN, **_ON_CPU)
   killed = {**flags, 'mode': 'train', 'model_dir': tmp_path / 'killed'}
   finished = command.succeed(
     killed,
@@ -74,7 +64,7 @@ def test_it_is_refused_where_it_may_not_hold(tmp_path):
   run = command.run(
     {**flags, 'mode': 'train', 'model_dir': tmp_path / 'model'},
     tmp_path,
-    program=_HERE / 'small_main.py',
+    program=command.SMALL_MAIN,
     **_ON_CPU,
   )
   assert run.returncode == 2

@@ -5,7 +5,6 @@ global batches. The encoder is two convolutions: see small_main.py.
 """
 
 import json
-import pathlib
 import re
 import shutil
 import socket
@@ -19,25 +18,14 @@ import pytest
 from tests import command
 from tests.tpu import cases
 
-_SMALL_MAIN = pathlib.Path(__file__).with_name('small_main.py')
 _LOCAL_WORKERS = command.ROOT / 'scripts' / 'local_workers.sh'
 _ON_CPU = {'CUDA_VISIBLE_DEVICES': ''}
 
 _FLAGS = {
-  'use_tpu': False,
-  'input_fn': 'digits',
-  'image_size': 8,
-  'eval_crop_method': 'CROP_THEN_RESIZE',
-  'crop_padding': 0,
-  'crop_area_range': '0.5,1.0',
-  'blur_probability': 0,
-  'augmentation_type': 'IDENTITY',
-  'projection_head_layers': '16,8',
+  **command.DIGITS,
   'temperature': 0.5,
   'stop_gradient_before_classification_head': False,
   'num_images': 100,
-  'batch_size': 64,
-  'eval_batch_size': 100,
   'summary_interval_steps': 1,
   'stage_1_epochs': 1,
   'stage_1_warmup_epochs': 0,
@@ -68,7 +56,9 @@ def _flags(directory, model, **changes):
 
 
 def _run(directory, flags):
-  return command.succeed(flags, directory, program=_SMALL_MAIN, **_ON_CPU)
+  return command.succeed(
+    flags, directory, program=command.SMALL_MAIN, **_ON_CPU
+  )
 
 
 def _run_workers(directory, flags, count=2):
@@ -76,7 +66,7 @@ def _run_workers(directory, flags, count=2):
     flags,
     directory,
     program=_LOCAL_WORKERS,
-    first=[str(count), sys.executable, str(_SMALL_MAIN)],
+    first=[str(count), sys.executable, str(command.SMALL_MAIN)],
     **_ON_CPU,
   )
 
@@ -262,7 +252,7 @@ def _start(directory, flags, other=None):
     command.Process(
       {**flags, **(other or {})} if index else flags,
       directory,
-      program=_SMALL_MAIN,
+      program=command.SMALL_MAIN,
       TF_CONFIG=json.dumps(
         {
           'cluster': {'worker': addresses},

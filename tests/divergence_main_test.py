@@ -16,24 +16,14 @@ import pytest
 from tests import command
 
 _HERE = pathlib.Path(__file__).parent
-_SMALL_MAIN = _HERE / 'small_main.py'
 _POISONED_MAIN = _HERE / 'poisoned_main.py'
 _ON_CPU = {'CUDA_VISIBLE_DEVICES': ''}
 
 _FLAGS = {
+  **command.DIGITS,
   'mode': 'train',
-  'use_tpu': False,
-  'input_fn': 'digits',
-  'image_size': 8,
-  'eval_crop_method': 'CROP_THEN_RESIZE',
-  'crop_padding': 0,
-  'crop_area_range': '0.5,1.0',
-  'blur_probability': 0,
-  'augmentation_type': 'IDENTITY',
-  'projection_head_layers': '16,8',
   'temperature': 0.5,
   'num_images': 128,
-  'batch_size': 64,
   'save_interval_steps': 3,
   'stage_1_epochs': 4,
   'stage_1_warmup_epochs': 0,
@@ -114,7 +104,7 @@ def test_rollbacks_survive_a_kill(directory):
   told = _flags(directory, 'told')
   told['model_dir'].mkdir()
   shutil.copy(model_dir / 'rollbacks.json', told['model_dir'])
-  command.succeed(told, directory, program=_SMALL_MAIN, **_ON_CPU)
+  command.succeed(told, directory, program=command.SMALL_MAIN, **_ON_CPU)
   assert len(_rollbacks(told['model_dir'])) == 2
   for step in (_BOUNDARY, _LAST):
     checkpoint = f'model.ckpt-{step}'

@@ -38,20 +38,9 @@ from tests import command
 
 tf1 = tf.compat.v1
 
-_SMALL_MAIN = pathlib.Path(__file__).with_name('small_main.py')
 _FLAGS = {
-  'use_tpu': False,
-  'projection_head_layers': '16,8',
-  'input_fn': 'digits',
-  'image_size': 8,
-  'eval_crop_method': 'CROP_THEN_RESIZE',
-  'crop_padding': 0,
-  'crop_area_range': '0.5,1.0',
-  'blur_probability': 0,
+  **command.DIGITS,
   'num_images': 500,
-  'batch_size': 64,
-  'eval_batch_size': 100,
-  'augmentation_type': 'IDENTITY',
   'stop_gradient_before_classification_head': False,
   'stage_1_epochs': 4,
   'stage_1_warmup_epochs': 0,
@@ -93,7 +82,7 @@ def trained(tmp_path_factory):
       'export_formats': 'saved_model',
     },
     directory,
-    program=_SMALL_MAIN,
+    program=command.SMALL_MAIN,
   )
   return types.SimpleNamespace(flags=flags, model_dir=model_dir)
 
@@ -153,7 +142,7 @@ def scenario(tmp_path_factory, trained):
   def is_evaluated(job, step):
     return lambda: f' step {step}: top-1 ' in job.stderr
 
-  with command.Process(flags, directory, program=_SMALL_MAIN) as first:
+  with command.Process(flags, directory, program=command.SMALL_MAIN) as first:
     first.wait_until(lambda: 'waiting for a checkpoint in ' in first.stderr)
     put_and_wait(first, 10, 31)
     first.wait_until(is_evaluated(first, 10))
@@ -167,7 +156,7 @@ def scenario(tmp_path_factory, trained):
   _put(trained, model_dir, 40, 41)
   data = model_dir / 'model.ckpt-40.data-00000-of-00001'
   data.write_bytes(data.read_bytes()[:-100])
-  with command.Process(flags, directory, program=_SMALL_MAIN) as second:
+  with command.Process(flags, directory, program=command.SMALL_MAIN) as second:
     second.wait_until(lambda: 'model.ckpt-40 is damaged' in second.stderr)
     put_and_wait(second, 45, 41)
     _delete(model_dir, 45)
@@ -307,7 +296,7 @@ class TestScenario:
 
     before = others()
     run = command.succeed(
-      scenario.flags, scenario.directory, program=_SMALL_MAIN
+      scenario.flags, scenario.directory, program=command.SMALL_MAIN
     )
     top_1 = _top_1(scenario.record[str(_LAST)])
     assert re.fullmatch(
@@ -338,7 +327,7 @@ def test_ends_without_a_trainer(tmp_path, trained):
   }
   # This process stands for a trainer, which is slow.
   lock = locks.acquire(model_dirs.ModelDir(str(model_dir)), force=False)
-  with command.Process(flags, tmp_path, program=_SMALL_MAIN) as job:
+  with command.Process(flags, tmp_path, program=command.SMALL_MAIN) as job:
     job.wait_until(lambda: 'waiting for a checkpoint in ' in job.stderr)
     begun = time.monotonic()
     job.wait_until(lambda: time.monotonic() - begun > 5)

@@ -15,14 +15,10 @@ import tensorflow as tf
 from tests import command
 
 _FLAGS = {
+  **command.RESNET,
   'mode': 'train_then_eval',
   'use_tpu': False,
   'input_fn': 'folder',
-  'resnet_depth': 18,
-  'resnet_width': 0.0625,
-  'first_conv_kernel_size': 3,
-  'first_conv_stride': 1,
-  'use_initial_max_pool': False,
   'projection_head_layers': '16,8',
   'image_size': 16,
   'eval_crop_method': 'CROP_THEN_RESIZE',

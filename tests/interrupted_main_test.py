@@ -1,28 +1,16 @@
 """main.py under signals, two of them at one model_dir, and what they tell."""
 
 import json
-import pathlib
 import signal
 
 import pytest
 
 from tests import command
 
-_SMALL_MAIN = pathlib.Path(__file__).with_name('small_main.py')
-
 _FLAGS = {
+  **command.DIGITS,
   'mode': 'train',
-  'use_tpu': False,
-  'input_fn': 'digits',
-  'image_size': 8,
-  'eval_crop_method': 'CROP_THEN_RESIZE',
-  'crop_padding': 0,
-  'crop_area_range': '0.5,1.0',
-  'blur_probability': 0,
-  'augmentation_type': 'IDENTITY',
-  'projection_head_layers': '16,8',
   'num_images': 640,
-  'batch_size': 64,
   # More than it can train until the signal.
   'stage_1_epochs': 10000,
   'stage_1_warmup_epochs': 0,
@@ -50,7 +38,7 @@ def _status(directory):
 class _Trainer(command.Process):
   def __init__(self, directory, **changes):
     super().__init__(
-      _flags(directory, **changes), directory, program=_SMALL_MAIN
+      _flags(directory, **changes), directory, program=command.SMALL_MAIN
     )
     self._directory = directory
 
@@ -84,7 +72,9 @@ def test_a_trainer_is_interrupted_and_goes_on(tmp_path):
     code, text = _show(tmp_path)
     assert code == 10
     assert 'images/s' in text
-    refused = command.run(_flags(tmp_path), tmp_path, program=_SMALL_MAIN)
+    refused = command.run(
+      _flags(tmp_path), tmp_path, program=command.SMALL_MAIN
+    )
     assert refused.returncode == 2
     assert f'process {first.pid} on ' in refused.log[-1]
     first.send(signal.SIGTERM)

@@ -25,31 +25,10 @@ from tests import flag_parsing
 from tests import golden
 from tests.data import fakes
 
-_NETWORK = {
-  'use_tpu': False,
-  'resnet_depth': 18,
-  'resnet_width': 0.0625,
-  'first_conv_kernel_size': 3,
-  'first_conv_stride': 1,
-  'use_initial_max_pool': False,
-  'projection_head_layers': '16,8',
-}
-_DIGITS = {
-  'input_fn': 'digits',
-  'image_size': 8,
-  'eval_crop_method': 'CROP_THEN_RESIZE',
-  'crop_padding': 0,
-  'crop_area_range': '0.5,1.0',
-  'blur_probability': 0,
-  'num_images': 500,
-  'batch_size': 64,
-  # 360 test images are not a multiple of it.
-  'eval_batch_size': 100,
-}
 _FLAGS = {
-  **_NETWORK,
-  **_DIGITS,
-  'augmentation_type': 'IDENTITY',
+  **command.DIGITS,
+  **command.RESNET,
+  'num_images': 500,
   'stop_gradient_before_classification_head': False,
   'stage_1_epochs': 4,
   'stage_1_warmup_epochs': 0,
@@ -619,8 +598,11 @@ def warm_start(tmp_path_factory, trained):
   reference = directory / 'reference'
   _copy_checkpoints(trained.model_dir, reference, [_LAST])
   flags = {
-    **_NETWORK,
-    **_DIGITS,
+    **command.DIGITS,
+    **command.RESNET,
+    'augmentation_type': 'SIMCLR',
+    'blur_probability': 0,
+    'num_images': 500,
     'mode': 'train',
     'data_dir': trained.flags['data_dir'],
     'model_dir': directory / 'model',

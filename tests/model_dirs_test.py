@@ -23,7 +23,6 @@ from tests import command
 
 tf1 = tf.compat.v1
 
-_SMALL_MAIN = pathlib.Path(__file__).with_name('small_main.py')
 _INDEX, _DATA = '.index', '.data-00000-of-00001'
 
 
@@ -435,17 +434,8 @@ def test_killed_while_it_saves(tmp_path):
 # --- Continued ----------------------------------------------------------------
 
 _FLAGS = {
-  'use_tpu': False,
-  'projection_head_layers': '16,8',
-  'input_fn': 'digits',
-  'image_size': 8,
-  'eval_crop_method': 'CROP_THEN_RESIZE',
-  'crop_padding': 0,
-  'crop_area_range': '0.5,1.0',
-  'blur_probability': 0,
+  **command.DIGITS,
   'num_images': 500,
-  'batch_size': 64,
-  'augmentation_type': 'IDENTITY',
   'stage_1_epochs': 4,
   'stage_1_warmup_epochs': 0,
   'stage_1_optimizer': 'MOMENTUM',
@@ -466,7 +456,7 @@ def trained(tmp_path_factory):
   flags = {**_FLAGS, 'data_dir': directory / 'data'}
   model_dir = directory / 'model'
   command.succeed(
-    {**flags, 'model_dir': model_dir}, directory, program=_SMALL_MAIN
+    {**flags, 'model_dir': model_dir}, directory, program=command.SMALL_MAIN
   )
   return model_dir, flags
 
@@ -483,7 +473,7 @@ def test_training_continues_from_what_is_whole(tmp_path, trained):
   _write_state(model_dir, b'\0' * 100)
   before = _files_by_content(tmp_path / 'model')
   run = command.succeed(
-    {**flags, 'model_dir': model_dir.path}, tmp_path, program=_SMALL_MAIN
+    {**flags, 'model_dir': model_dir.path}, tmp_path, program=command.SMALL_MAIN
   )
   assert f'model_dir holds step 30 of {_LAST}: training continues there' in (
     run.log
@@ -535,7 +525,7 @@ def test_a_full_disk(small_disk, trained):
   unbroken, flags = trained
   flags = {**flags, 'model_dir': disk / 'model'}
   resize(4000)  # Half of what the run takes.
-  run = command.run(flags, disk.parent, program=_SMALL_MAIN)
+  run = command.run(flags, disk.parent, program=command.SMALL_MAIN)
   assert run.returncode == 1, run.stderr
   assert 'Traceback' not in run.stderr
   *_, last_line = run.stderr.splitlines()
@@ -549,7 +539,7 @@ def test_a_full_disk(small_disk, trained):
   assert 0 < step < _LAST
 
   resize(20000)
-  run = command.succeed(flags, disk.parent, program=_SMALL_MAIN)
+  run = command.succeed(flags, disk.parent, program=command.SMALL_MAIN)
   assert (
     f'model_dir holds step {step} of {_LAST}: training continues there'
     in (run.log)

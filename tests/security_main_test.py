@@ -17,7 +17,6 @@ from supcon.serving import embeddings
 from supcon.training import warm_start
 from tests import command
 
-_SMALL_MAIN = command.ROOT / 'tests' / 'small_main.py'
 _SECRET = 'hunter2-do-not-write-down'
 
 
@@ -47,7 +46,7 @@ def model_dir(tmp_path_factory):
         'stage_2_epochs': 0,
       },
       directory,
-      program=_SMALL_MAIN,
+      program=command.SMALL_MAIN,
       AWS_SECRET_ACCESS_KEY=_SECRET,
       GOOGLE_APPLICATION_CREDENTIALS=f'/home/{_SECRET}.json',
     )

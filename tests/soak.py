@@ -41,26 +41,15 @@ from supcon import checkpoint_files  # noqa: E402
 from supcon.serving import exports  # noqa: E402
 from tests import command  # noqa: E402
 
-_SMALL_MAIN = pathlib.Path(__file__).with_name('small_main.py')
-
 # Ten steps an epoch, half of the epochs in each stage.
 _STEPS_PER_FAULT = 200
 # After the last fault, for what takes its time while training goes on.
 _LAST_STEPS = 600
 _FLAGS = {
+  **command.DIGITS,
   'deterministic': True,
-  'use_tpu': False,
-  'input_fn': 'digits',
-  'image_size': 8,
-  'eval_crop_method': 'CROP_THEN_RESIZE',
-  'crop_padding': 0,
-  'crop_area_range': '0.5,1.0',
-  'augmentation_type': 'IDENTITY',
-  'projection_head_layers': '16,8',
   'num_images': 640,
-  'batch_size': 64,
   'num_eval_images': 100,
-  'eval_batch_size': 100,
   'eval_interval_secs': 0,
   'export_formats': 'saved_model',
   'save_interval_steps': 80,
@@ -131,7 +120,7 @@ class _Job:
     self.process = _Process(
       self._flags,
       self._directory,
-      program=_SMALL_MAIN,
+      program=command.SMALL_MAIN,
       CUDA_VISIBLE_DEVICES='',
     )
     self.is_suspended = False
@@ -531,7 +520,7 @@ class _Soak:
         _Process(
           {**flags, 'mode': 'train', 'model_dir': alone},
           directory,
-          program=_SMALL_MAIN,
+          program=command.SMALL_MAIN,
           CUDA_VISIBLE_DEVICES='',
         )
       )
@@ -661,7 +650,7 @@ class _Soak:
     with _Process(
       {**self._flags, 'mode': 'train'},
       self._directory,
-      program=_SMALL_MAIN,
+      program=command.SMALL_MAIN,
       CUDA_VISIBLE_DEVICES='',
     ) as other:
       # Its start takes longer than training to the next faults. The first one

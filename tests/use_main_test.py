@@ -18,25 +18,6 @@ from supcon.data import datasets
 from tests import command
 from tests import golden
 
-_NETWORK = {
-  'use_tpu': False,
-  'resnet_depth': 18,
-  'resnet_width': 0.0625,
-  'first_conv_kernel_size': 3,
-  'first_conv_stride': 1,
-  'use_initial_max_pool': False,
-  'projection_head_layers': '16,8',
-}
-_DIGITS = {
-  'input_fn': 'digits',
-  'image_size': 8,
-  'eval_crop_method': 'CROP_THEN_RESIZE',
-  'crop_padding': 0,
-  'crop_area_range': '0.5,1.0',
-  'augmentation_type': 'IDENTITY',
-  'batch_size': 64,
-  'eval_batch_size': 100,
-}
 _LAST = 44  # floor(2 x 1437 / 64)
 _FINETUNE = command.ROOT / 'scripts' / 'finetune.sh'
 _LINEAR_EVAL = command.ROOT / 'scripts' / 'linear_eval.sh'
@@ -68,8 +49,8 @@ def trained(tmp_path_factory, data_dir):
   directory = tmp_path_factory.mktemp('run')
   model_dir = directory / 'a model'
   flags = {
-    **_NETWORK,
-    **_DIGITS,
+    **command.DIGITS,
+    **command.RESNET,
     'mode': 'train_then_eval',
     'data_dir': data_dir,
     'model_dir': model_dir,
@@ -282,8 +263,8 @@ def folder(tmp_path_factory):
 
 def _transfer(script, reference, folder, directory, program=None, **flags):
   flags = {
-    **_NETWORK,
-    **_DIGITS,
+    **command.DIGITS,
+    **command.RESNET,
     'mode': 'train',
     'input_fn': 'folder',
     'data_dir': folder,
@@ -490,8 +471,8 @@ def _mistakes(trained, folder, directory):
   picture.write_bytes(_png(np.zeros([9, 9, 3], np.uint8)))
   predict = {**use, 'mode': 'predict', 'images': picture}
   train = {
-    **_NETWORK,
-    **_DIGITS,
+    **command.DIGITS,
+    **command.RESNET,
     'input_fn': 'folder',
     'data_dir': folder,
     'batch_size': 20,
