@@ -135,17 +135,13 @@ def find(options: run_options.RunOptions) -> Devices:
       f'--mode={options.mode} runs on one machine, but {workers.VARIABLE} '
       f'names {len(cluster.addresses)}; unset it.'
     )
+  count = (num_gpus or options.num_replicas) if options.trains else 1
+  kind, name = ('GPU', '/gpu') if num_gpus else ('CPU device', '/cpu')
+  names = [f'{name}:{index}' for index in range(count)]
   config = tf1.ConfigProto(
     allow_soft_placement=True,
-    device_count={'GPU': num_gpus, 'CPU': options.num_replicas},
+    device_count={'GPU': num_gpus, 'CPU': 1 if num_gpus else count},
   )
-  if num_gpus:
-    names, kind = [f'/gpu:{index}' for index in range(num_gpus)], 'GPU'
-  else:
-    names = [f'/cpu:{index}' for index in range(options.num_replicas)]
-    kind = 'CPU device'
-  if not options.trains:
-    names = names[:1]
   if cluster:
     return Devices(
       kind,

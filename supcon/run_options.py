@@ -26,6 +26,9 @@ ON_NAN = ('stop', 'rollback')
 # and a TF-Hub module for TensorFlow 1.
 EXPORT_FORMATS = ('saved_model', 'hub')
 
+# Virtual devices of one CPU. A million of them would take TensorFlow for ever.
+_MOST_REPLICAS = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
@@ -184,8 +187,11 @@ class RunOptions:
       raise ValueError(
         f'--num_gpus={self.num_gpus} must be 0 or more, or -1 for all.'
       )
-    if self.num_replicas < 1:
-      raise ValueError(f'--num_replicas={self.num_replicas} must be positive.')
+    if not 1 <= self.num_replicas <= _MOST_REPLICAS:
+      raise ValueError(
+        f'--num_replicas={self.num_replicas} must be 1 to {_MOST_REPLICAS}: '
+        'each is a copy of the model on this CPU.'
+      )
     if not self.use_tpu or not self.needs_accelerator:
       return
     if not self.tpu_address:

@@ -88,6 +88,9 @@ class TestOneMachine:
   def test_one_device_evaluates(self, gpus):
     found = _find(mode='eval')
     assert found.num_replicas == 1 and found.strategy is None
+    found = _find(mode='eval', num_gpus=0, num_replicas=4)
+    assert found.num_replicas == 1 and found.strategy is None
+    assert _device_count(found) == {'CPU': 1, 'GPU': 0}
 
   def test_more_gpus_than_there_are(self, gpus):
     with pytest.raises(ValueError, match='--num_gpus=5 .* 4 GPUs .* at most 4'):
@@ -290,6 +293,7 @@ class TestTpu:
     ({'tpu_name': 'local', 'num_replicas': 2}, ['--num_replicas=2', 'TPU']),
     ({'use_tpu': False, 'num_gpus': -2}, ['--num_gpus=-2']),
     ({'use_tpu': False, 'num_replicas': 0}, ['--num_replicas=0']),
+    ({'use_tpu': False, 'num_replicas': 1025}, ['--num_replicas=1025', '1024']),
   ],
 )
 def test_wrong_flags(monkeypatch, flags, words):
