@@ -44,6 +44,17 @@ def _require(condition: bool, message: str) -> None:
     raise ValueError(message)
 
 
+# Far more than anybody needs. With a slip of a million views or pixels it would
+# take TensorFlow for ever to build the graph.
+_MOST_IN_A_BATCH = 2**20
+_MOST_PIXELS = 2**13
+_MOST_VIEWS = 2**6
+
+
+def _require_within(flag: str, value: int, most: int) -> None:
+  _require(1 <= value <= most, f'--{flag}={value} must be 1 to {most}.')
+
+
 @dataclasses.dataclass(frozen=True)
 class Architecture:
   """The networks: encoder, projection head, classification head."""
@@ -223,10 +234,7 @@ class Eval:
   batch_size: int = _field('ebs', 128)
 
   def check(self) -> None:
-    _require(
-      self.batch_size > 0,
-      f'--eval_batch_size={self.batch_size} must be positive.',
-    )
+    _require_within('eval_batch_size', self.batch_size, _MOST_IN_A_BATCH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,10 +265,7 @@ class Preprocessing:
   train_on_eval_views: bool = _field('tev', False, published=False)
 
   def check(self) -> None:
-    _require(
-      self.image_size > 0,
-      f'--image_size={self.image_size} must be positive.',
-    )
+    _require_within('image_size', self.image_size, _MOST_PIXELS)
     area = self.crop_area_range
     _require(
       len(area) == 2 and 0 < area[0] <= area[1] <= 1,
@@ -271,9 +276,7 @@ class Preprocessing:
       self.crop_padding >= 0,
       f'--crop_padding={self.crop_padding} must not be negative.',
     )
-    _require(
-      self.num_views >= 1, f'--num_views={self.num_views} must be positive.'
-    )
+    _require_within('num_views', self.num_views, _MOST_VIEWS)
     _require(
       self.apply_whitening or not self.measure_whitening,
       '--measure_whitening=True has no effect with --apply_whitening=False; '
@@ -368,9 +371,7 @@ class HParams:
     Raises:
       ValueError: Names the flag, what was found and what was expected.
     """
-    _require(
-      self.batch_size > 0, f'--batch_size={self.batch_size} must be positive.'
-    )
+    _require_within('batch_size', self.batch_size, _MOST_IN_A_BATCH)
     for entry in fields():
       value = self.get(entry.path)
       _require(

@@ -110,7 +110,7 @@ class RunOptions:
       'max_checkpoints_to_keep',
       'keep_checkpoint_interval_secs',
     ):
-      if getattr(self, name) <= 0:
+      if not getattr(self, name) > 0:  # Nor NaN.
         raise ValueError(f'--{name}={getattr(self, name)} must be positive.')
     for name in ('eval_interval_secs', 'eval_timeout_secs', 'max_rollbacks'):
       if getattr(self, name) < 0:

@@ -1,6 +1,7 @@
 """Which devices a run finds, and what it says if they are not there."""
 
 import json
+import math
 import types
 
 import pytest
@@ -293,6 +294,10 @@ class TestTpu:
     ({'tpu_name': 'local', 'num_replicas': 2}, ['--num_replicas=2', 'TPU']),
     ({'use_tpu': False, 'num_gpus': -2}, ['--num_gpus=-2']),
     ({'use_tpu': False, 'num_replicas': 0}, ['--num_replicas=0']),
+    (
+      {'use_tpu': False, 'keep_checkpoint_interval_secs': math.nan},
+      ['--keep_checkpoint_interval_secs=nan', 'positive'],
+    ),
     ({'use_tpu': False, 'num_replicas': 1025}, ['--num_replicas=1025', '1024']),
   ],
 )
