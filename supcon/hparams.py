@@ -52,7 +52,10 @@ _MOST_VIEWS = 2**6
 
 
 def _require_within(flag: str, value: int, most: int) -> None:
-  _require(1 <= value <= most, f'--{flag}={value} must be 1 to {most}.')
+  _require(
+    1 <= value <= most,
+    f'--{flag}={value} must be positive, at most {most}.',
+  )
 
 
 @dataclasses.dataclass(frozen=True)

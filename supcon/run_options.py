@@ -189,8 +189,8 @@ class RunOptions:
       )
     if not 1 <= self.num_replicas <= _MOST_REPLICAS:
       raise ValueError(
-        f'--num_replicas={self.num_replicas} must be 1 to {_MOST_REPLICAS}: '
-        'each is a copy of the model on this CPU.'
+        f'--num_replicas={self.num_replicas} must be positive, at most '
+        f'{_MOST_REPLICAS}: each is a copy of the model on this CPU.'
       )
     if not self.use_tpu or not self.needs_accelerator:
       return

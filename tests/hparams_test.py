@@ -127,7 +127,7 @@ _DEFAULT = hparams.HParams()
   [
     ('batch_size', 0, '--batch_size=0'),
     ('batch_size', -5, '--batch_size=-5'),
-    ('batch_size', 2**21, '--batch_size=2097152 must be 1 to 1048576'),
+    ('batch_size', 2**21, '=2097152 must be positive, at most 1048576'),
     ('eval.batch_size', 0, '--eval_batch_size=0'),
     ('eval.batch_size', 2**31, '--eval_batch_size=2147483648'),
     ('stage_1.epochs', -1, '--stage_1_epochs=-1'),
@@ -150,7 +150,7 @@ _DEFAULT = hparams.HParams()
     ('architecture.first_conv_stride', 0, '--first_conv_stride=0'),
     ('input_data.label_noise_prob', 1.5, '--label_noise_prob=1.5'),
     ('input_data.preprocessing.image_size', 0, '--image_size=0'),
-    ('input_data.preprocessing.image_size', 10**6, 'must be 1 to 8192'),
+    ('input_data.preprocessing.image_size', 10**6, 'at most 8192'),
     ('input_data.preprocessing.crop_area_range', (0.5,), 'two fractions'),
     ('input_data.preprocessing.crop_area_range', (0.0, 1.0), 'fractions'),
     ('input_data.preprocessing.crop_padding', -1, '--crop_padding=-1'),
@@ -159,7 +159,7 @@ _DEFAULT = hparams.HParams()
     ('input_data.preprocessing.blur_probability', 2.0, 'probability'),
     ('input_data.preprocessing.warp_probability', -0.1, 'probability'),
     ('input_data.preprocessing.num_views', 0, '--num_views=0'),
-    ('input_data.preprocessing.num_views', 10**6, 'must be 1 to 64'),
+    ('input_data.preprocessing.num_views', 10**6, 'at most 64'),
     ('seed', 2**40, '--seed'),
   ],
 )
