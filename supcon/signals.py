@@ -18,6 +18,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -76,6 +77,8 @@ class _Watch:
     self.has_come = threading.Event()
     self.deferral: Deferral | None = None
     self._has_raised = False
+    self._is_swallowed = False
+    self._num_own = 0  # Signals that this watch has made itself.
     self._reader, self._writer = socket.socketpair()
     self._writer.setblocking(False)
     self._thread = threading.Thread(target=self._run, daemon=True)
@@ -102,6 +105,13 @@ class _Watch:
       self._has_raised = True
       raise Interrupted(_describe(self.number))
 
+  def swallowed(self) -> None:
+    """Says that the exception was raised where Python drops exceptions.
+
+    In a destructor, for one. The thread has it raised again, elsewhere.
+    """
+    self._is_swallowed = True
+
   def _is_deferred(self):
     deferral = self.deferral
     return deferral is not None and deferral.has_begun
@@ -123,6 +133,9 @@ class _Watch:
       for number in received:
         if number not in _SIGNALS:
           continue
+        if self._num_own:
+          self._num_own -= 1
+          continue
         if first_seen is None:
           first_seen = patient_since = now
           self._note(number)
@@ -139,6 +152,11 @@ class _Watch:
           os._exit(128 + number)
       if first_seen is None:
         continue
+      if self._is_swallowed:
+        self._is_swallowed = self._has_raised = False
+        self._num_own += 1
+        patient_since = now
+        signal.pthread_kill(threading.main_thread().ident, self.number)
       if self._is_deferred():
         patient_since = now
       elif now - patient_since > _PATIENCE_SECONDS:
@@ -170,6 +188,15 @@ def handled() -> Iterator[None]:
       continue
     before[number] = signal.SIG_DFL if handler is None else handler
   descriptor = signal.set_wakeup_fd(_watch.start(), warn_on_full_buffer=False)
+  hook = sys.unraisablehook
+
+  def hook_of_ours(unraisable):
+    if _watch and isinstance(unraisable.exc_value, Interrupted):
+      _watch.swallowed()
+    else:
+      hook(unraisable)
+
+  sys.unraisablehook = hook_of_ours
   try:
     for number in before:
       signal.signal(number, _watch.handle)
@@ -181,6 +208,7 @@ def handled() -> Iterator[None]:
     for number, handler in before.items():
       signal.signal(number, handler)
     signal.set_wakeup_fd(descriptor)
+    sys.unraisablehook = hook
     _watch.close()
     _watch = None
 

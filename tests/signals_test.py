@@ -105,6 +105,19 @@ def test_cleans_up_in_peace():
   assert (code, stdout) == (75, 'clean\n')
 
 
+def test_a_destructor_does_not_swallow_it():
+  # Python drops what is raised in one, and says so with a traceback.
+  script = _Script(
+    'class Slow:\n  def __del__(self):\n    ' + _READY + '    time.sleep(60)\n'
+    'Slow()\ntry:\n  time.sleep(60)\nfinally:\n  print("clean")'
+  )
+  script.send(signal.SIGTERM)
+  code, stdout, errors, seconds = script.wait()
+  assert (code, stdout) == (75, 'clean\n')
+  assert len(errors) == 1, errors
+  assert seconds < 5
+
+
 def test_an_error_that_comes_of_it_is_no_error():
   script = _Script(
     'try:\n  ' + _READY + '  time.sleep(60)\nexcept BaseException as error:\n'
