@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAIN = ROOT / 'main.py'
 SMALL_MAIN = ROOT / 'tests' / 'small_main.py'
 
-# Flags of runs that take seconds: images as they are. Neither 500 examples nor
-# the 360 of the test split are a multiple of a batch.
+# Flags of runs that take seconds: images as they are. The 360 of the test split
+# are no multiple of an evaluation batch.
 DIGITS = {
   'use_tpu': False,
   'input_fn': 'digits',
