@@ -12,6 +12,7 @@ import tensorflow as tf
 from supcon import hparams
 from supcon import run_options
 from supcon import texts
+from supcon import tpu_estimator
 from supcon import workers
 from supcon.data import order
 
@@ -205,6 +206,7 @@ def _num_gpus(wanted):
 
 def _find_tpu(options):
   """Returns the cores of the TPU that the options name."""
+  tpu_estimator.check_tpu()
   name = options.tpu_address
   try:
     resolver = cluster_resolver.TPUClusterResolver(

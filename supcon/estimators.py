@@ -12,10 +12,10 @@ from supcon import devices as devices_lib
 from supcon import replicas
 from supcon import retries
 from supcon import run_options
+from supcon import tpu_estimator
 from supcon import workers
 
 tf1 = tf.compat.v1
-tpu = tf1.estimator.tpu
 
 
 class _Context(NamedTuple):
@@ -32,12 +32,12 @@ def build(
   train_batch_size: int,
   eval_batch_size: int,
   seed: int,
-) -> tpu.TPUEstimator:
+) -> tpu_estimator.TPUEstimator:
   """Returns the estimator of one stage, for a TPU or for one device.
 
   Off TPU it evaluates and exports, whatever trains.
   """
-  return tpu.TPUEstimator(
+  return tpu_estimator.TPUEstimator(
     model_fn=model_fn,
     config=_run_config(options, devices, seed, cluster=devices.resolver),
     use_tpu=options.use_tpu,
@@ -121,7 +121,7 @@ def _with_saver(function, options, attempts):
   """Returns a model_fn that has the estimator save by `attempts`."""
 
   def model_fn(features, labels, mode, params):
-    if mode == tf1.estimator.ModeKeys.TRAIN:
+    if mode == tpu_estimator.ModeKeys.TRAIN:
       replicas.once(add_saver)
     return function(features, labels, mode, params)
 
@@ -181,14 +181,14 @@ def _build_distributed(options, devices, function, seed):
     train_distribute=devices.strategy,
     **changes,
   )
-  return tf1.estimator.Estimator(model_fn, config=config)
+  return tpu_estimator.Estimator(model_fn, config=config)
 
 
 def _run_config(options, devices, seed, **changes):
   # SLICED: the first host of a TPU reads the evaluation examples for all, each
   # of them once.
-  pipeline = tpu.InputPipelineConfig
-  tpu_config = tpu.TPUConfig(
+  pipeline = tpu_estimator.InputPipelineConfig
+  tpu_config = tpu_estimator.TPUConfig(
     iterations_per_loop=options.steps_per_loop,
     per_host_input_for_training=pipeline.PER_HOST_V2,
     eval_training_input_configuration=(
@@ -209,7 +209,7 @@ def _run_config(options, devices, seed, **changes):
     tpu_config=tpu_config,
   )
   with _without(workers.VARIABLE):
-    return tpu.RunConfig(**{**arguments, **changes})
+    return tpu_estimator.RunConfig(**{**arguments, **changes})
 
 
 def _copy(config):

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.tpu import tpu_system_metadata
-from tensorflow_estimator.python.estimator import estimator as estimator_lib
 
 from supcon import devices
 from supcon import enums
 from supcon import estimators
 from supcon import retries
 from supcon import run_options
+from supcon import tpu_estimator
 from supcon import workers
 from supcon.training import hooks
 from tests.tpu import cases
@@ -38,7 +38,7 @@ class _Recorder:
     weight = tf1.get_variable('weight', [], use_resource=True)
     loss = weight * tf.reduce_mean(tf.cast(labels, tf.float32))
     self._labels.append(labels)
-    return tf1.estimator.tpu.TPUEstimatorSpec(
+    return tpu_estimator.TPUEstimatorSpec(
       mode=mode,
       loss=loss,
       train_op=tf1.train.GradientDescentOptimizer(0.1).minimize(
@@ -120,7 +120,7 @@ def test_a_worker_reads_its_host_part_and_saves_nothing(tmp_path, monkeypatch):
     found.__dict__['server'] = types.SimpleNamespace(
       target='grpc://localhost:2'
     )
-    monkeypatch.setattr(tf1.estimator.Estimator, 'train', train)
+    monkeypatch.setattr(tpu_estimator.Estimator, 'train', train)
     estimators.train(
       options,
       found,
@@ -226,7 +226,7 @@ class TestTpu:
       mock.patch.object(
         tpu_system_metadata, '_query_tpu_system_metadata', offline._metadata(8)
       ),
-      mock.patch.object(estimator_lib.Estimator, last, side_effect=Built),
+      mock.patch.object(tpu_estimator.Estimator, last, side_effect=Built),
     ):
       estimator = self.estimator(8, str(tmp_path))
       with pytest.raises(Built):

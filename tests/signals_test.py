@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from supcon import signals
+from supcon import tpu_estimator
 from supcon.training import run_hooks
 
 tf1 = tf.compat.v1
@@ -266,11 +267,10 @@ class _Training:
     )
     self.run_count = 0
     self.saved = []
-    tpu = tf1.estimator.tpu
     if num_replicas == 1:
-      self._estimator = tpu.TPUEstimator(
+      self._estimator = tpu_estimator.TPUEstimator(
         lambda features, labels, mode, params: self._model_fn(mode),
-        config=tpu.RunConfig(**config),
+        config=tpu_estimator.RunConfig(**config),
         use_tpu=False,
         train_batch_size=1,
       )
@@ -278,9 +278,9 @@ class _Training:
       devices = [f'/cpu:{index}' for index in range(num_replicas)]
       with tf.Graph().as_default():
         strategy = tf.distribute.MirroredStrategy(devices)
-      self._estimator = tf1.estimator.Estimator(
+      self._estimator = tpu_estimator.Estimator(
         lambda features, labels, mode: self._model_fn(mode).as_estimator_spec(),
-        config=tpu.RunConfig(train_distribute=strategy, **config),
+        config=tpu_estimator.RunConfig(train_distribute=strategy, **config),
       )
 
   def when(self, run_count):
@@ -341,7 +341,7 @@ class _Training:
       aggregation=tf1.VariableAggregation.MEAN,
     )
     step = tf1.train.get_or_create_global_step()
-    return tf1.estimator.tpu.TPUEstimatorSpec(
+    return tpu_estimator.TPUEstimatorSpec(
       mode=mode,
       loss=tf.identity(weight),
       train_op=tf.group(weight.assign_add(1.0), step.assign_add(1)),

@@ -6,6 +6,7 @@ import dataclasses
 import tensorflow as tf
 
 from supcon import replicas
+from supcon import tpu_estimator
 from supcon.data import preprocessing
 from supcon.models import contrastive
 from supcon.serving import trained
@@ -44,7 +45,7 @@ class PredictFn:
     predictions = trained.outputs(network, images[:, 0], training=False)
     for name in ('labels', 'weights'):
       predictions[name] = features[name]
-    return tf1.estimator.tpu.TPUEstimatorSpec(
+    return tpu_estimator.TPUEstimatorSpec(
       mode=mode,
       predictions=predictions,
       scaffold_fn=self._scaffold_fn(network),

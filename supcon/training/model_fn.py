@@ -8,6 +8,7 @@ import tensorflow as tf
 from supcon import hparams
 from supcon import losses
 from supcon import replicas
+from supcon import tpu_estimator
 from supcon.data import preprocessing
 from supcon.models import contrastive
 from supcon.training import hooks
@@ -17,8 +18,8 @@ from supcon.training import stages
 from supcon.training import warm_start
 
 tf1 = tf.compat.v1
-ModeKeys = tf1.estimator.ModeKeys
-TPUEstimatorSpec = tf1.estimator.tpu.TPUEstimatorSpec
+ModeKeys = tpu_estimator.ModeKeys
+TPUEstimatorSpec = tpu_estimator.TPUEstimatorSpec
 
 
 @dataclasses.dataclass

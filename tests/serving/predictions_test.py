@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from supcon import hparams
+from supcon import tpu_estimator
 from supcon.models import contrastive
 from supcon.serving import predictions
 from supcon.serving import trained
@@ -51,7 +52,7 @@ def test_says_what_the_model_says_of_whitened_images():
     spec = function(
       _features(levels.astype(np.uint8)),
       None,
-      tf1.estimator.ModeKeys.PREDICT,
+      tpu_estimator.ModeKeys.PREDICT,
       {},
     )
     with tf1.variable_scope('', reuse=True):
@@ -75,7 +76,7 @@ def test_can_start_from_elsewhere():
     spec = predictions.PredictFn(_model(), tf.float32, started.append)(
       _features(np.zeros([2, _SIDE, _SIDE, 3], np.uint8)),
       None,
-      tf1.estimator.ModeKeys.PREDICT,
+      tpu_estimator.ModeKeys.PREDICT,
       {},
     )
     assert not started

@@ -10,7 +10,8 @@ from unittest import mock
 import tensorflow as tf
 from tensorflow.python.client import session as session_lib
 from tensorflow.python.tpu import tpu_system_metadata
-from tensorflow_estimator.python.estimator import estimator as estimator_lib
+
+from supcon import tpu_estimator
 
 tf1 = tf.compat.v1
 
@@ -92,7 +93,7 @@ def _graph(start, last_call, model_fn, num_cores, batch_size, steps):
     mock.patch.object(
       tpu_system_metadata, '_query_tpu_system_metadata', _metadata(num_cores)
     ),
-    mock.patch.object(estimator_lib.Estimator, last_call, stop),
+    mock.patch.object(tpu_estimator.Estimator, last_call, stop),
     tempfile.TemporaryDirectory() as model_dir,
   ):
     estimator = _estimator(model_fn, num_cores, batch_size, steps, model_dir)
@@ -104,18 +105,18 @@ def _graph(start, last_call, model_fn, num_cores, batch_size, steps):
 
 
 def _estimator(model_fn, num_cores, batch_size, steps, model_dir):
-  per_host_v2 = tf1.estimator.tpu.InputPipelineConfig.PER_HOST_V2
-  config = tf1.estimator.tpu.RunConfig(
+  per_host_v2 = tpu_estimator.InputPipelineConfig.PER_HOST_V2
+  config = tpu_estimator.RunConfig(
     cluster=_Cluster(max(num_cores // CORES_PER_HOST, 1)),
     model_dir=model_dir,
     tf_random_seed=1,
-    tpu_config=tf1.estimator.tpu.TPUConfig(
+    tpu_config=tpu_estimator.TPUConfig(
       iterations_per_loop=steps,
       num_shards=num_cores,
       per_host_input_for_training=per_host_v2,
     ),
   )
-  return tf1.estimator.tpu.TPUEstimator(
+  return tpu_estimator.TPUEstimator(
     model_fn=model_fn,
     config=config,
     use_tpu=True,

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from supcon import enums
 from supcon import hparams
+from supcon import tpu_estimator
 from supcon.training import metrics
 from supcon.training import stages
 from tests import golden
@@ -304,16 +305,16 @@ def _train(directory, interval, max_steps, num_replicas=1):
       name: tf.concat([tensors[name] for _, tensors in calls], axis=0)
       for name in calls[0][1]
     }
-    return tf1.estimator.tpu.TPUEstimatorSpec(
+    return tpu_estimator.TPUEstimatorSpec(
       mode=mode,
       loss=tf.constant(0.0),
       train_op=train_op,
       host_call=(write, tensors),
     )
 
-  estimator = tf1.estimator.tpu.TPUEstimator(
+  estimator = tpu_estimator.TPUEstimator(
     model_fn,
-    config=tf1.estimator.tpu.RunConfig(model_dir=str(directory / 'estimator')),
+    config=tpu_estimator.RunConfig(model_dir=str(directory / 'estimator')),
     use_tpu=False,
     train_batch_size=1,
   )

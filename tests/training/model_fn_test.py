@@ -12,6 +12,7 @@ import tensorflow as tf
 from supcon import enums
 from supcon import hparams
 from supcon import losses
+from supcon import tpu_estimator
 from supcon.data import image_ops
 from supcon.models import contrastive
 from supcon.serving import trained
@@ -24,7 +25,7 @@ from tests.tpu import offline
 from tests.tpu import program
 
 tf1 = tf.compat.v1
-ModeKeys = tf1.estimator.ModeKeys
+ModeKeys = tpu_estimator.ModeKeys
 
 _NUM_CLASSES = 7
 _SIDE = 8

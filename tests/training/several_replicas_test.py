@@ -10,6 +10,7 @@ import tensorflow as tf
 from supcon import enums
 from supcon import hparams
 from supcon import replicas
+from supcon import tpu_estimator
 from tests.tpu import cases
 
 tf1 = tf.compat.v1
@@ -30,14 +31,14 @@ def _estimator(function, count, model_dir):
     return call(features, labels, mode)
 
   devices = [f'/cpu:{index}' for index in range(count)]
-  config = tf1.estimator.RunConfig(
+  config = tpu_estimator.RunConfig(
     model_dir=model_dir,
     train_distribute=tf.distribute.MirroredStrategy(devices),
     save_summary_steps=None,
     checkpoint_save_graph_def=False,
     session_config=tf1.ConfigProto(device_count={'CPU': count}),
   )
-  return tf1.estimator.Estimator(model_fn, config=config)
+  return tpu_estimator.Estimator(model_fn, config=config)
 
 
 def _input_fn(stage, count):
