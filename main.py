@@ -12,11 +12,16 @@ are in supcon/showing.py.
 
 import sys
 
-from absl import app
-from absl import flags
-from absl import logging
+try:
+  from absl import app
+  from absl import flags
+  from absl import logging
+except ImportError as error:
+  pip = f'{sys.executable} -m pip install -r requirements.txt'
+  sys.exit(f'main.py: error: {error}; run: {pip}')
 
 import hparams_flags
+from supcon import installation
 from supcon import logs
 from supcon import signals
 from supcon import texts
@@ -42,11 +47,12 @@ def _main(argv):
   if FLAGS['verbosity'].using_default_value:
     logging.set_verbosity(logging.INFO)
   logs.shorten()
-  logs.quiet_tensorflow()
   try:
     options, params = hparams_flags.read(FLAGS, argv[1:], _find_recorded)
     params.check()
     options.check(params)
+    if options.mode != 'status':
+      installation.load()  # Late, so that wrong flags are answered at once.
   except ValueError as error:
     return _refuse(error)
 
@@ -55,7 +61,6 @@ def _main(argv):
 
     return showing.show(options.model_dir)
 
-  # Only now, so that --help and wrong flags are answered at once.
   from supcon import jobs
 
   if params.input_data.preprocessing.compile_augmentation:
@@ -87,6 +92,7 @@ def _find_recorded(model_dir):
   """Returns the HParams of what was trained in model_dir, or None."""
   if not model_dir:
     return None
+  installation.load()
   from supcon import model_dirs
 
   return model_dirs.ModelDir(model_dir).read_hparams()

@@ -1,5 +1,7 @@
 """What a user gets to see of a run: our own lines, and not TensorFlow's."""
 
+from collections.abc import Iterator
+import contextlib
 import logging as python_logging
 import os
 import shutil
@@ -92,18 +94,29 @@ def _tell_of_thread(args):
     threading.__excepthook__(args)
 
 
-def quiet_xla() -> None:
-  """Lets XLA say, unheard, what it says once in a process to no logger."""
-  import tensorflow.compat.v1 as tf
-
+@contextlib.contextmanager
+def hidden_stderr() -> Iterator[None]:
+  """Hides whatever is written to stderr, by C++ too, unless --verbosity=1."""
+  if logging.level_debug():
+    yield
+    return
+  sys.stderr.flush()
   stderr = os.dup(2)
   try:
     with open(os.devnull, 'w') as nowhere:
       os.dup2(nowhere.fileno(), 2)
-    config = tf.ConfigProto(device_count={'GPU': 0})
-    with tf.Graph().as_default(), tf.Session(config=config) as session:
-      x = tf.placeholder(tf.float32, [])
-      session.run(tf.function(tf.abs, jit_compile=True)(x), {x: 0.0})
+    yield
   finally:
+    sys.stderr.flush()
     os.dup2(stderr, 2)
     os.close(stderr)
+
+
+def quiet_xla() -> None:
+  """Lets XLA say, unheard, what it says once in a process to no logger."""
+  import tensorflow.compat.v1 as tf
+
+  config = tf.ConfigProto(device_count={'GPU': 0})
+  with hidden_stderr(), tf.Graph().as_default(), tf.Session(config=config) as s:
+    x = tf.placeholder(tf.float32, [])
+    s.run(tf.function(tf.abs, jit_compile=True)(x), {x: 0.0})

@@ -5,7 +5,10 @@ import socket
 
 import pytest
 
+from supcon import installation
+
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+installation.choose_keras()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ _LAYERS = (
   ('supcon.enums',),
   ('supcon.hparams',),
   ('supcon.run_options', 'supcon.logs', 'supcon.texts'),
+  ('supcon.installation', 'supcon.tpu_estimator'),
   ('supcon.retries', 'supcon.storage', 'supcon.checkpoint_files'),
   (
     'supcon.signals',
