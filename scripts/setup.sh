@@ -1,15 +1,21 @@
 #!/bin/bash
-# Makes .venv in the checkout, to be sourced by quickstart.sh and test.sh:
+# Makes a virtual environment, to be sourced by quickstart.sh, test.sh and CI:
 #
-#   prepare_environment FILE...   # then "$PYTHON" is .venv's interpreter.
+#   prepare_environment FILE...   # then "$PYTHON" is its interpreter.
+#
+# VENV=... says where, by default .venv in the checkout; PYTHON=... with which
+# Python, by default the newest supported one that is found.
 
 source "$(dirname "${BASH_SOURCE[0]}")/configs.sh"
 
-VENV="$ROOT/.venv"
+VENV="${VENV:-$ROOT/.venv}"
 
-# Written into .venv: a stamp per requirements file, with the checksum of what
-# was installed, and UNFINISHED while pip is at work. A package that pip was
-# stopped in the middle of can look installed, so then .venv is made anew.
+# The versions of Python that the pinned packages have wheels for, best first.
+SUPPORTED=(3.13 3.12 3.11 3.10)
+
+# Written into the environment: a stamp per requirements file, with the checksum
+# of what was installed, and UNFINISHED while pip is at work. A package that pip
+# was stopped in the middle of can look installed, so then it is made anew.
 STAMPS="$VENV/requirements-stamps"
 UNFINISHED="$VENV/requirements-unfinished"
 
@@ -22,11 +28,14 @@ fail() {
   exit 1
 }
 
-# Prints the version and the path of an interpreter and what it lacks, one a
-# line; fails if it does not run. The path is that of the interpreter below a
-# virtual environment or a shim. Has to work in any Python, even in Python 2.
+# Sets PROBED_VERSION, PROBED_PATH and PROBED_LACK to what an interpreter is and
+# lacks; fails if no environment can be made with it. The path is that of the
+# interpreter below a virtual environment or a shim. The Python in here has to
+# work in any Python, even in Python 2.
 probe_python() {
-  "$1" -c '
+  local probed
+  PROBED_VERSION='' PROBED_PATH='' PROBED_LACK=''
+  probed="$("$1" -c '
 import sys
 print("%d.%d.%d" % sys.version_info[:3])
 print(getattr(sys, "_base_executable", None) or sys.executable)
@@ -36,65 +45,89 @@ except ImportError:
   print("the venv module (Debian: apt-get install python3-venv)")
 else:
   print("")
-' 2> /dev/null < /dev/null
+' 2> /dev/null < /dev/null)" || return 1
+  { read -r PROBED_VERSION && read -r PROBED_PATH && read -r PROBED_LACK; } \
+    <<< "$probed" || true
+  is_supported "$PROBED_VERSION" && [[ -z "$PROBED_LACK" ]]
 }
 
-# Prints interpreters that may exist, the best first, one a line.
-candidate_pythons() {
-  if [[ -n "${PYTHON:-}" ]]; then
-    echo "$PYTHON"
-  fi
-  local name
-  for name in python3.11 python3.10 python3 python; do
-    type -aP "$name" || true
-  done
-  # Versions that pyenv has installed but does not show at the moment.
-  if command -v pyenv > /dev/null; then
-    ls "$(pyenv root)"/versions/3.1[01].*/bin/python 2> /dev/null || true
-  fi
+# Prints what `probe_python` has found.
+probed() {
+  echo "$PROBED_VERSION${PROBED_LACK:+ without $PROBED_LACK}, $PROBED_PATH"
 }
 
 is_supported() {
-  [[ "$1" == 3.10.* || "$1" == 3.11.* ]]
+  local version
+  for version in "${SUPPORTED[@]}"; do
+    [[ "$1" != "$version".* ]] || return 0
+  done
+  return 1
 }
 
-# Sets BASE_PYTHON and BASE_VERSION to an interpreter that can make .venv, or
-# ends the script.
-find_python() {
-  local candidate probed version path lack found=''
+# Prints interpreters that may exist, one a line, not in order.
+candidate_pythons() {
+  local version
+  for version in "${SUPPORTED[@]}"; do
+    type -aP "python$version" || true
+    # Versions that pyenv has installed but does not show at the moment.
+    if command -v pyenv > /dev/null; then
+      ls "$(pyenv root)/versions/$version".*/bin/python 2> /dev/null || true
+    fi
+  done
+  type -aP python3 python || true
+}
+
+# Prints 'VERSION PATH' of the Pythons that can make an environment, one for each
+# minor version, the newest first.
+installed_pythons() {
+  local candidate
   while IFS= read -r candidate; do
-    probed="$(probe_python "$candidate")" || continue
-    { read -r version && read -r path && read -r lack; } <<< "$probed" || true
-    if is_supported "$version" && [[ -z "$lack" ]]; then
-      BASE_PYTHON="$path"
-      BASE_VERSION="$version"
+    if probe_python "$candidate"; then
+      echo "$PROBED_VERSION $PROBED_PATH"
+    fi
+  done < <(candidate_pythons) | sort -t. -k1,1nr -k2,2nr -u
+}
+
+# Sets BASE_PYTHON and BASE_VERSION to an interpreter that can make an
+# environment, or ends the script.
+find_python() {
+  local candidate found=''
+  if [[ -n "${PYTHON:-}" ]]; then
+    if probe_python "$PYTHON"; then
+      BASE_VERSION="$PROBED_VERSION"
+      BASE_PYTHON="$PROBED_PATH"
       return
     fi
-    lack="$version${lack:+ without $lack}, $path"
-    if [[ "$found" != *"$lack"* ]]; then
-      found="${found:+$found; }$lack"
+    [[ -z "$PROBED_VERSION" ]] || found="$(probed)"
+    say "PYTHON=$PYTHON does not do (${found:-it does not run}); looking for" \
+      'another.'
+    found=''
+  fi
+  if read -r BASE_VERSION BASE_PYTHON < <(installed_pythons); then
+    return
+  fi
+  while IFS= read -r candidate; do
+    probe_python "$candidate" || true
+    if [[ -n "$PROBED_VERSION" && "$found" != *"$(probed)"* ]]; then
+      found="${found:+$found; }$(probed)"
     fi
-    if [[ "$candidate" == "${PYTHON:-}" ]]; then
-      say "PYTHON=$PYTHON does not do ($lack); looking for another."
-    fi
-  done < <(candidate_pythons)
-  fail 'Python 3.10 or 3.11 is needed (TensorFlow 2.15 is the last with' \
-    'TPUEstimator and has no wheels above 3.11; the pinned TensorFlow Datasets' \
-    "needs 3.10), but found only: ${found:-no Python at all}. Install one, or" \
-    "name it: PYTHON=/path/to/python3.11 scripts/${0##*/}"
+  done < <([[ -z "${PYTHON:-}" ]] || echo "$PYTHON"; candidate_pythons)
+  fail 'Python 3.10, 3.11, 3.12 or 3.13 is needed, but found only:' \
+    "${found:-no Python at all}. Install one, or name it:" \
+    "PYTHON=/path/to/python3.13 scripts/${0##*/}"
 }
 
-# Whether .venv works and is of the version that $PYTHON asks for, if it does.
+# Whether the environment works and is of the version that $PYTHON asks for, if
+# that is a supported one.
 is_venv_usable() {
-  local version asked
+  local version
   [[ ! -e "$UNFINISHED" && -x "$VENV/bin/python" ]] || return 1
   version="$("$VENV/bin/python" -c '
 import pip, sys
 print("%d.%d.%d" % sys.version_info[:3])' 2> /dev/null)" || return 1
   is_supported "$version" || return 1
-  if [[ -n "${PYTHON:-}" ]] && asked="$(probe_python "$PYTHON")"; then
-    asked="${asked%%$'\n'*}"
-    ! is_supported "$asked" || [[ "${asked%.*}" == "${version%.*}" ]]
+  if [[ -n "${PYTHON:-}" ]] && probe_python "$PYTHON"; then
+    [[ "${PROBED_VERSION%.*}" == "${version%.*}" ]]
   fi
 }
 
@@ -127,14 +160,14 @@ pip_install() {
   fi
 }
 
-# Makes .venv, with what the given requirements files list, unless that is
-# there already. The files are named relative to the checkout. Sets PYTHON.
+# Makes the environment, with what the given requirements files list, unless that
+# is there already. The files are named relative to the checkout. Sets PYTHON.
 prepare_environment() {
   local file started=$SECONDS
   local -a missing
   if ! is_venv_usable; then
     find_python
-    say "Making .venv with Python $BASE_VERSION ($BASE_PYTHON)."
+    say "Making ${VENV#"$ROOT/"} with Python $BASE_VERSION ($BASE_PYTHON)."
     "$BASE_PYTHON" -m venv --clear "$VENV" \
       || fail "$BASE_PYTHON could not make $VENV; see above."
   fi

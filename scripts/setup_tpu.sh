@@ -1,7 +1,7 @@
 #!/bin/bash
-# Installs what the code needs on a Cloud TPU VM, except TensorFlow: the one that
-# is there is made for the TPU, and that of requirements.txt is not. Whatever is
-# there already is left as it is.
+# Installs what the code needs beside a TensorFlow that must stay: the one of a
+# Cloud TPU VM, or of a cluster's image, 2.15.1 to 2.21. Whatever is there
+# already is left as it is.
 #
 # Usage: scripts/setup_tpu.sh
 #   PYTHON=... names the interpreter that has TensorFlow; default: python3.
@@ -9,53 +9,124 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/configs.sh"
 
 python="${PYTHON:-python3}"
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
 
-# Prints the pinned requirements that are missing, one a line.
-missing() {
+fail() {
+  echo "[set-up] $*" >&2
+  exit 1
+}
+
+# Prints the version of TensorFlow, without importing it or what it needs.
+tensorflow_version() {
   "$python" -c '
+import importlib.util
+import re
+
+spec = importlib.util.find_spec("tensorflow")
+assert spec, "no TensorFlow"
+import importlib.metadata as metadata
+for name in ("tensorflow", "tensorflow-cpu", "tensorflow-tpu", "tf-nightly"):
+  try:
+    print(metadata.version(name))
+    break
+  except metadata.PackageNotFoundError:
+    pass
+else:
+  import tensorflow
+  print(tensorflow.__version__)' 2> "$work/error"
+}
+
+"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2])' \
+  || fail "$python is too old, expected Python 3.10 to 3.13."
+version="$(tensorflow_version)" \
+  || fail "$python has no TensorFlow ($(tail -n 1 "$work/error")), expected" \
+    '2.15 to 2.21; where none must stay, run scripts/setup.sh or' \
+    "$python -m pip install -r requirements.txt"
+IFS=. read -r major minor _ <<< "$version"
+if ((major < 2 || (major == 2 && minor < 15))); then
+  fail "TensorFlow $version of $python is too old, expected 2.15 to 2.21."
+fi
+if ((major > 2 || minor > 21)); then
+  echo "[set-up] TensorFlow $version is newer than 2.21, the newest that was" \
+    'tried.'
+fi
+
+# Writes $work/constraints, which pins all that is installed, and $work/alone
+# and $work/others, the requirements that are missing: those that pip must not
+# follow to another TensorFlow, and those with what they need in turn.
+"$python" - "$major" "$minor" "$work" << 'END'
 import importlib.metadata
+import pathlib
 import re
 import sys
 
-# They come with TensorFlow or not at all.
-PARTS = {
-  "keras", "libclang", "tensorboard", "tensorboard-data-server", "tensorflow",
-  "tensorflow-estimator", "tensorflow-io-gcs-filesystem",
-}
-for line in open(sys.argv[1]):
-  found = re.match(r"([\w.-]+)==\S+", line)
-  if found and found[1] not in PARTS:
-    try:
-      importlib.metadata.version(found[1])
-    except importlib.metadata.PackageNotFoundError:
-      print(found[0])
-' "$ROOT/requirements.txt"
-}
+major, minor = int(sys.argv[1]), int(sys.argv[2])
+work = pathlib.Path(sys.argv[3])
+installed = {}
+for distribution in importlib.metadata.distributions():
+  name = re.sub(r'[-_.]+', '-', distribution.metadata['Name'] or '').lower()
+  installed.setdefault(name, distribution.version)
 
-if ! version="$("$python" -c '
-import os
+alone = ['tensorflow-hub==0.16.1']
+if (major, minor) >= (2, 16):
+  alone += ['tensorflow-estimator==2.15.0', f'tf_keras=={major}.{minor}.*']
+others = [
+  'absl-py',
+  'cloud-tpu-client==0.10',
+  'importlib_resources',
+  'packaging',
+  'setuptools<81',  # The last with pkg_resources.
+  'tensorflow-datasets==4.9.10',
+]
+
+
+def is_missing(requirement):
+  name = re.match(r'[\w.-]+', requirement)[0]
+  return re.sub(r'[-_.]+', '-', name).lower() not in installed
+
+
+constraints = [
+  f'{name}=={version}'
+  for name, version in installed.items()
+  # What Debian calls a version need not be one for pip.
+  if name and re.fullmatch(r'[0-9][0-9a-zA-Z.]*(\+[\w.]+)?', version)
+]
+if int(installed.get('protobuf', '5').split('.')[0]) < 5:
+  # Later ones are for protobuf 5, and do not say so.
+  constraints.append('tensorflow-metadata<1.18')
+for name, lines in (
+  ('constraints', constraints),
+  ('alone', filter(is_missing, alone)),
+  ('others', filter(is_missing, others)),
+):
+  (work / name).write_text(''.join(f'{line}\n' for line in lines))
+END
+
+missing="$(cat "$work/alone" "$work/others")"
+echo "[set-up] TensorFlow $version stays;" \
+  "missing: $(echo "${missing:-nothing}" | tr '\n' ' ')"
+pip=("$python" -m pip install --no-input --disable-pip-version-check)
+if [[ -s "$work/alone" ]]; then
+  "${pip[@]}" --no-deps -r "$work/alone"
+fi
+if [[ -s "$work/others" ]]; then
+  "${pip[@]}" -c "$work/constraints" -r "$work/others"
+fi
+
+cd "$ROOT"
+"$python" -c '
 import sys
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-assert sys.version_info >= (3, 10), "Python 3.10 or later is needed"
-import tensorflow as tf
-tf.compat.v1.estimator.tpu.TPUEstimator
-print(tf.__version__)' 2>&1)"; then
-  echo "$version" | tail -n 1 >&2
-  echo "[set-up] $python has no TensorFlow with TPUEstimator, which is 2.15 or" \
-    'earlier; see "Cloud TPU" in README.md.' >&2
-  exit 1
-fi
-version="${version##*$'\n'}"
-
-packages=()
-while IFS= read -r package; do
-  packages+=("$package")
-done < <(missing)
-echo "[set-up] TensorFlow $version stays; ${#packages[@]} packages are missing."
-if [[ ${#packages[@]} -gt 0 ]]; then
-  # Without dependencies, for one of them could ask for another TensorFlow.
-  "$python" -m pip install --no-input --no-deps "${packages[@]}"
-fi
-"$python" -c 'import absl, tensorflow_datasets' \
-  || { echo '[set-up] What is installed does not go together; see above.' >&2
-       exit 1; }
+from supcon import installation
+try:
+  installation.load()
+except installation.InstallationError as error:
+  sys.exit(f"[set-up] {error}")
+try:
+  import pkg_resources
+except ImportError:
+  print("[set-up] setuptools has no pkg_resources, which cloud-tpu-client and",
+        "tensorflow-hub import. If --tpu_name or --reference_ckpt=https://...",
+        "is refused: pip install \"setuptools<81\"")
+' || exit 1
+echo '[set-up] Ready.'

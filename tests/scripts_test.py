@@ -3,6 +3,7 @@
 No TensorFlow and no installation: stubs stand in for the interpreters.
 """
 
+import collections
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ import stat
 import subprocess
 import sys
 
+import absl
+import packaging
 import pytest
 
 from tests import flag_parsing
@@ -121,6 +124,7 @@ def bare_path(tmp_path):
     'ls',
     'mkdir',
     'rm',
+    'sort',
     'tail',
     'touch',
   ):
@@ -295,16 +299,16 @@ class TestSetUp:
     assert result.returncode == 1
     assert result.stdout == ''
     assert result.stderr.count('\n') == 1
-    for words in ('3.10 or 3.11', 'TPUEstimator', 'Datasets', *found):
+    for words in ('3.10, 3.11, 3.12 or 3.13', *found):
       assert words in result.stderr
     assert not (self.checkout / '.venv').exists()
 
   @pytest.mark.parametrize('script', ['quickstart.sh', 'test.sh'])
   def test_refuses_other_versions(self, script):
-    _fake_python(self.path, 'python3', '3.12.1')
+    _fake_python(self.path, 'python3', '3.14.1')
     _fake_python(self.path, 'python', '2.7.18')
     result, _ = self.run(script=script)
-    self.assert_refuses(result, '3.12.1', str(self.path / 'python3'), '2.7.18')
+    self.assert_refuses(result, '3.14.1', str(self.path / 'python3'), '2.7.18')
 
   def test_refuses_a_machine_without_python(self):
     result, _ = self.run()
@@ -317,10 +321,20 @@ class TestSetUp:
 
   @pytest.mark.parametrize('name', ['python3.11', 'python3.10', 'python'])
   def test_finds_the_right_one(self, name):
-    _fake_python(self.path, 'python3', '3.12.1')
+    _fake_python(self.path, 'python3', '3.9.1')
     _fake_python(self.path, name, '3.10.9')
     _, calls = self.run()
     assert calls[0] == 'venv 3.10.9'
+
+  def test_takes_the_newest_supported_one(self):
+    for version in ('3.9.18', '3.14.0', '3.10.13', '3.12.1', '3.11.7'):
+      name = f'python{version.rpartition(".")[0]}'
+      _fake_python(self.path, name, version)
+    assert self.run()[1][0] == 'venv 3.12.1'
+    # What is there goes on, until another is asked for.
+    _fake_python(self.path, 'python3', '3.13.0')
+    assert self.run()[1] == []
+    assert self.run(PYTHON='python3')[1][0] == 'venv 3.13.0'
 
   def test_passes_over_a_shim_that_fails(self, tmp_path):
     _write_executable(tmp_path / 'shims/python3.11', '#!/bin/sh\nexit 127')
@@ -347,12 +361,16 @@ class TestSetUp:
     assert self.run(PYTHON='python3.11')[1][0] == 'venv 3.11.2'
     assert self.run()[1] == []
 
-  def test_says_that_python_does_not_do(self, tmp_path):
+  @pytest.mark.parametrize('version, says', [('3.14.0', '3.14.0'), ('', 'run')])
+  def test_says_that_python_does_not_do(self, tmp_path, version, says):
     _fake_python(self.path, 'python3.11', '3.11.2')
-    other = _fake_python(tmp_path / 'opt', 'py', '3.13.0')
+    other = tmp_path / 'none'
+    if version:
+      other = _fake_python(tmp_path / 'opt', 'py', version)
     result, calls = self.run(PYTHON=other)
     assert calls[0] == 'venv 3.11.2'
-    assert '3.13.0' in result.stdout
+    assert f'PYTHON={other} does not do (' in result.stdout
+    assert says in result.stdout
 
   def test_installs_once(self):
     _fake_python(self.path, 'python3.11', '3.11.2')
@@ -505,34 +523,44 @@ class TestLocalWorkers:
 # what pip is asked for.
 _TPU_PYTHON = f"""#!/bin/bash
 if [[ "$1 $2" == '-m pip' ]]; then
-  printf '%s\\n' "${{@:3}}" > "$LOG"
+  for argument in "$@"; do
+    if [[ "$argument" == */constraints || "$argument" == */alone ||
+          "$argument" == */others ]]; then
+      sed "s,^,${{argument##*/}} ," "$argument" >> "$LOG"
+    fi
+  done
+  echo "${{@:3}}" | sed 's,^,call ,' >> "$LOG"
 else
   PYTHONPATH="$INSTALLED" exec '{sys.executable}' -S "$@"
 fi
 """
-_TPU_TENSORFLOW = """
-from types import SimpleNamespace as Namespace
-__version__ = 'VERSION'
-tpu = Namespace(**ESTIMATOR)
-compat = Namespace(v1=Namespace(estimator=Namespace(tpu=tpu)))
-"""
 
 
 class TestTpuSetUp:
-  def run(self, tmp_path, installed, estimator="{'TPUEstimator': None}"):
-    """Returns the finished process, and what pip was asked for."""
+  def run(self, tmp_path, **versions):
+    """Returns the finished process, and what pip was asked for.
+
+    Args:
+      tmp_path: Directory.
+      **versions: Of the packages that are installed.
+    """
     packages = tmp_path / 'installed'
     packages.mkdir()
-    for name in installed:
-      info = packages / f'{name.replace("-", "_")}-0.1.dist-info'
+    for name, version in versions.items():
+      info = packages / f'{name}-{version}.dist-info'
       info.mkdir()
-      (info / 'METADATA').write_text(f'Name: {name}\nVersion: 0.1\n')
-    tensorflow = _TPU_TENSORFLOW.replace('VERSION', '2.15.0')
-    (packages / 'tensorflow.py').write_text(
-      tensorflow.replace('ESTIMATOR', estimator)
-    )
-    for name in ('absl', 'tensorflow_datasets'):
+      name = name.replace('_', '-')
+      (info / 'METADATA').write_text(f'Name: {name}\nVersion: {version}\n')
+    if 'tensorflow' in versions:
+      (packages / 'tensorflow.py').write_text(
+        f'__version__ = {versions["tensorflow"]!r}'
+      )
+    # What pip would have brought.
+    for name in ('tensorflow_estimator', 'tf_keras', 'tensorflow_datasets'):
       (packages / f'{name}.py').touch()
+    for module in (absl, packaging):
+      path = pathlib.Path(module.__file__).parent
+      (packages / path.name).symlink_to(path)
     python = _write_executable(tmp_path / 'python', _TPU_PYTHON)
     log = tmp_path / 'log'
     result = _run(
@@ -542,32 +570,71 @@ class TestTpuSetUp:
       LOG=log,
       INSTALLED=packages,
     )
-    return result, log.read_text().splitlines() if log.exists() else []
+    asked = collections.defaultdict(list)
+    for line in log.read_text().splitlines() if log.exists() else []:
+      kind, _, text = line.partition(' ')
+      asked[kind].append(text)
+    return result, asked
 
-  def test_leaves_what_is_there(self, tmp_path):
-    result, asked = self.run(tmp_path, ['numpy', 'absl-py'])
+  def test_brings_the_estimator_and_keras_that_go_with_tensorflow(
+    self, tmp_path
+  ):
+    result, asked = self.run(
+      tmp_path, tensorflow='2.19.1', numpy='2.1.3', absl_py='1.4.0'
+    )
     assert result.returncode == 0, result.stderr
-    assert 'TensorFlow 2.15.0 stays' in result.stdout
-    assert asked[0] == 'install' and '--no-deps' in asked
-    names = {each.split('==')[0] for each in asked if '==' in each}
-    assert {'tensorflow-datasets', 'cloud-tpu-client', 'protobuf'} <= names
-    assert not names & {
-      'tensorflow',
-      'tensorflow-estimator',
-      'keras',
-      'numpy',
-      'absl-py',
-    }
+    assert 'TensorFlow 2.19.1 stays' in result.stdout
+    assert asked['alone'] == [
+      'tensorflow-hub==0.16.1',
+      'tensorflow-estimator==2.15.0',
+      'tf_keras==2.19.*',
+    ]
+    # What asks for TensorFlow is not to bring another.
+    assert asked['call'][0].startswith('install') and asked['call'][0].count(
+      '--no-deps'
+    )
+    assert 'tensorflow-datasets==4.9.10' in asked['others']
+    assert 'absl-py' not in asked['others']
+
+  def test_pins_all_that_is_there(self, tmp_path):
+    _, asked = self.run(
+      tmp_path,
+      tensorflow='2.15.1',
+      numpy='1.26.4',
+      protobuf='4.25.9',
+      python_apt='2.4.0+ubuntu1',
+      odd='1-2-odd',
+    )
+    assert sorted(asked['constraints']) == [
+      'numpy==1.26.4',
+      'protobuf==4.25.9',
+      'python-apt==2.4.0+ubuntu1',
+      'tensorflow-metadata<1.18',
+      'tensorflow==2.15.1',
+    ]
+    assert asked['alone'] == ['tensorflow-hub==0.16.1']
 
   def test_asks_for_nothing_twice(self, tmp_path):
-    lines = (_ROOT / 'requirements.txt').read_text().splitlines()
-    names = [line.split('==')[0] for line in lines if '==' in line[:40]]
-    result, asked = self.run(tmp_path, [n for n in names if n[0] != '#'])
+    names = (
+      'tensorflow_hub tensorflow_estimator tf_keras absl_py cloud_tpu_client '
+      'importlib_resources packaging setuptools tensorflow_datasets'
+    ).split()
+    result, asked = self.run(
+      tmp_path, tensorflow='2.21.0', **dict.fromkeys(names, '1.0')
+    )
     assert result.returncode == 0, result.stderr
-    assert asked == []
+    assert not asked
 
-  def test_refuses_a_tensorflow_without_tpu_estimator(self, tmp_path):
-    result, asked = self.run(tmp_path, [], estimator='{}')
+  @pytest.mark.parametrize(
+    'versions, says',
+    [
+      ({}, 'has no TensorFlow'),
+      ({'tensorflow': '2.14.1'}, 'TensorFlow 2.14.1 of'),
+    ],
+  )
+  def test_refuses_where_no_tensorflow_fits(self, tmp_path, versions, says):
+    result, asked = self.run(tmp_path, **versions)
     assert result.returncode == 1
-    assert 'no TensorFlow with TPUEstimator' in result.stderr
-    assert asked == []
+    assert says in result.stderr and '2.15 to 2.21' in result.stderr
+    assert result.stderr.count('\n') == 1
+    assert not asked
