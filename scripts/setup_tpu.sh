@@ -53,8 +53,8 @@ if ((major > 2 || minor > 21)); then
 fi
 
 # Writes $work/constraints, which pins all that is installed, and $work/alone
-# and $work/others, the requirements that are missing: those that pip must not
-# follow to another TensorFlow, and those with what they need in turn.
+# and $work/others, the requirements that are missing: those of which pip must
+# not follow the needs, for it would come to another TensorFlow, and the others.
 "$python" - "$major" "$minor" "$work" << 'END'
 import importlib.metadata
 import pathlib
@@ -68,13 +68,16 @@ for distribution in importlib.metadata.distributions():
   name = re.sub(r'[-_.]+', '-', distribution.metadata['Name'] or '').lower()
   installed.setdefault(name, distribution.version)
 
-alone = ['tensorflow-hub==0.16.1']
+# cloud-tpu-client asks for a client of Google's APIs of 2020, which goes with no
+# later google-auth; it works with later ones.
+alone = ['tensorflow-hub==0.16.1', 'cloud-tpu-client==0.10']
 if (major, minor) >= (2, 16):
   alone += ['tensorflow-estimator==2.15.0', f'tf_keras=={major}.{minor}.*']
 others = [
   'absl-py',
-  'cloud-tpu-client==0.10',
+  'google-api-python-client',
   'importlib_resources',
+  'oauth2client',
   'packaging',
   'setuptools<81',  # The last with pkg_resources.
   'tensorflow-datasets==4.9.10',
@@ -107,11 +110,11 @@ missing="$(cat "$work/alone" "$work/others")"
 echo "[set-up] TensorFlow $version stays;" \
   "missing: $(echo "${missing:-nothing}" | tr '\n' ' ')"
 pip=("$python" -m pip install --no-input --disable-pip-version-check)
-if [[ -s "$work/alone" ]]; then
-  "${pip[@]}" --no-deps -r "$work/alone"
-fi
 if [[ -s "$work/others" ]]; then
   "${pip[@]}" -c "$work/constraints" -r "$work/others"
+fi
+if [[ -s "$work/alone" ]]; then
+  "${pip[@]}" --no-deps -r "$work/alone"
 fi
 
 cd "$ROOT"

@@ -4,6 +4,7 @@ TensorFlow is imported here first, so that what does not fit ends in a line that
 says how to mend it, and so that TensorFlow does not talk on the terminal.
 """
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -56,6 +57,7 @@ def choose_keras() -> None:
     os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 
 
+@functools.cache
 def load() -> None:
   """Imports TensorFlow and TensorFlow Datasets, quietly.
 

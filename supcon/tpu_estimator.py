@@ -30,7 +30,7 @@ def _init_run_config(config, tf_config):
   The original starts a coordinator where TF_CONFIG names a cluster. This
   project starts its own server and strategy, and hides TF_CONFIG from it.
   """
-  if tf_config.get('cluster') or config.experimental_distribute:
+  if tf_config.get('cluster') or config._experimental_distribute:
     raise _unavailable(
       'tensorflow.python.distribute.estimator_training',
       'the distribute coordinator',
@@ -49,7 +49,7 @@ def _unavailable(module, name):
 
 # The modules that TensorFlow has lost, all of them in 2.16, and what
 # tensorflow-estimator takes from each: what works, by name, and what raises.
-_LOST = {
+LOST = {
   # Sets a RunConfig up for a strategy; coordinates several workers.
   'tensorflow.python.distribute.estimator_training': (
     {'init_run_config': _init_run_config},
@@ -110,9 +110,9 @@ class _Lost(type):
     raise _unavailable(cls.__module__, cls.__name__)
 
 
-def _stand_in(name):
+def stand_in(name):
   """Returns the module that takes the place of a lost one."""
-  works, raises = _LOST[name]
+  works, raises = LOST[name]
   module = types.ModuleType(name)
   vars(module).update(works)
   for lost in raises:
@@ -140,9 +140,9 @@ def _stand_ins() -> Iterator[None]:
   export = types.ModuleType(f'{_PACKAGE}.python.estimator.estimator_export')
   export.estimator_export = _estimator_export
   modules = {export.__name__: export}
-  for name in _LOST:
+  for name in LOST:
     if importlib.util.find_spec(name) is None:
-      modules[name] = _stand_in(name)
+      modules[name] = stand_in(name)
   sys.modules.update(modules)
   try:
     yield

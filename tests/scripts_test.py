@@ -13,10 +13,9 @@ import stat
 import subprocess
 import sys
 
-import absl
-import packaging
 import pytest
 
+from tests import fake_packages
 from tests import flag_parsing
 from tests import golden
 
@@ -544,23 +543,16 @@ class TestTpuSetUp:
       tmp_path: Directory.
       **versions: Of the packages that are installed.
     """
-    packages = tmp_path / 'installed'
-    packages.mkdir()
-    for name, version in versions.items():
-      info = packages / f'{name}-{version}.dist-info'
-      info.mkdir()
-      name = name.replace('_', '-')
-      (info / 'METADATA').write_text(f'Name: {name}\nVersion: {version}\n')
-    if 'tensorflow' in versions:
-      (packages / 'tensorflow.py').write_text(
-        f'__version__ = {versions["tensorflow"]!r}'
-      )
     # What pip would have brought.
-    for name in ('tensorflow_estimator', 'tf_keras', 'tensorflow_datasets'):
-      (packages / f'{name}.py').touch()
-    for module in (absl, packaging):
-      path = pathlib.Path(module.__file__).parent
-      (packages / path.name).symlink_to(path)
+    modules = ('tensorflow_estimator', 'tf_keras', 'tensorflow_datasets')
+    modules = dict.fromkeys(modules, '')
+    if 'tensorflow' in versions:
+      modules['tensorflow'] = f'__version__ = {versions["tensorflow"]!r}'
+    packages = fake_packages.make(
+      tmp_path / 'installed',
+      {name.replace('_', '-'): each for name, each in versions.items()},
+      modules,
+    )
     python = _write_executable(tmp_path / 'python', _TPU_PYTHON)
     log = tmp_path / 'log'
     result = _run(
@@ -586,13 +578,12 @@ class TestTpuSetUp:
     assert 'TensorFlow 2.19.1 stays' in result.stdout
     assert asked['alone'] == [
       'tensorflow-hub==0.16.1',
+      'cloud-tpu-client==0.10',
       'tensorflow-estimator==2.15.0',
       'tf_keras==2.19.*',
     ]
     # What asks for TensorFlow is not to bring another.
-    assert asked['call'][0].startswith('install') and asked['call'][0].count(
-      '--no-deps'
-    )
+    assert ['--no-deps' in call for call in asked['call']] == [False, True]
     assert 'tensorflow-datasets==4.9.10' in asked['others']
     assert 'absl-py' not in asked['others']
 
@@ -612,12 +603,16 @@ class TestTpuSetUp:
       'tensorflow-metadata<1.18',
       'tensorflow==2.15.1',
     ]
-    assert asked['alone'] == ['tensorflow-hub==0.16.1']
+    assert asked['alone'] == [
+      'tensorflow-hub==0.16.1',
+      'cloud-tpu-client==0.10',
+    ]
 
   def test_asks_for_nothing_twice(self, tmp_path):
     names = (
       'tensorflow_hub tensorflow_estimator tf_keras absl_py cloud_tpu_client '
-      'importlib_resources packaging setuptools tensorflow_datasets'
+      'google_api_python_client oauth2client importlib_resources packaging '
+      'setuptools tensorflow_datasets'
     ).split()
     result, asked = self.run(
       tmp_path, tensorflow='2.21.0', **dict.fromkeys(names, '1.0')
