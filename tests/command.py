@@ -120,7 +120,15 @@ class Finished:
 class Process:
   """A running main.py or script; its output goes to files."""
 
-  def __init__(self, flags, directory, program=MAIN, first=(), **environment):
+  def __init__(
+    self,
+    flags,
+    directory,
+    program=MAIN,
+    first=(),
+    python=sys.executable,
+    **environment,
+  ):
     """Starts it.
 
     Args:
@@ -128,13 +136,14 @@ class Process:
       directory: Its working directory, in which the output files are made.
       program: main.py or a script.
       first: Arguments before the flags.
+      python: The interpreter that runs it.
       **environment: Variables that are set besides those of this process.
     """
     is_script = program.suffix == '.sh'
-    command = [str(program)] if is_script else [sys.executable, str(program)]
+    command = [str(program)] if is_script else [python, str(program)]
     variables = _environment()
     if is_script:
-      variables['PYTHON'] = sys.executable
+      variables['PYTHON'] = python
     variables.update(environment)
     number = len(list(pathlib.Path(directory).glob('*.stderr')))
     self._stdout = pathlib.Path(directory) / f'{number}.stdout'

@@ -144,7 +144,7 @@ def _published_cached(image, index, kind, side):
   return tf.concat(views, axis=-1)
 
 
-def _our_batches(encoded, kind, side, batch_size, **fields):
+def our_batches(encoded, kind, side, batch_size, **fields):
   params = hparams.Preprocessing(
     augmentation_type=kind,
     augmentation_magnitude=0.5,
@@ -187,7 +187,7 @@ def photograph_pipelines(encoded, batch_size):
       functools.partial(_published, **arguments)
     )
     for name, fields in _PLACES.items():
-      pipelines[f'{kind.name}{name}'] = _our_batches(
+      pipelines[f'{kind.name}{name}'] = our_batches(
         encoded, batch_size=batch_size, **arguments, **fields
       )
   return pipelines
@@ -202,7 +202,7 @@ def cifar10_pipelines(encoded, batch_size):
       decoded, functools.partial(_published_cached, **arguments)
     ),
     **{
-      f'SIMCLR{name}': _our_batches(
+      f'SIMCLR{name}': our_batches(
         decoded, batch_size=batch_size, **arguments, **fields
       )
       for name, fields in _PLACES.items()

@@ -1,0 +1,116 @@
+"""A run of one TensorFlow is continued under another."""
+
+import json
+import os
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import command
+
+_OLDEST = os.environ.get('SUPCON_TENSORFLOW_2_15_PYTHON')
+_NEWEST = sys.executable
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    not _OLDEST or tf.__version__.startswith('2.15'),
+    reason='needs a newer TensorFlow here, and the Python of an environment with '
+    'tests/requirements_tensorflow_2_15.txt as SUPCON_TENSORFLOW_2_15_PYTHON; '
+    '.ci/run makes both',
+  ),
+]
+
+# 240 images, so 4 steps an epoch. The checkpoint of 2 epochs is continued.
+_FLAGS = {
+  **command.DIGITS,
+  **command.RESNET,
+  'mode': 'train',
+  'num_images': 240,
+  'batch_size': 60,
+  'stage_1_epochs': 3,
+  'stage_1_warmup_epochs': 0,
+  'stage_2_epochs': 1,
+  'stage_2_warmup_epochs': 0,
+  'save_interval_steps': 4,
+  'summary_interval_steps': 1,
+  'max_checkpoints_to_keep': 100,
+}
+_STEP = 8
+
+
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory):
+  """Returns {interpreter: model_dir of a whole run}."""
+  model_dirs = {}
+  for python in (_OLDEST, _NEWEST):
+    directory = tmp_path_factory.mktemp('unbroken')
+    flags = {'model_dir': directory / 'run', 'data_dir': directory}
+    command.succeed({**_FLAGS, **flags}, directory, python=python)
+    model_dirs[python] = directory / 'run'
+  return model_dirs
+
+
+@pytest.mark.parametrize(
+  'first, then',
+  [(_OLDEST, _NEWEST), (_NEWEST, _OLDEST)],
+  ids=['2.15 to the newest', 'the newest to 2.15'],
+)
+def test_training_continues_as_if_nothing_had_happened(
+  first, then, unbroken, tmp_path
+):
+  model_dir = tmp_path / 'run'
+  model_dir.mkdir()
+  name = f'model.ckpt-{_STEP}'
+  for path in unbroken[first].iterdir():
+    if path.name.startswith(f'{name}.') or path.suffix == '.json':
+      shutil.copy(path, model_dir)
+  (model_dir / 'checkpoint').write_text(f'model_checkpoint_path: "{name}"\n')
+  written = (model_dir / f'{name}.index').stat().st_mtime_ns
+
+  flags = {'model_dir': model_dir, 'data_dir': tmp_path}
+  command.succeed({**_FLAGS, **flags}, tmp_path, python=then)
+
+  # What it has restored it has written again, all slots included.
+  assert (model_dir / f'{name}.index').stat().st_mtime_ns > written
+  before = command.variables(unbroken[first] / name)
+  after = command.variables(model_dir / name)
+  assert set(before) == set(after) and len(before) > 100
+  for key, value in before.items():
+    np.testing.assert_array_equal(after[key], value, err_msg=key)
+
+  losses = [
+    command.summaries(directory, of_host_call=True)['loss/total_loss']
+    for directory in (unbroken[first], model_dir)
+  ]
+  assert min(losses[1]) == _STEP + 1
+  np.testing.assert_allclose(
+    losses[1][_STEP + 1], losses[0][_STEP + 1], rtol=1e-5
+  )
+  # Of the other TensorFlow the whole run is the same, too, but for rounding.
+  last = max(losses[0])
+  assert last == max(losses[1]) == 16
+  np.testing.assert_allclose(losses[1][last], losses[0][last], rtol=1e-2)
+
+
+@pytest.mark.parametrize('python', [_OLDEST, _NEWEST], ids=['2.15', 'newest'])
+def test_the_other_tensorflow_evaluates_alike(python, unbroken, tmp_path):
+  other = _NEWEST if python == _OLDEST else _OLDEST
+  results = []
+  for number, interpreter in enumerate((python, other)):
+    model_dir = tmp_path / str(number)
+    shutil.copytree(unbroken[python], model_dir)
+    flags = {
+      **_FLAGS,
+      'mode': 'train_then_eval',  # Nothing is left to train.
+      'model_dir': model_dir,
+      'data_dir': tmp_path,
+    }
+    command.succeed(flags, tmp_path, python=interpreter)
+    results.append(json.loads((model_dir / 'result.json').read_text()))
+  for key, value in results[0].items():
+    if isinstance(value, float) and key != 'seconds':
+      np.testing.assert_allclose(results[1][key], value, rtol=1e-5, atol=1e-6)
