@@ -7,6 +7,7 @@ dataclasses.
 """
 
 import enum
+import textwrap
 
 from absl import flags
 
@@ -499,3 +500,203 @@ _DEFINERS = {
   str: flags.DEFINE_string,
   type(None): flags.DEFINE_string,
 }
+
+# --- Help ---------------------------------------------------------------------
+
+_STAGES = 'stages'  # Stands for --stage_1_FIELD and --stage_2_FIELD.
+
+# What --help prints, in the order of what people look for.
+_GROUPS = {
+  'What to do': ['mode', 'model_dir', 'data_dir', 'seed', 'force'],
+  'Data': [
+    'input_fn',
+    'train_split',
+    'eval_split',
+    'num_images',
+    'num_eval_images',
+    'skip_bad_images',
+    'class_balanced',
+    'label_noise_prob',
+    'shard_per_host',
+  ],
+  'How long, how fast': ['batch_size', _STAGES],
+  'Loss': [
+    'use_labels',
+    'temperature',
+    'scale_by_temperature',
+    'contrast_mode',
+    'summation_location',
+    'denominator_mode',
+    'positives_cap',
+    'label_smoothing',
+    'use_bias_weight_decay',
+  ],
+  'Model': [
+    'resnet_architecture',
+    'resnet_depth',
+    'resnet_width',
+    'first_conv_kernel_size',
+    'first_conv_stride',
+    'use_initial_max_pool',
+    'projection_head_layers',
+    'use_projection_batch_norm',
+    'use_projection_batch_norm_beta',
+    'normalize_embedding',
+    'zero_initialize_classifier',
+    'stop_gradient_before_projection_head',
+    'stop_gradient_before_classification_head',
+    'use_global_batch_norm',
+    'allow_mixed_precision',
+  ],
+  'Images and views': [
+    'image_size',
+    'num_views',
+    'augmentation_type',
+    'augmentation_magnitude',
+    'crop_area_range',
+    'random_flip',
+    'blur_probability',
+    'warp_probability',
+    'use_pytorch_color_jitter',
+    'apply_whitening',
+    'measure_whitening',
+    'eval_crop_method',
+    'crop_padding',
+    'train_on_eval_views',
+    'defer_blurring',
+    'defer_augmentation',
+    'compile_augmentation',
+  ],
+  'Start from another model': [
+    'reference_ckpt',
+    'warm_start_encoder',
+    'warm_start_projection_head',
+    'warm_start_classifier',
+    'ignore_missing_checkpoint_vars',
+    'batch_norm_in_train_mode',
+  ],
+  'Evaluate': ['eval_batch_size', 'eval_interval_secs', 'eval_timeout_secs'],
+  'Export and use': [
+    'export_formats',
+    'exports_to_keep',
+    'output',
+    'images',
+    'index',
+    'neighbours',
+  ],
+  'Checkpoints, summaries, long runs': [
+    'save_interval_steps',
+    'max_checkpoints_to_keep',
+    'keep_checkpoint_interval_secs',
+    'summary_interval_steps',
+    'on_nan',
+    'max_rollbacks',
+    'deterministic',
+  ],
+  'Devices': [
+    'use_tpu',
+    'num_gpus',
+    'num_replicas',
+    'tpu_name',
+    'tpu_zone',
+    'gcp_project',
+    'master',
+    'steps_per_loop',
+  ],
+  'All hyper-parameters at once': ['hparams'],
+}
+
+# What other programs call it.
+_OTHER_NAMES = {
+  'arch': ('resnet_depth', 'resnet_width', 'resnet_architecture'),
+  'augment': ('augmentation_type',),
+  'backbone': ('resnet_depth', 'resnet_width', 'resnet_architecture'),
+  'bs': ('batch_size',),
+  'checkpoint_dir': ('model_dir',),
+  'data': ('input_fn', 'data_dir'),
+  'dataset': ('input_fn', 'data_dir'),
+  'epochs': ('stage_1_epochs', 'stage_2_epochs'),
+  'gpu': ('num_gpus',),
+  'gpus': ('num_gpus',),
+  'learning_rate': ('stage_1_base_learning_rate', 'stage_2_base_learning_rate'),
+  'log_dir': ('model_dir',),
+  'lr': ('stage_1_base_learning_rate', 'stage_2_base_learning_rate'),
+  'model': ('resnet_depth', 'resnet_width', 'resnet_architecture'),
+  'num_epochs': ('stage_1_epochs', 'stage_2_epochs'),
+  'optimizer': ('stage_1_optimizer', 'stage_2_optimizer'),
+  'output_dir': ('model_dir',),
+  'pretrained': ('reference_ckpt', 'warm_start_encoder'),
+  'temp': ('temperature',),
+  'train_batch_size': ('batch_size',),
+  'train_dir': ('model_dir',),
+  'wd': ('stage_1_weight_decay', 'stage_2_weight_decay'),
+  'weight_decay': ('stage_1_weight_decay', 'stage_2_weight_decay'),
+  'workers': ('num_gpus', 'num_replicas'),
+}
+
+
+def explain(error: flags.Error) -> str:
+  """Returns what is wrong with the flags, and what to use instead."""
+  if not isinstance(error, flags.UnrecognizedFlagError):
+    return str(error)
+  name = error.flagname.lower().replace('-', '_')
+  if name in ('resume', 'restore'):
+    instead = 'leave it out: training continues from the newest checkpoint'
+  elif name in _OTHER_NAMES:
+    names = [f'--{other}' for other in _OTHER_NAMES[name]]
+    instead = f'use {" or ".join(names)}'
+  else:
+    return str(error)
+  return f'--{error.flagname} is no flag here; {instead}.'
+
+
+def help_text(values: flags.FlagValues = flags.FLAGS) -> str:
+  """Returns the page that --help prints: each flag with its default."""
+  table = {**_RUN_FLAGS, 'hparams': values['hparams'].help}
+  for flag, (_, text) in hparams_flags().items():
+    table[flag] = text
+  lines = [
+    'Trains, evaluates, exports and uses a supervised contrastive model.',
+    '',
+    '  python main.py --mode=train_then_eval --use_tpu=False \\',
+    '    --input_fn=digits --data_dir=DIR --model_dir=DIR ...',
+    '',
+    'scripts/ holds settings that work; README.md says what to expect. N is 1',
+    '(the encoder is trained) or 2 (the classifier).',
+  ]
+  for title, names in _GROUPS.items():
+    lines += ['', f'{title}:']
+    for name in names:
+      if name == _STAGES:
+        for field, text in _STAGE_FLAGS.items():
+          defaults = [
+            _default_text(values[f'stage_{number}_{field}'])
+            for number in (1, 2)
+          ]
+          both = ', '.join(dict.fromkeys(defaults))
+          choices = values[f'stage_1_{field}'].parser
+          lines += _entry(f'stage_N_{field}', both, choices, text)
+      else:
+        flag = values[name]
+        lines += _entry(name, _default_text(flag), flag.parser, table[name])
+  lines += ['', 'Others: --verbosity=1 shows what the libraries say, too.', '']
+  return '\n'.join(lines)
+
+
+def _default_text(flag):
+  value = flag.default
+  return ','.join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _entry(name, default, parser, text):
+  """Returns the lines of one flag."""
+  head = f'  --{name}' + (
+    f' ({default})' if default not in ('', 'None') else ''
+  )
+  values = getattr(parser, 'enum_values', ())
+  if values:
+    text = f'{text} One of: {", ".join(values)}.'
+  return [
+    head,
+    *textwrap.wrap(text, 76, initial_indent=' ' * 6, subsequent_indent=' ' * 6),
+  ]

@@ -77,15 +77,10 @@ def _main(argv):
     reason = jobs.reason(error)
     if not reason:
       raise  # Nobody foresaw it.
-    _say_stopped(reason)
+    logging.debug('Stopped here:', exc_info=True)
+    logs.say(f'main.py: stopped: {texts.one_line(reason)}')
     # 69 is EX_UNAVAILABLE of sysexits.h.
     return 69 if isinstance(error, jobs.TrainerGoneError) else 1
-
-
-def _say_stopped(reason):
-  """Reports in one line what stopped a job on its way."""
-  logging.debug('Stopped here:', exc_info=True)
-  logs.say(f'main.py: stopped: {texts.one_line(reason)}')
 
 
 def _find_recorded(model_dir):
@@ -107,10 +102,12 @@ def _refuse(error):
 
 
 def _parse_flags(argv):
+  if {'--help', '--helpfull', '-help', '-h'} & set(argv[1:]):
+    sys.exit(logs.show(hparams_flags.help_text(FLAGS)))
   try:
     return FLAGS(argv)
   except flags.Error as error:
-    sys.exit(_refuse(error))
+    sys.exit(_refuse(hparams_flags.explain(error)))
 
 
 if __name__ == '__main__':

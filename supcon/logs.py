@@ -51,6 +51,20 @@ def say(line: str) -> None:
   print(f'{_formatter.leave()}{line}', file=sys.stderr)
 
 
+def show(text: str) -> int:
+  """Writes a text to stdout; returns the exit code.
+
+  It may be more than somebody wants to read: `| head` closes the pipe.
+  """
+  try:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # Python flushes once more at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return 0
+
+
 def shorten() -> None:
   """Logs what supcon/ has to say, as 'time message'."""
   global _formatter

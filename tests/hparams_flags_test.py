@@ -1,5 +1,7 @@
 """The flags: the published contract, and the table's completeness."""
 
+import re
+
 from absl import flags
 import pytest
 
@@ -114,3 +116,52 @@ def test_run_options_are_checked(arguments, words):
   options, params = flag_parsing.parse(arguments)
   with pytest.raises(ValueError, match=words):
     options.check(params)
+
+
+# --- Help ---------------------------------------------------------------------
+
+
+def test_help_has_every_flag_once(values):
+  text = hparams_flags.help_text(values)
+  shown = re.findall(r'^  --(\w+)', text, re.M)
+  flattened = []
+  for name in shown:
+    is_of_stages = name.startswith('stage_N_')
+    numbers = '12' if is_of_stages else ' '
+    flattened += [name.replace('N', number, 1) for number in numbers]
+  ours = values.flags_by_module_dict()[hparams_flags.__name__]
+  assert sorted(flattened) == sorted(flag.name for flag in ours)
+  assert max(map(len, text.splitlines())) <= 80
+
+
+def test_help_shows_defaults_and_choices(values):
+  text = ' '.join(hparams_flags.help_text(values).split())
+  params = hparams.HParams()
+  assert f'--temperature ({params.loss.contrastive.temperature})' in text
+  epochs = f'({params.stage_1.epochs}, {params.stage_2.epochs})'
+  assert f'--stage_N_epochs {epochs}' in text
+  assert 'One of: ALL_VIEWS, ONE_VIEW.' in text
+
+
+@pytest.mark.parametrize(
+  'argument, says',
+  [
+    ('--epochs=3', 'use --stage_1_epochs or --stage_2_epochs.'),
+    ('--lr=0.1', 'use --stage_1_base_learning_rate or --stage_2_'),
+    ('--arch=resnet50', 'use --resnet_depth or '),
+    ('--dataset=cifar10', 'use --input_fn or --data_dir.'),
+    ('--gpus=2', 'use --num_gpus.'),
+    ('--resume', 'leave it out: training continues'),
+    ('--temperatur=1', 'Did you mean: temperature'),
+  ],
+)
+def test_flags_of_other_programs_lead_to_ours(values, argument, says):
+  with pytest.raises(flags.UnrecognizedFlagError) as raised:
+    values(['main.py', argument])
+  text = hparams_flags.explain(raised.value)
+  assert says in text and '\n' not in text
+
+
+def test_what_is_suggested_exists(values):
+  for names in hparams_flags._OTHER_NAMES.values():
+    assert all(name in values for name in names)

@@ -164,7 +164,8 @@ except SystemExit as stop:
 @pytest.mark.parametrize(
   'arguments, status, says',
   [
-    (['--help'], 1, '--temperature'),
+    (['--help'], 0, '--temperature'),
+    (['-h'], 0, '--temperature'),
     (['--no_such_flag'], 2, 'no_such_flag'),
     (['--batch_size=many'], 2, 'batch_size'),
     (['--model_dir=/none', '--batch_size=0'], 2, '--batch_size=0'),
