@@ -2,6 +2,7 @@
 
 import collections
 import math
+import statistics
 import time
 
 from absl import logging
@@ -11,6 +12,8 @@ from supcon import log_files
 from supcon.training import stages
 
 tf1 = tf.compat.v1
+
+_STEPS_TO_TIME = 50
 
 
 class NanLossError(RuntimeError):
@@ -61,12 +64,15 @@ class ProgressHook(tf1.train.SessionRunHook):
       'total': scalars['loss/total_loss'],
       'contrastive': scalars['loss/contrastive_loss'],
       'cross_entropy': scalars['loss/cross_entropy_loss'],
+      'decay': scalars[f'weight_decay/stage{stage.number}_weight_decay_loss'],
       'rate': scalars[f'stage_{stage.number}_learning_rate'],
     }
     self._seconds = seconds
     # Speed counts from the end of the first step, which waits for the input
     # pipeline and for everything that is made only once.
     self._first = None
+    self._last = None
+    self._step_seconds = collections.deque(maxlen=_STEPS_TO_TIME)
     self._logged = -math.inf
 
   def before_run(self, run_context):
@@ -76,6 +82,11 @@ class ProgressHook(tf1.train.SessionRunHook):
     now, values = time.time(), run_values.results
     if self._first is None:
       self._first = (now, values['step'])
+    else:
+      last_time, last_step = self._last
+      steps = max(values['step'] - last_step, 1)
+      self._step_seconds.append((now - last_time) / steps)
+    self._last = (now, values['step'])
     is_last = values['step'] + 1 >= self._stage.stop_step
     if now - self._logged < self._seconds and not is_last:
       return
@@ -84,19 +95,28 @@ class ProgressHook(tf1.train.SessionRunHook):
     extra = None if is_last else log_files.PROGRESS
     logging.info('%s', self._line(now, **values), extra=extra)
 
-  def _line(self, now, step, total, contrastive, cross_entropy, rate):
+  def _line(self, now, step, total, contrastive, cross_entropy, decay, rate):
     done = step + 1
+    weights = self._stage.params
+    parts = (
+      f'{weights.contrastive_loss_weight:g} x contrastive {contrastive:.4f}',
+      f'{weights.cross_entropy_loss_weight:g} x cross-entropy '
+      f'{cross_entropy:.4f}',
+      f'weight decay {decay:.4f}',
+    )
     line = (
       f'stage {self._stage.number}  step {done} of {self._run.total_steps}  '
       f'epoch {done / self._run.steps_per_epoch:.1f}  loss {total:.4f} '
-      f'(contrastive {contrastive:.4f}, cross-entropy {cross_entropy:.4f})  '
-      f'rate {rate:.4g}'
+      f'({", ".join(parts)})  rate {rate:.4g}'
     )
     first_time, first_step = self._first
     if step == first_step:
       return line
     per_second = (step - first_step) / (now - first_time)
-    left = (self._stage.stop_step - done) / per_second
+    # Not by the mean: after a few steps it is that of the slowest.
+    left = statistics.median(self._step_seconds) * (
+      self._stage.stop_step - done
+    )
     return (
       f'{line}  {per_second * self._run.batch_size:.0f} images/s  '
       f'{_duration(left)} left in this stage'

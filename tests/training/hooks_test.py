@@ -185,6 +185,8 @@ class _Progress:
       'loss/total_loss': 'total',
       'loss/contrastive_loss': 'contrastive',
       'loss/cross_entropy_loss': 'cross_entropy',
+      'weight_decay/stage1_weight_decay_loss': 'decay',
+      'weight_decay/stage2_weight_decay_loss': 'decay',
       'stage_1_learning_rate': 'rate of stage 1',
       'stage_2_learning_rate': 'rate of stage 2',
     }
@@ -198,6 +200,7 @@ class _Progress:
       'step': steps,
       'total': 1.25,
       'contrastive': 0.98765,
+      'decay': 0.26235,
       'cross_entropy': 2.0,
       'rate of stage 1': 0.1,
       'rate of stage 2': 0.000123456,
@@ -216,7 +219,11 @@ def test_progress_lines(monkeypatch, caplog):
   # 2 steps per epoch: stage 1 is steps 0 to 100, stage 2 steps 100 to 140.
   run = _plan()
   progress = _Progress(monkeypatch, caplog, run, run.stages[0])
-  losses = 'loss 1.2500 (contrastive 0.9877, cross-entropy 2.0000)'
+  # 1 * 0.98765 + 0 * 2 + 0.26235 = 1.25.
+  losses = (
+    'loss 1.2500 (1 x contrastive 0.9877, 0 x cross-entropy 2.0000, weight '
+    'decay 0.2624)'
+  )
   # The first line comes at once, and cannot know the speed.
   assert progress.lines(0, seconds=0) == [
     f'stage 1  step 1 of 140  epoch 0.5  {losses}  rate 0.1'
@@ -224,16 +231,18 @@ def test_progress_lines(monkeypatch, caplog):
   # Lines are 5 seconds apart.
   assert progress.lines(1, seconds=2) == []
   assert progress.lines(2, seconds=4.9) == []
-  # 20 steps in 10 s since the first: 2 * 8 images/s, and 79 steps take 39.5 s.
+  # 20 steps in 10 s since the first: 2 * 8 images/s. A step took 2, 2.9, and 18
+  # times 5.1 / 18 s; 79 of the median, 2 s, are 158 s.
   assert progress.lines(20, seconds=10) == [
     f'stage 1  step 21 of 140  epoch 10.5  {losses}  rate 0.1  16 images/s  '
-    '0:40 left in this stage'
+    '2:38 left in this stage'
   ]
   assert progress.lines(21, seconds=14) == []
-  # 50 steps in 15 s: 26.7 images/s, and 49 steps take 14.7 s.
+  # 50 steps in 15 s: 26.7 images/s. The median of 2, 2.9, 0.28, 4, 0.03 is 2 s,
+  # 49 times 98 s.
   assert progress.lines(50, seconds=15) == [
     f'stage 1  step 51 of 140  epoch 25.5  {losses}  rate 0.1  27 images/s  '
-    '0:15 left in this stage'
+    '1:38 left in this stage'
   ]
   # The last of the stage comes in any case: 99 steps in 16.5 s.
   assert progress.lines(98, seconds=16) == []
@@ -243,10 +252,30 @@ def test_progress_lines(monkeypatch, caplog):
   ]
 
 
+def test_a_slow_start_does_not_make_the_time_that_is_left_longer(
+  monkeypatch, caplog
+):
+  run = _plan()
+  progress = _Progress(monkeypatch, caplog, run, run.stages[0])
+  progress.lines(0, seconds=0)
+  # Something is made once, 8 s long; then a step takes 0.1 s.
+  lines = progress.lines(1, seconds=8)
+  for step in range(2, 12):
+    lines = progress.lines(step, seconds=8 + step * 0.1) or lines
+  for step in range(12, 80):
+    lines = progress.lines(step, seconds=8 + step * 0.1) or lines
+  # The last line was written at 13 s, after step 51: 49 steps are left.
+  assert lines[0].split('  ')[1] == 'step 51 of 140'
+  assert lines[0].endswith('0:05 left in this stage')
+
+
 def test_progress_of_a_stage_that_continues(monkeypatch, caplog):
   run = _plan(epochs_1=50, epochs_2=2000)  # Stage 2: steps 100 to 4100.
   progress = _Progress(monkeypatch, caplog, run, run.stages[1])
-  losses = 'loss 1.2500 (contrastive 0.9877, cross-entropy 2.0000)'
+  losses = (
+    'loss 1.2500 (1 x contrastive 0.9877, 0 x cross-entropy 2.0000, weight '
+    'decay 0.2624)'
+  )
   assert progress.lines(200, seconds=0) == [
     f'stage 2  step 201 of 4100  epoch 100.5  {losses}  rate 0.0001235'
   ]
@@ -272,6 +301,7 @@ def test_progress_in_a_session(caplog):
         'loss/contrastive_loss',
         'loss/cross_entropy_loss',
         'stage_1_learning_rate',
+        'weight_decay/stage1_weight_decay_loss',
       )
     }
     hook = hooks.ProgressHook(run, run.stages[0], before_update, scalars)
