@@ -8,7 +8,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.tpu import tpu_system_metadata
 
 from supcon import devices
 from supcon import enums
@@ -198,7 +197,7 @@ class TestTpu:
       'TPU core',
       num_cores,
       tf1.ConfigProto(isolate_session_state=True),
-      resolver=offline._Cluster(num_cores // offline.CORES_PER_HOST),
+      resolver=offline.Cluster(num_cores // offline.CORES_PER_HOST),
     )
     params = cases.params(enums.Optimizer.MOMENTUM)
     return estimators.build(
@@ -223,9 +222,7 @@ class TestTpu:
 
     last = '_train_with_estimator_spec' if is_training else '_evaluate_run'
     with (
-      mock.patch.object(
-        tpu_system_metadata, '_query_tpu_system_metadata', offline._metadata(8)
-      ),
+      offline.no_tpu(num_cores=8),
       mock.patch.object(tpu_estimator.Estimator, last, side_effect=Built),
     ):
       estimator = self.estimator(8, str(tmp_path))

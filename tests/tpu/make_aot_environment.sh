@@ -2,8 +2,8 @@
 # Makes the environment of the TPU compiler: tests/tpu/make_aot_environment.sh DIR
 #
 # It needs no TPU, but Linux on x86-64, Python 3.11 or newer, 700 MB to download
-# and 1.3 GB on disk. It must not be the environment of TensorFlow, which its
-# jaxlib would break. Afterwards:
+# and 1.3 GB on disk. It must not be the environment of the other tests, which
+# need an older jaxlib. Afterwards:
 #
 #   SUPCON_AOT_PYTHON=DIR/bin/python python -m pytest tests/tpu/aot_test.py
 #

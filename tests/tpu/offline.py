@@ -4,11 +4,13 @@ The estimator is told of a cluster that does not exist, and stopped at the point
 where it would connect to it.
 """
 
+from collections.abc import Iterator
+import contextlib
+import os
 import tempfile
 from unittest import mock
 
 import tensorflow as tf
-from tensorflow.python.client import session as session_lib
 from tensorflow.python.tpu import tpu_system_metadata
 
 from supcon import tpu_estimator
@@ -18,7 +20,7 @@ tf1 = tf.compat.v1
 CORES_PER_HOST = 4
 
 
-class _Cluster(tf.distribute.cluster_resolver.ClusterResolver):
+class Cluster(tf.distribute.cluster_resolver.ClusterResolver):
   """Hosts at addresses that nobody calls."""
 
   task_type = None
@@ -47,6 +49,19 @@ class _Cluster(tf.distribute.cluster_resolver.ClusterResolver):
 
 class _Built(Exception):
   """The graph is there; nothing of it is to be run."""
+
+
+@contextlib.contextmanager
+def no_tpu(num_cores: int) -> Iterator[None]:
+  """Lets TPUEstimator believe in a `Cluster` with this many cores."""
+  with (
+    mock.patch.object(
+      tpu_system_metadata, '_query_tpu_system_metadata', _metadata(num_cores)
+    ),
+    mock.patch.dict(os.environ),
+  ):
+    tpu_estimator.check_tpu()
+    yield
 
 
 def training_graph(model_fn, input_fn, num_cores, batch_size, steps):
@@ -90,9 +105,7 @@ def _graph(start, last_call, model_fn, num_cores, batch_size, steps):
     raise _Built
 
   with (
-    mock.patch.object(
-      tpu_system_metadata, '_query_tpu_system_metadata', _metadata(num_cores)
-    ),
+    no_tpu(num_cores),
     mock.patch.object(tpu_estimator.Estimator, last_call, stop),
     tempfile.TemporaryDirectory() as model_dir,
   ):
@@ -107,7 +120,7 @@ def _graph(start, last_call, model_fn, num_cores, batch_size, steps):
 def _estimator(model_fn, num_cores, batch_size, steps, model_dir):
   per_host_v2 = tpu_estimator.InputPipelineConfig.PER_HOST_V2
   config = tpu_estimator.RunConfig(
-    cluster=_Cluster(max(num_cores // CORES_PER_HOST, 1)),
+    cluster=Cluster(max(num_cores // CORES_PER_HOST, 1)),
     model_dir=model_dir,
     tf_random_seed=1,
     tpu_config=tpu_estimator.TPUConfig(
@@ -128,24 +141,15 @@ def _estimator(model_fn, num_cores, batch_size, steps, model_dir):
 def _metadata(num_cores):
   """Returns what takes the place of the question which devices there are."""
   per_host = min(num_cores, CORES_PER_HOST)
-  devices = []
-  for host in range(num_cores // per_host):
-    for kind, count in (('CPU', 1), ('TPU', per_host)):
-      devices += [
-        session_lib._DeviceAttributes(
-          f'/job:worker/replica:0/task:{host}/device:{kind}:{i}', kind, 0, 0
-        )
-        for i in range(count)
-      ]
 
   def query(master, cluster_def=None, query_topology=False):
     del master, cluster_def, query_topology
-    return tpu_system_metadata.TPUSystemMetadata(
+    return tf.tpu.experimental.TPUSystemMetadata(
       num_cores=num_cores,
       num_hosts=num_cores // per_host,
       num_of_cores_per_host=per_host,
       topology=None,
-      devices=tuple(devices),
+      devices=(),  # TPUEstimator only shows them.
     )
 
   return query

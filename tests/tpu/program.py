@@ -17,9 +17,9 @@ from unittest import mock
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework import graph_pb2
-from tensorflow.core.framework import types_pb2
 from tensorflow.python import pywrap_mlir
+
+tf1 = tf.compat.v1
 
 # Marks, shapes and places, of which the program is to know nothing.
 _DROPPED_ATTRIBUTES = (
@@ -71,10 +71,10 @@ def lower(graph: tf.Graph) -> str:
     cores.graph_def,
     'tf-standard-pipeline',
     False,
-    input_names=[name for name, _, _ in cores.inputs],
-    input_data_types=[dtype for _, dtype, _ in cores.inputs],
+    input_names=list(cores.inputs),
+    input_data_types=['' for _ in cores.inputs],  # Those of the graph.
     input_data_shapes=[
-      ','.join(map(str, shape)) for _, _, shape in cores.inputs
+      ','.join(map(str, shape)) for shape in cores.inputs.values()
     ],
     output_names=cores.outputs,
   )
@@ -142,10 +142,14 @@ class Executable:
     options.device_assignment = xla_client.DeviceAssignment.create(
       np.arange(num_replicas).reshape(num_replicas, 1)
     )
-    self._executable = _client().compile(mlir, options)
+    self._executable = _compile(mlir, self._devices, options)
     self._arguments = _arguments(mlir)
-    self._outfeed = xla_client.shape_from_pyval(
-      tuple(np.zeros(shape, dtype) for dtype, shape in _outfeed(mlir))
+    shape = xla_client.Shape
+    self._outfeed = shape.tuple_shape(
+      [
+        shape.array_shape(np.dtype(dtype), sizes)
+        for dtype, sizes in _outfeed(mlir)
+      ]
     )
 
   def run(self, variables, infeed):
@@ -253,25 +257,11 @@ def dtype_and_shape(kind):
   return _DTYPES[dtype], [int(size) for size in shape]
 
 
-@functools.cache
-def _client():
-  from jaxlib import xla_client
-
-  devices = f'--xla_force_host_platform_device_count={MAX_REPLICAS}'
-  flags = f'{os.environ.get("XLA_FLAGS", "")} {devices}'
-  # Without JAX nobody else says what a new thread has to know of it.
-  jit = xla_client._xla.jax_jit
-  jit.set_thread_local_state_initialization_callback(lambda: None)
-  jit.global_state().enable_memories = False
-  with mock.patch.dict(os.environ, XLA_FLAGS=flags):
-    return xla_client.make_cpu_client()
-
-
 class _Cores(NamedTuple):
   """The marked part of a graph, with its surroundings cut off."""
 
-  graph_def: graph_pb2.GraphDef
-  inputs: list  # Of (name, name of dtype, shape).
+  graph_def: tf1.GraphDef
+  inputs: dict  # {name of node: list of ints, its shape}.
   outputs: list  # Names of tensors.
 
 
@@ -282,11 +272,11 @@ def _extract(graph):
   marked = {
     name: node for name, node in nodes.items() if '_tpu_replicate' in node.attr
   }
-  part = graph_pb2.GraphDef(versions=whole.versions, library=whole.library)
+  part = tf1.GraphDef(versions=whole.versions, library=whole.library)
   for function in part.library.function:
     for node in function.node_def:
       _strip(node)
-  inputs, outside = [], {}
+  inputs, outside = {}, {}
   for name, node in marked.items():
     if node.op == 'TPUReplicateMetadata':
       part.node.add(name=name, op='NoOp')
@@ -306,13 +296,11 @@ def _extract(graph):
     _strip(copy)
   for name, node in outside.items():
     if node.op == 'TPUReplicatedInput':
-      dtype = node.attr['T'].type
       shape = node.attr['_output_shapes'].list.shape[0]
       copy = part.node.add(name=name, op='Placeholder')
-      copy.attr['dtype'].type = dtype
+      copy.attr['dtype'].type = node.attr['T'].type
       copy.attr['shape'].shape.CopyFrom(shape)
-      sizes = [dimension.size for dimension in shape.dim]
-      inputs.append((name, types_pb2.DataType.Name(dtype), sizes))
+      inputs[name] = [dimension.size for dimension in shape.dim]
     elif node.op in ('VarHandleOp', 'Const'):
       copy = part.node.add()
       copy.CopyFrom(node)
@@ -333,3 +321,34 @@ def _strip(node):
   node.device = ''
   for name in _DROPPED_ATTRIBUTES:
     node.attr.pop(name, None)
+
+
+# --- XLA's CPU client ---------------------------------------------------------
+#
+# It comes from jaxlib 0.4.23 beside TensorFlow 2.15, and from jaxlib 0.6.2, the
+# last one with an infeed and an outfeed, beside a newer TensorFlow.
+
+
+@functools.cache
+def _client():
+  from jaxlib import xla_client
+
+  devices = f'--xla_force_host_platform_device_count={MAX_REPLICAS}'
+  flags = f'{os.environ.get("XLA_FLAGS", "")} {devices}'
+  jit = xla_client._xla.jax_jit
+  if hasattr(jit.global_state(), 'enable_memories'):  # jaxlib 0.4.23.
+    # Without JAX, nobody else tells a new thread what it has to know about JAX.
+    jit.set_thread_local_state_initialization_callback(lambda: None)
+    jit.global_state().enable_memories = False
+  with mock.patch.dict(os.environ, XLA_FLAGS=flags):
+    return xla_client.make_cpu_client()
+
+
+def _compile(mlir, devices, options):
+  from jaxlib import xla_client
+
+  if not hasattr(_client(), 'compile_and_load'):  # jaxlib 0.4.23.
+    return _client().compile(mlir, options)
+  return _client().compile_and_load(
+    mlir, xla_client.DeviceList(tuple(devices)), options
+  )
