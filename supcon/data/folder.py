@@ -19,7 +19,7 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from supcon.data import image_ops
+from supcon.data import image_files
 from supcon.data import splits
 
 # Of files that are taken for images.
@@ -74,7 +74,6 @@ class FolderSplit:
     )
 
   def storage(self) -> splits.Files:
-    has_bmp = any(file.lower().endswith('.bmp') for file in self.files)
     directories = [
       os.path.join(self.directory, name) for name in self.class_names
     ]
@@ -91,8 +90,7 @@ class FolderSplit:
 
     def read(file, label):
       path = tf.strings.join([tf.gather(directories, label), file], '/')
-      encoded = tf.io.read_file(path)
-      return image_ops.replace_palette(encoded) if has_bmp else encoded, label
+      return image_files.readable(tf.io.read_file(path)), label
 
     return splits.Files(names, read)
 

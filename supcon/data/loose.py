@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from supcon import texts
 from supcon.data import folder
-from supcon.data import image_ops
+from supcon.data import image_files
 from supcon.data import splits
 
 # Nobody said what is on them.
@@ -54,8 +54,7 @@ class LooseImages:
       return paths, tf.fill(tf.shape(paths), NO_LABEL)
 
     def read(path, label):
-      # Whatever the file is called, it may be a BMP.
-      return image_ops.replace_palette(tf.io.read_file(path)), label
+      return image_files.readable(tf.io.read_file(path)), label
 
     return splits.Files(names, read)
 

@@ -8,6 +8,7 @@ import json
 
 import numpy as np
 from PIL import Image
+from PIL import ImageOps
 import pytest
 import tensorflow as tf
 
@@ -413,6 +414,33 @@ def test_files_of_every_kind(tmp_path):
     assert difference <= tolerance, (name, difference)
   trained, _ = _batch(data_dir, _params(32), True, 1)
   assert trained.shape == (1, 2, 32, 32, 3)
+
+
+def _photo(orientation):
+  """(JPEG of 16 x 24 pixels that has to be turned, what it shows)."""
+  exif = Image.Exif()
+  exif[0x112] = orientation
+  # Grey, since a decoder smooths chroma beyond the border of a window.
+  data = _encoded(_picture(24, 16).convert('L'), 'JPEG', exif=exif)
+  upright = Image.fromarray(tf.io.decode_jpeg(data, channels=3).numpy())
+  upright.getexif()[0x112] = orientation
+  return data, np.asarray(ImageOps.exif_transpose(upright))
+
+
+def test_photos_of_a_turned_camera_are_upright(tmp_path):
+  photos = [_photo(orientation) for orientation in range(1, 9)]
+  files = {
+    f'{split}/{label}/photo.jpg': data
+    for split in ('train', 'val')
+    for label, (data, _) in enumerate(photos)
+  }
+  found, labels = _batch(_write(tmp_path, files), _params(8), False, 8)
+  assert sorted(labels) == [*range(8)]
+  for image, label in zip(found, labels):
+    # The central square of 16 x 16, to 8 x 8 pixels: every other one.
+    top, left = [side // 2 - 8 for side in photos[label][1].shape[:2]]
+    expected = photos[label][1][top : top + 16 : 2, left : left + 16 : 2]
+    np.testing.assert_allclose(image[0], expected, atol=0.01)
 
 
 def test_graph_has_static_shapes_and_no_python(tmp_path):

@@ -3,10 +3,13 @@
 import os
 
 import numpy as np
+from PIL import Image
+from PIL import ImageOps
 import pytest
 import tensorflow as tf
 
 from supcon.data import faults
+from supcon.data import image_ops
 from supcon.data import loose
 
 tf1 = tf.compat.v1
@@ -26,6 +29,10 @@ def _write(directory, *names):
     path = directory / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_png(i))
+
+
+def _stored_pixels(path):
+  return tf.io.decode_jpeg(path.read_bytes()).numpy()[..., 0]
 
 
 def _levels(split):
@@ -221,6 +228,20 @@ def test_a_bmp_with_a_palette_whatever_it_is_called(tmp_path):
   (tmp_path / 'upload').write_bytes(data)
   (image, _), *_ = loose.find([f'{tmp_path}/upload']).records()
   np.testing.assert_array_equal(tf.io.decode_image(image), [[[10, 20, 30]]])
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_a_photo_of_a_turned_camera_is_upright(tmp_path, orientation):
+  exif = Image.Exif()
+  exif[0x112] = orientation
+  stored = Image.fromarray(np.arange(6, dtype=np.uint8).reshape([2, 3]) * 40)
+  stored.save(tmp_path / 'photo.jpg', exif=exif, quality=100)
+  upright = Image.fromarray(_stored_pixels(tmp_path / 'photo.jpg'))
+  upright.getexif()[0x112] = orientation
+  (image, _), *_ = loose.find([f'{tmp_path}/photo.jpg']).records()
+  np.testing.assert_array_equal(
+    image_ops.decode(image)[..., 0], ImageOps.exif_transpose(upright)
+  )
 
 
 def test_bytes_are_estimated_of_many(tmp_path, monkeypatch):
