@@ -134,7 +134,6 @@ def load(
       '--input_fn=folder needs --data_dir, the directory that holds '
       f'train/{_EXPECTED} and val/{_EXPECTED}.'
     )
-  data_dir = os.path.expanduser(data_dir)
   if not tf.io.gfile.isdir(data_dir):
     raise ValueError(
       f'--data_dir={data_dir} is not a directory; name the one that holds '

@@ -50,7 +50,7 @@ class LooseImages:
 
   def storage(self) -> splits.Files:
     def names():
-      paths = tf.constant([*map(os.path.expanduser, self.files)])
+      paths = tf.constant([*self.files])
       return paths, tf.fill(tf.shape(paths), NO_LABEL)
 
     def read(path, label):
@@ -65,7 +65,7 @@ class LooseImages:
     )
 
   def where(self, position: int) -> str:
-    return os.path.expanduser(self.files[position])
+    return self.files[position]
 
   def example_id(self, position: int) -> str:
     return self.files[position]
@@ -80,7 +80,7 @@ def find(paths: Sequence[str]) -> LooseImages:
   Args:
     paths: Of files, which are taken whatever their names end in; and of
       folders, in which and below which all images are taken, by the endings of
-      their names, but nothing that is hidden. Local or gs://; `~` is the home.
+      their names, but nothing that is hidden. Local or gs://.
 
   Returns:
     The images in the order of `paths`, those of a folder in the order of their
@@ -114,8 +114,7 @@ def find(paths: Sequence[str]) -> LooseImages:
 
 def _found_at(path):
   """Returns the images that a path of the user stands for."""
-  expanded = os.path.expanduser(path)
-  if tf.io.gfile.isdir(expanded):
+  if tf.io.gfile.isdir(path):
     files = _search(path)
     if not files:
       raise ValueError(
@@ -124,7 +123,7 @@ def _found_at(path):
         'another folder, or the files themselves, whatever their names end in.'
       )
     return files
-  if not tf.io.gfile.exists(expanded):
+  if not tf.io.gfile.exists(path):
     raise ValueError(
       f'--images={texts.printable(path)} does not exist; name an image file, '
       'or a folder of them.'
@@ -139,11 +138,15 @@ def _search(root):
   while level:
     entries = [
       os.path.join(directory, name)
-      for directory, names in zip(level, folder.in_parallel(_names, level))
+      for directory, names in zip(
+        level, folder.in_parallel(folder.visible_names, level)
+      )
       for name in names
     ]
     level = []
-    for entry, is_folder in zip(entries, folder.in_parallel(_is_dir, entries)):
+    for entry, is_folder in zip(
+      entries, folder.in_parallel(tf.io.gfile.isdir, entries)
+    ):
       if not is_folder:
         if entry.lower().endswith(folder.ENDINGS):
           files.append(entry)
@@ -154,19 +157,11 @@ def _search(root):
   return sorted(files)
 
 
-def _names(directory):
-  return folder.visible_names(os.path.expanduser(directory))
-
-
-def _is_dir(path):
-  return tf.io.gfile.isdir(os.path.expanduser(path))
-
-
 def _real(path):
   """Returns a path without links; object stores have none."""
   if '://' in path:
     return path
-  return os.path.realpath(os.path.expanduser(path))
+  return os.path.realpath(path)
 
 
 def _identity(file):

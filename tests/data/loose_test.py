@@ -181,16 +181,6 @@ def test_names_that_are_no_text(tmp_path):
   )
 
 
-def test_home(tmp_path, monkeypatch):
-  _write(tmp_path, 'a.png', 'pics/b.png')
-  monkeypatch.setenv('HOME', str(tmp_path))
-  images = loose.find(['~/pics', '~/a.png', f'{tmp_path}/a.png'])
-  # The same on a machine with another home.
-  assert [images.example_id(i) for i in range(2)] == ['~/pics/b.png', '~/a.png']
-  assert images.where(0) == f'{tmp_path}/pics/b.png'
-  assert _levels(images) == [1, 0]
-
-
 def test_any_file_system_will_do():
   tf.io.gfile.makedirs('ram://loose/folder.png')
   for i, name in enumerate(('b', 'folder.png/a.png', 'a.png')):
