@@ -2,6 +2,7 @@
 
 import os
 
+from absl import logging
 import numpy as np
 from PIL import Image
 from PIL import ImageOps
@@ -173,12 +174,39 @@ def test_names_that_are_no_text(tmp_path):
   name = os.fsdecode(b'caf\xe9.png')
   (tmp_path / name).write_bytes(_png(0))
   assert _error([f'{tmp_path}/{name}']) == (
-    f'--images={tmp_path}/caf\\udce9.png is or holds a name that is not UTF-8; '
-    'rename it.'
+    f'--images={tmp_path}/caf\\udce9.png is a name that is not UTF-8; rename '
+    'it.'
   )
   assert _error([str(tmp_path)]) == (
-    f'--images={tmp_path} is or holds a name that is not UTF-8; rename it.'
+    f'{tmp_path}/caf\\udce9.png has a name that is not UTF-8; rename it. Of 1 '
+    'names in the folder 1 are like this.'
   )
+
+
+def test_one_line_says_what_is_left_out(tmp_path, monkeypatch):
+  warnings = []
+  monkeypatch.setattr(
+    logging, 'warning', lambda message, *args: warnings.append(message % args)
+  )
+  _write(
+    tmp_path, 'a/1.jfif', 'a/2.webp', 'a/deep/3.webp', 'b/4.jpe', 'b/5.txt'
+  )
+  assert _files(['a', 'b'], tmp_path) == ['a/1.jfif', 'b/4.jpe']
+  (line,) = warnings
+  assert f': 2 *.webp (such as {tmp_path}/a/2.webp), 1 *.txt (such as ' in line
+
+
+def test_a_name_with_a_comma(tmp_path, monkeypatch):
+  _write(tmp_path, 'a,b,c.png')
+  monkeypatch.chdir(tmp_path)
+  # As --images=a,b,c.png is read.
+  assert _error(['a', 'b', 'c.png', 'd.png']) == (
+    '--images=a does not exist; name an image file, or a folder of them. '
+    'Commas separate names in --images; give a,b,c.png as an argument without '
+    '--images= after the flags.'
+  )
+  assert loose.find(['a,b,c.png']).num_examples == 1
+  assert _error(['a', 'b']).endswith('or a folder of them.')
 
 
 def test_any_file_system_will_do():
