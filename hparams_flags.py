@@ -12,6 +12,7 @@ import textwrap
 from absl import flags
 
 from supcon import hparams
+from supcon import path_names
 from supcon import run_options
 
 _RUN_FLAGS = {  # flag = field of RunOptions: help
@@ -104,6 +105,16 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
   'index': 'predict: an .npz file of --mode=embed to look for neighbours in.',
   'neighbours': 'predict: so many most similar examples of --index.',
 }
+
+# In these `~` is the home of the user, `~NAME` that of another one.
+_PATH_FLAGS = (
+  'model_dir',
+  'data_dir',
+  'reference_ckpt',
+  'output',
+  'images',
+  'index',
+)
 
 _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   'batch_size': ('batch_size', 'Training examples per step, over all devices.'),
@@ -393,8 +404,8 @@ _STAGE_FLAGS = {  # Field of Stage: help; --stage_1_FIELD and --stage_2_FIELD.
 def hparams_flags():
   """Returns {flag: (paths of the fields that it sets, help)}."""
   table = {}
-  for flag, (paths, text) in _HPARAMS_FLAGS.items():
-    table[flag] = ((paths,) if isinstance(paths, str) else paths, text)
+  for flag, (fields, text) in _HPARAMS_FLAGS.items():
+    table[flag] = ((fields,) if isinstance(fields, str) else fields, text)
   for number in (1, 2):
     for field, text in _STAGE_FLAGS.items():
       table[f'stage_{number}_{field}'] = (
@@ -422,8 +433,8 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     flag_values=values,
   )
   params = hparams.HParams()
-  for flag, (paths, text) in hparams_flags().items():
-    _define(values, flag, params.get(paths[0]), text)
+  for flag, (fields, text) in hparams_flags().items():
+    _define(values, flag, params.get(fields[0]), text)
 
 
 def read(values: flags.FlagValues, arguments=(), find_recorded=None):
@@ -446,12 +457,12 @@ def read(values: flags.FlagValues, arguments=(), find_recorded=None):
   if find_recorded and options.uses_trained_model:
     params = recorded = find_recorded(options.model_dir)
   params = params or hparams.HParams()
-  for flag, (paths, _) in hparams_flags().items():
+  for flag, (fields, _) in hparams_flags().items():
     if recorded and not values[flag].present:
       continue
     value = values[flag].value
-    for path in paths:
-      default = params.get(path)
+    for field in fields:
+      default = params.get(field)
       try:
         if isinstance(default, enum.Enum):
           converted = type(default)[value]
@@ -459,7 +470,7 @@ def read(values: flags.FlagValues, arguments=(), find_recorded=None):
           converted = hparams.convert(value, default)
       except ValueError as error:
         raise ValueError(f'--{flag}: {error}') from error
-      params = params.replace(path, converted)
+      params = params.replace(field, converted)
   return options, params
 
 
@@ -473,7 +484,18 @@ def _read_options(values, arguments):
       f'found {arguments[0]!r}, expected flags only, as --name=value.'
     )
   fields['images'] += tuple(arguments)
+  for flag in _PATH_FLAGS:
+    try:
+      fields[flag] = _expanded(fields[flag])
+    except ValueError as error:
+      raise ValueError(f'--{flag}={error}') from error
   return run_options.RunOptions(**fields)
+
+
+def _expanded(value):
+  if isinstance(value, tuple):
+    return tuple(map(path_names.expanded, value))
+  return value and path_names.expanded(value)
 
 
 def _define(values, flag, default, text):

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.training import checkpoint_state_pb2
 
+from supcon import path_names
 from supcon import texts
 
 # --- Whole or not -------------------------------------------------------------
@@ -33,6 +34,7 @@ READING_ERRORS = (
   RuntimeError,
 )
 
+_CHUNK_BYTES = 2**24
 _DATA = re.compile(r'\.data-[0-9]{5}-of-([0-9]{5})')
 
 
@@ -50,11 +52,18 @@ def is_whole(checkpoint: str) -> str:
     What is wrong, in one line; '' if nothing is.
 
   Raises:
-    tf.errors.OpError: If the storage does not let anybody look.
+    tf.errors.OpError: If nobody can look: the storage does not let anybody,
+      memory is too small, or TensorFlow takes the name for a pattern. That
+      says nothing about the checkpoint.
   """
+  if char := path_names.pattern_in(checkpoint):
+    raise tf.errors.InvalidArgumentError(
+      None, None, f'{checkpoint} cannot be read because of {char} in its name'
+    )
   if missing := _missing_file(checkpoint):
     return f'{missing} is missing'
   what = os.path.basename(f'{checkpoint}.index')
+  has_right_size = False
   try:
     reader = tf.train.load_checkpoint(checkpoint)
     shapes = reader.get_variable_to_shape_map()
@@ -68,38 +77,34 @@ def is_whole(checkpoint: str) -> str:
     found = sum(tf.io.gfile.stat(path).length for path in data)
     if found < expected:
       return f'{found} bytes are left, but the values take {expected}'
+    has_right_size = True
     for what in sorted(shapes):
       reader.get_tensor(what)
   except READING_ERRORS as error:
+    if isinstance(error, MemoryError) and has_right_size:
+      raise tf.errors.ResourceExhaustedError(
+        None, None, f'{what} of {checkpoint} does not fit into memory'
+      ) from error
     _check_storage(checkpoint)
     return f'{what} cannot be read: {texts.one_line(error)}'
   return ''
 
 
-# They say nothing about what is stored.
-_STORAGE_ERRORS = (
-  tf.errors.AbortedError,
-  tf.errors.DeadlineExceededError,
-  tf.errors.PermissionDeniedError,
-  tf.errors.ResourceExhaustedError,
-  tf.errors.UnauthenticatedError,
-  tf.errors.UnavailableError,
-)
-
-
 def _check_storage(checkpoint):
-  """Looks whether the files of a checkpoint can be opened.
+  """Reads the files of a checkpoint as they are, without looking into them.
 
   The reader of checkpoints does not tell one kind of error from another.
+
+  Raises:
+    tf.errors.OpError: If there is a file that cannot be read.
   """
   for path in files(checkpoint):
     try:
       with tf.io.gfile.GFile(path, 'rb') as file:
-        file.read(1)
-    except _STORAGE_ERRORS:
-      raise
-    except tf.errors.OpError:
-      pass  # That is damage.
+        while file.read(_CHUNK_BYTES):
+          pass
+    except tf.errors.NotFoundError:
+      pass  # Somebody has deleted it by now.
 
 
 def _missing_file(checkpoint):
@@ -239,9 +244,7 @@ def read_state(model_dir: str) -> State:
       text_format.Parse(file.read().decode(), state)
   except tf.errors.NotFoundError:
     return State()
-  except _STORAGE_ERRORS:
-    raise
-  except (tf.errors.OpError, text_format.ParseError, ValueError) as error:
+  except (text_format.ParseError, ValueError) as error:
     return State(problem=texts.one_line(error))
   paths = (*state.all_model_checkpoint_paths, state.model_checkpoint_path)
   for path in paths:

@@ -228,7 +228,11 @@ class ModelDir:
   def class_names(self) -> tuple[str, ...] | None:
     """Returns the names of the classes if they are written down."""
     text = self._read(LABELS)
-    return None if text is None else tuple(text.splitlines())
+    # Not splitlines(), which ends a line at characters that names may hold.
+    if not text:
+      return None if text is None else ()
+    lines = text.removesuffix('\n').split('\n')
+    return tuple(line.rstrip('\r') for line in lines)
 
   def read_json(self, name: str):
     """Returns what a JSON file holds; None if it is not there.

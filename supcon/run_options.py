@@ -7,6 +7,7 @@ import dataclasses
 import os
 
 from supcon import hparams
+from supcon import path_names
 
 MODES = (
   'train',
@@ -103,6 +104,7 @@ class RunOptions:
         '--model_dir is empty; name the directory for checkpoints, summaries '
         'and exports.'
       )
+    self._check_paths()
     for name in (
       'steps_per_loop',
       'summary_interval_steps',
@@ -130,6 +132,14 @@ class RunOptions:
         f'--force has no effect with --mode={self.mode}; it lets a trainer '
         'take --model_dir over from another one.'
       )
+
+  def _check_paths(self):
+    for name in ('model_dir', 'data_dir', 'reference_ckpt', 'output', 'index'):
+      path_names.check(name, getattr(self, name) or '')
+    path_names.check_no_pattern('model_dir', self.model_dir)
+    # A URL is fetched, and read elsewhere.
+    if '://' not in self.reference_ckpt:
+      path_names.check_no_pattern('reference_ckpt', self.reference_ckpt)
 
   def _check_reference(self, params):
     if self.reference_ckpt and not params.warm_start.is_asked_for:

@@ -6,7 +6,8 @@ import unicodedata
 
 # Categories of characters that a terminal does not show but obeys, or cannot
 # write: controls, marks of direction, halves of a character, new lines.
-_UNPRINTABLE = ('Cc', 'Cf', 'Cs', 'Zl', 'Zp')
+_CONTROLS = ('Cc', 'Cs', 'Zl', 'Zp')
+_UNPRINTABLE = (*_CONTROLS, 'Cf')
 # Marks without which Persian words and many emoji fall apart.
 _JOINERS = '\u200c\u200d'
 
@@ -37,6 +38,11 @@ def printable(name: str) -> str:
     else character
     for character in name
   )
+
+
+def has_controls(name: str) -> bool:
+  """Whether a name holds what ends a line or steers a terminal, or no UTF-8."""
+  return any(unicodedata.category(c) in _CONTROLS for c in name)
 
 
 def _is_unprintable(character):

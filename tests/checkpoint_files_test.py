@@ -286,6 +286,51 @@ def test_storage_that_fails_is_no_damage(tmp_path, monkeypatch):
     checkpoint_files.read_state(str(tmp_path))
 
 
+def test_what_cannot_be_read_is_no_damage(tmp_path, monkeypatch):
+  checkpoint = writing.write(tmp_path / 'model.ckpt-7', {'w': [3]})
+
+  def fail(*_):
+    raise tf.errors.OpError(None, None, 'bad', tf.errors.DATA_LOSS)
+
+  def open_badly(path, *_):
+    raise tf.errors.UnknownError(None, None, f'{path}; Input/output error')
+
+  # The reader fails, and so does whoever reads the bytes as they are.
+  monkeypatch.setattr(tf.train, 'load_checkpoint', fail)
+  monkeypatch.setattr(tf.io.gfile, 'GFile', open_badly)
+  with pytest.raises(tf.errors.UnknownError):
+    checkpoint_files.is_whole(checkpoint)
+  with pytest.raises(tf.errors.UnknownError):
+    checkpoint_files.read_state(str(tmp_path))
+
+
+def test_what_does_not_fit_into_memory_is_no_damage(tmp_path, monkeypatch):
+  checkpoint = writing.write(tmp_path / 'model.ckpt-7', {'w': [3]})
+  reader = tf.train.load_checkpoint(checkpoint)
+
+  class Reader:
+    get_variable_to_shape_map = reader.get_variable_to_shape_map
+    get_variable_to_dtype_map = reader.get_variable_to_dtype_map
+
+    def get_tensor(self, name):
+      raise MemoryError
+
+  monkeypatch.setattr(tf.train, 'load_checkpoint', lambda _: Reader())
+  with pytest.raises(tf.errors.ResourceExhaustedError, match='into memory'):
+    checkpoint_files.is_whole(checkpoint)
+
+
+@pytest.mark.parametrize('name', ['lr=[0.1]', 'a*', 'a?', 'a\\b'])
+def test_a_name_that_is_taken_for_a_pattern_is_no_damage(tmp_path, name):
+  # `[` finds nothing, `*` and `?` find others, too.
+  (tmp_path / name).mkdir()
+  checkpoint = writing.write(tmp_path / 'model.ckpt-7', {'w': [3]})
+  for path in checkpoint_files.files(checkpoint):
+    os.rename(path, tmp_path / name / os.path.basename(path))
+  with pytest.raises(tf.errors.InvalidArgumentError, match='in its name'):
+    checkpoint_files.is_whole(str(tmp_path / name / 'model.ckpt-7'))
+
+
 def test_fingerprint_is_of_the_values(tmp_path):
   def fingerprint(step, values):
     path = tmp_path / f'model.ckpt-{step}'

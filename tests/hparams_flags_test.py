@@ -102,6 +102,75 @@ def test_bad_list_items_name_the_flag():
     flag_parsing.parse(['--projection_head_layers=64,x'])
 
 
+_PATHS = ('model_dir', 'data_dir', 'reference_ckpt', 'output', 'index')
+
+
+def test_home_in_every_path(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  arguments = [f'--{flag}=~/{flag}' for flag in _PATHS]
+  options, _ = flag_parsing.parse([*arguments, '--images=~/a.png,~,b/~/c'])
+  for flag in _PATHS:
+    assert getattr(options, flag) == f'/home/me/{flag}'
+  assert options.images == ('/home/me/a.png', '/home/me', 'b/~/c')
+  root = flag_parsing.parse(['--model_dir=~root/m'])[0].model_dir
+  assert not root.startswith('~')
+
+
+def test_what_is_no_home_stays():
+  for path in ('', 'a~', './~/x', '/~', 'gs://~/x'):
+    assert flag_parsing.parse([f'--model_dir={path}'])[0].model_dir == path
+  assert flag_parsing.parse([])[0].data_dir is None
+
+
+@pytest.mark.parametrize('flag', [*_PATHS, 'images'])
+def test_a_home_of_nobody_is_refused(flag):
+  with pytest.raises(ValueError) as error:
+    flag_parsing.parse([f'--{flag}=~nobody_at_all/x'])
+  assert str(error.value) == (
+    f'--{flag}=~nobody_at_all/x: there is no home directory ~nobody_at_all; '
+    'give the whole path, or ./~nobody_at_all/x if that is its name.'
+  )
+
+
+@pytest.mark.parametrize('character', '*?[\\')
+def test_paths_that_tensorflow_takes_for_patterns_are_refused(character):
+  path = f'lr={character}0.1'
+  start = ['--use_tpu=False', '--warm_start_encoder']
+  for arguments in (
+    [f'--model_dir={path}', '--reference_ckpt=y'],
+    ['--model_dir=x', f'--reference_ckpt={path}/model.ckpt-1'],
+  ):
+    options, params = flag_parsing.parse([*start, *arguments])
+    with pytest.raises(ValueError) as error:
+      options.check(params)
+    assert f'={path}' in str(error.value)
+    assert f' holds the character {character}: TensorFlow' in str(error.value)
+  # A URL is none, and images and data are opened by their names.
+  options, params = flag_parsing.parse(
+    [
+      *start,
+      '--model_dir=a]b {c,d} %s #:\u732b',
+      f'--data_dir={path}',
+      '--reference_ckpt=https://tfhub.dev/x/1?tf-hub-format=compressed',
+    ]
+  )
+  options.check(params)
+
+
+@pytest.mark.parametrize('flag', _PATHS)
+@pytest.mark.parametrize('name', ['a\nb', 'a\x1b[2J', 'a\u2028', '\udce9'])
+def test_paths_that_break_lines_are_refused(flag, name):
+  arguments = {'model_dir': 'x', flag: name}
+  options, params = flag_parsing.parse(
+    [f'--{flag}={value}' for flag, value in arguments.items()]
+  )
+  with pytest.raises(
+    ValueError, match=f'--{flag}=.*cannot be written'
+  ) as error:
+    options.check(params)
+  assert str(error.value).isprintable()
+
+
 @pytest.mark.parametrize(
   'arguments, words',
   [

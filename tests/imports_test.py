@@ -19,7 +19,12 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _LAYERS = (
   ('supcon.enums',),
   ('supcon.hparams',),
-  ('supcon.run_options', 'supcon.logs', 'supcon.texts'),
+  (
+    'supcon.run_options',
+    'supcon.logs',
+    'supcon.texts',
+    'supcon.path_names',
+  ),
   ('supcon.installation', 'supcon.tpu_estimator'),
   ('supcon.retries', 'supcon.storage', 'supcon.checkpoint_files'),
   (

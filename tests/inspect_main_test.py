@@ -33,7 +33,7 @@ def fixture_inspected(tmp_path_factory):
   The checkpoint could not be read.
   """
   directory = tmp_path_factory.mktemp('inspected')
-  model_dir = directory / 'model'
+  model_dir = directory / 'the model'
   model_dir.mkdir()
   for name, text in {
     'checkpoint': 'model_checkpoint_path: "model.ckpt-7"',
@@ -66,7 +66,7 @@ def test_nothing_of_the_run_is_touched(inspected):
     # What --input_fn=digits prepares, and the output of the process.
     if not path.startswith('data/') and path.count('/') > 0
   ]
-  assert all(path.startswith('model/inspect_data/') for path in others)
+  assert all(path.startswith('the model/inspect_data/') for path in others)
   names = sorted(path.rpartition('/')[-1] for path in others)
   assert names[0] == 'contact_sheet.png'
   assert names[1].startswith('events.out.tfevents.')
@@ -97,7 +97,8 @@ def test_what_the_user_is_told(inspected):
   assert 'flip' not in speed['parts']
   assert 'color jitter, grayscale' in speed['parts']
   assert f'Contact sheet: {directory}/contact_sheet.png' in lines
-  assert f'TensorBoard: tensorboard --logdir {directory}' in lines
+  # The path holds a space.
+  assert f"TensorBoard: tensorboard --logdir '{directory}'" in lines
 
 
 @pytest.mark.slow

@@ -109,6 +109,23 @@ def warnings(monkeypatch):
 # --- Which one is newest ------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+  'text, names',
+  [
+    ('cat\ndog\n', ('cat', 'dog')),
+    ('cat\ndog', ('cat', 'dog')),
+    ('cat\r\ndog\r\n', ('cat', 'dog')),  # Edited elsewhere.
+    ('a\x85b\nc\u2028d\n', ('a\x85b', 'c\u2028d')),
+    ('', ()),
+    (None, None),
+  ],
+)
+def test_a_class_a_line(tmp_path, text, names):
+  if text is not None:
+    (tmp_path / 'labels.txt').write_bytes(text.encode())
+  assert model_dirs.ModelDir(str(tmp_path)).class_names() == names
+
+
 def test_newest_is_what_the_state_names(tmp_path, warnings):
   # Somebody went back to step 20.
   model_dir = _write(tmp_path, [10, 20, 30], listed=[10, 20])

@@ -144,8 +144,10 @@ class ContactSheet:
         {tag: tf.io.encode_png(image) for tag, (image, _) in pictures.items()}
       )
       suffix = '.contact_sheet'
-      for old in tf.io.gfile.glob(os.path.join(directory, f'events.*{suffix}')):
-        tf.io.gfile.remove(old)
+      tf.io.gfile.makedirs(directory)
+      for name in tf.io.gfile.listdir(directory):
+        if name.startswith('events.') and name.endswith(suffix):
+          tf.io.gfile.remove(os.path.join(directory, name))
       with tf1.summary.FileWriter(directory, filename_suffix=suffix) as writer:
         for tag, (image, description) in pictures.items():
           summary = tf1.Summary()

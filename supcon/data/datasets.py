@@ -15,6 +15,7 @@ import os
 
 import tensorflow as tf
 
+from supcon import path_names
 from supcon.data import augment
 from supcon.data import digits
 from supcon.data import folder
@@ -194,9 +195,7 @@ def load(
     eval_split=eval_split or info.eval_split,
   )
   if info.tfds_name:
-    directory = _prepared_dir(
-      info, os.path.expanduser(data_dir or _default_data_dir())
-    )
+    directory = _prepared_dir(info, data_dir or _default_data_dir())
     source = prepared.load(directory, info.train_split, info.eval_split)
   else:
     source = folder.load(data_dir, info.train_split, info.eval_split)
@@ -288,7 +287,9 @@ def _is_version_pattern(text):
 
 
 def _default_data_dir():
-  return os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+  return os.path.expanduser(
+    os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+  )
 
 
 def _prepared_dir(info, data_dir):
@@ -296,6 +297,8 @@ def _prepared_dir(info, data_dir):
   name, _, config = info.tfds_name.partition('/')
   directory = prepared.find(name, config, info.version, data_dir)
   if not directory and info.prepare:
+    # What TFDS writes it looks for by a pattern; it reads anything.
+    path_names.check_no_pattern('data_dir', data_dir)
     try:
       info.prepare(data_dir)
     except (OSError, tf.errors.OpError) as error:

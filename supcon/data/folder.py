@@ -5,26 +5,40 @@ of their names, in which one class would follow the other, but in that of a hash
 of them: the first n are a fair sample, and a shuffle buffer sees all classes.
 """
 
+import collections
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import concurrent.futures
 import dataclasses
+import difflib
 import functools
 import hashlib
 import math
 import os
+import unicodedata
 import zlib
 
+from absl import logging
 import numpy as np
 import tensorflow as tf
 
-from supcon.data import image_ops
+from supcon import texts
+from supcon.data import image_files
 from supcon.data import splits
 
-# Of files that are taken for images.
-ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif')
-_EXPECTED = f'CLASS/*{{{",".join(ENDINGS)}}}'
+# Of files that are taken for images: JPEG, PNG, BMP, GIF. TensorFlow 2.21 knows
+# WebP too, but not 2.15, and an animation breaks its memory.
+ENDINGS = (
+  *('.jpg', '.jpeg', '.jpe', '.jfif', '.jif', '.pjpeg', '.pjp'),
+  *('.png', '.apng'),
+  *('.bmp', '.dib'),
+  '.gif',
+)
+# For messages, which need not name the rare ones.
+COMMON_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif')
+_EXPECTED = f'CLASS/*{{{",".join(COMMON_ENDINGS)}}}'
 
 # ImageNet's is called val.
 _EVAL_NAMES = ('val', 'validation', 'test')
@@ -34,6 +48,8 @@ _EVAL_NAMES = ('val', 'validation', 'test')
 _NUM_THREADS = 32
 # So many files tell how large all are.
 _MAX_MEASURED = 512
+# Of files that are left out, so many kinds are named.
+_MAX_KINDS = 6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +90,6 @@ class FolderSplit:
     )
 
   def storage(self) -> splits.Files:
-    has_bmp = any(file.lower().endswith('.bmp') for file in self.files)
     directories = [
       os.path.join(self.directory, name) for name in self.class_names
     ]
@@ -91,8 +106,7 @@ class FolderSplit:
 
     def read(file, label):
       path = tf.strings.join([tf.gather(directories, label), file], '/')
-      encoded = tf.io.read_file(path)
-      return image_ops.replace_palette(encoded) if has_bmp else encoded, label
+      return image_files.readable(tf.io.read_file(path)), label
 
     return splits.Files(names, read)
 
@@ -136,7 +150,6 @@ def load(
       '--input_fn=folder needs --data_dir, the directory that holds '
       f'train/{_EXPECTED} and val/{_EXPECTED}.'
     )
-  data_dir = os.path.expanduser(data_dir)
   if not tf.io.gfile.isdir(data_dir):
     raise ValueError(
       f'--data_dir={data_dir} is not a directory; name the one that holds '
@@ -147,7 +160,9 @@ def load(
     train_split = splits.choose(train_split, 'train_split', ['train'], names)
     eval_split = splits.choose(eval_split, 'eval_split', _EVAL_NAMES, names)
   except ValueError as error:
-    raise ValueError(f'--data_dir={data_dir}: {error}.') from error
+    raise ValueError(
+      f'--data_dir={data_dir}: {error}{_advice(data_dir, names)}.'
+    ) from error
   for flag, name in (('train', train_split), ('eval', eval_split)):
     if not tf.io.gfile.isdir(os.path.join(data_dir, name)):
       raise ValueError(
@@ -159,16 +174,15 @@ def load(
   eval_dir = os.path.join(data_dir, eval_split)
   class_names = _class_folders(train_dir)
   eval_names = _class_folders(eval_dir)
-  unknown = sorted(set(eval_names) - set(class_names))
-  if unknown:
-    raise ValueError(
-      f'{os.path.join(eval_dir, unknown[0])} is not a class of {train_dir} '
-      f'({splits.listed(class_names)}); rename it, or choose another split '
-      f'with --eval_split ({splits.listed(names)}).'
-    )
+  _check_forms(train_dir, class_names, eval_dir, eval_names)
+  _check_known(train_dir, class_names, eval_dir, eval_names, names)
+  train, left_out = _list(train_split, train_dir, class_names, class_names)
+  evaluation, more = _list(eval_split, eval_dir, eval_names, class_names)
+  # The same folder may be both.
+  warn_of({**left_out, **more}, data_dir)
   return splits.Source(
-    train=_list(train_split, train_dir, class_names, class_names),
-    evaluation=_list(eval_split, eval_dir, eval_names, class_names),
+    train=train,
+    evaluation=evaluation,
     class_names=class_names,
     image_shape=None,
   )
@@ -176,9 +190,67 @@ def load(
 
 def visible_names(directory: str) -> list[str]:
   """Returns what is in a directory, sorted, without what is hidden."""
+  try:
+    names = tf.io.gfile.listdir(directory)
+  except UnicodeDecodeError as error:
+    raise ValueError(_without_text(directory)) from error
   # Object stores mark a directory by a trailing slash.
-  names = [name.rstrip('/') for name in tf.io.gfile.listdir(directory)]
+  names = [name.rstrip('/') for name in names]
   return sorted(name for name in names if name and not name.startswith('.'))
+
+
+def _without_text(directory):
+  """Says which names of a local directory are not UTF-8."""
+  names = sorted(os.listdir(directory))
+  bad = [name for name in names if not _is_text(name)]
+  return (
+    f'{texts.printable(os.path.join(directory, bad[0]))} has a name that is '
+    f'not UTF-8; rename it. Of {len(names)} names in the folder {len(bad)} are '
+    'like this.'
+  )
+
+
+def _is_text(name):
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+def is_image(name: str) -> bool:
+  """Whether a file is taken for an image, by the ending of its name."""
+  return name.lower().endswith(ENDINGS)
+
+
+def warn_of(left_out: Mapping[str, bool], where: str) -> None:
+  """Says in one line what is not read, if there is anything.
+
+  Args:
+    left_out: {path: whether it is a folder}.
+    where: What was searched.
+  """
+  kinds = collections.defaultdict(list)
+  for path, is_folder in sorted(left_out.items()):
+    ending = os.path.splitext(path)[1].lower()
+    kind = f'*{ending}' if ending else 'without an ending'
+    kinds['folders in folders of classes' if is_folder else kind].append(path)
+  if not kinds:
+    return
+  most = sorted(kinds, key=lambda kind: (-len(kinds[kind]), kind))
+  found = [
+    f'{len(kinds[kind])} {kind} (such as {kinds[kind][0]})'
+    for kind in most[:_MAX_KINDS]
+  ]
+  if most[_MAX_KINDS:]:
+    found.append(f'{sum(len(kinds[k]) for k in most[_MAX_KINDS:])} others')
+  logging.warning(
+    'WARNING: left out of %s, since only images directly in their folder are '
+    'read (*%s): %s; convert or move them if they are to be used',
+    texts.printable(where),
+    ', *'.join(COMMON_ENDINGS),
+    texts.printable(', '.join(found)),
+  )
 
 
 def estimate_bytes(split: splits.Split) -> int:
@@ -218,33 +290,107 @@ def _folders(directory):
   return tuple(name for name, is_one in zip(names, are_folders) if is_one)
 
 
+def _advice(data_dir, names):
+  """Says more of a directory that holds no split of a usual name."""
+  num_images = sum(map(is_image, visible_names(data_dir)))
+  if num_images and not names:
+    return (
+      f'. It holds {num_images} images itself: sort them into a folder for '
+      f'each class, {data_dir}/train/{_EXPECTED} and {data_dir}/val/{_EXPECTED}'
+    )
+  first = visible_names(os.path.join(data_dir, names[0])) if names else ()
+  if any(map(is_image, first)) and 'train' not in names:
+    return (
+      f'. If {splits.listed(names)} are the classes, move them into '
+      f'{data_dir}/train, and some images of each into {data_dir}/val'
+    )
+  return ''
+
+
 def _class_folders(directory):
   names = _folders(directory)
+  for name in names:
+    if texts.has_controls(name):
+      raise ValueError(
+        f'{texts.printable(os.path.join(directory, name))} has a name that '
+        'cannot be written in one line (in labels.txt, one class a line); '
+        'rename the folder.'
+      )
   if not names:
+    num_images = sum(map(is_image, visible_names(directory)))
+    but = f', but {num_images} images of no class' if num_images else ''
     raise ValueError(
-      f'{directory} holds no folders of classes; expected '
+      f'{directory} holds no folders of classes{but}; expected '
       f'{os.path.join(directory, _EXPECTED)}.'
     )
   return names
 
 
+def _check_forms(train_dir, class_names, eval_dir, eval_names):
+  """Checks that no two names look the same, being encoded otherwise."""
+  found = {}
+  for directory, names in ((train_dir, class_names), (eval_dir, eval_names)):
+    for name in names:
+      form = unicodedata.normalize('NFC', name)
+      other, where = found.setdefault(form, (name, directory))
+      if other != name:
+        raise ValueError(
+          f'{os.path.join(directory, name)} and {os.path.join(where, other)} '
+          f'differ only in how their letters are encoded ({ascii(name)} and '
+          f'{ascii(other)}, normal forms of Unicode); give both the same name, '
+          'or names that look different.'
+        )
+
+
+def _check_known(train_dir, class_names, eval_dir, eval_names, names):
+  """Checks that all classes of the evaluation are trained."""
+  unknown = sorted(set(eval_names) - set(class_names))
+  if not unknown:
+    return
+  similar = difflib.get_close_matches(unknown[0], class_names, n=1)
+  raise ValueError(
+    texts.printable(
+      f'{os.path.join(eval_dir, unknown[0])} is not a class of {train_dir} '
+      f'({splits.listed(class_names)}'
+      f'{f"; is {similar[0]} meant?" if similar else ""}). Of '
+      f'{len(eval_names)} folders there {len(unknown)} are like this: give '
+      'them the names of classes, move or delete them, or choose another split '
+      f'with --eval_split ({splits.listed(names)}).'
+    )
+  )
+
+
 def _list(name, directory, found_names, class_names):
-  """Returns the split with the images of the classes `found_names`."""
+  """Returns the split with the images of the classes `found_names`.
 
-  def images(class_name):
-    return [
-      file
-      for file in visible_names(os.path.join(directory, class_name))
-      if file.lower().endswith(ENDINGS)
-    ]
+  And {path: whether it is a folder} of what is in their folders besides, and
+  of files that are in none.
+  """
 
-  files_of = dict(zip(found_names, in_parallel(images, found_names)))
+  def files(class_name):
+    return visible_names(os.path.join(directory, class_name))
+
+  all_of = dict(zip(found_names, in_parallel(files, found_names)))
+  files_of = {
+    found: [file for file in all_of[found] if is_image(file)]
+    for found in found_names
+  }
+  others = [
+    os.path.join(directory, found, file)
+    for found in found_names
+    for file in all_of[found]
+    if not is_image(file)
+  ]
+  left_out = dict(zip(others, in_parallel(tf.io.gfile.isdir, others)))
+  beside = set(visible_names(directory)) - set(_folders(directory))
+  left_out |= {os.path.join(directory, file): False for file in beside}
   empty = [found for found in found_names if not files_of[found]]
   if empty:
     raise ValueError(
       f'{os.path.join(directory, empty[0])} holds no images (*'
-      f'{", *".join(ENDINGS)}); add some or delete the folder. Of '
-      f'{len(found_names)} class folders {len(empty)} are like this.'
+      f'{", *".join(COMMON_ENDINGS)}); add some or delete the folder. Of '
+      f'{len(found_names)} class folders {len(empty)} are like this'
+      f'{_what_else(all_of[empty[0]])}.'
     )
   label_of = {found: label for label, found in enumerate(class_names)}
   examples = [
@@ -262,4 +408,12 @@ def _list(name, directory, found_names, class_names):
     files=files,
     num_bytes=0,
   )
-  return dataclasses.replace(split, num_bytes=estimate_bytes(split))
+  split = dataclasses.replace(split, num_bytes=estimate_bytes(split))
+  return split, left_out
+
+
+def _what_else(names):
+  """Returns what a folder without images holds, for a message."""
+  if not names:
+    return ''
+  return f'; it holds {texts.printable(splits.listed(names))}'

@@ -14,6 +14,8 @@ width], both in pixels.
 import numpy as np
 import tensorflow as tf
 
+from supcon.data import image_files
+
 tf1 = tf.compat.v1
 
 # Sampling of crop windows (Inception): aspect ratio is width / height, and a
@@ -133,32 +135,58 @@ def decode_crops(encoded, choose_windows, decode_whole):
     images have three equal channels; transparency is dropped.
   """
 
+  if encoded.dtype != tf.string:
+    return _cut(encoded, choose_windows)
+
+  def as_stored():
+    if decode_whole:
+      return cut()
+    return tf.cond(tf.io.is_jpeg(encoded), decode_windows, cut)
+
   def cut():
-    image = encoded if is_decoded else decode(encoded)
-    windows = choose_windows(tf.shape(image)[:2])
-    return [crop(image, window) for window in windows]
+    return _cut(_decode_as_stored(encoded), choose_windows)
 
   def decode_windows():
-    windows = choose_windows(tf.io.extract_jpeg_shape(encoded)[:2])
-    return [
-      tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
-      for window in windows
-    ]
+    shape = tf.io.extract_jpeg_shape(encoded)[:2]
+    return _decode_windows(encoded, choose_windows(shape))
 
-  is_decoded = encoded.dtype != tf.string
-  if is_decoded or decode_whole:
-    return cut()
+  def as_turned():
+    shape = tf.io.extract_jpeg_shape(encoded)[:2]
+    shape = image_files.upright_shape(shape, turn)
+    windows = [
+      image_files.stored_window(window, shape, turn)
+      for window in choose_windows(shape)
+    ]
+    if decode_whole:
+      crops = _cut(_decode_as_stored(encoded), lambda _: windows)
+    else:
+      crops = _decode_windows(encoded, windows)
+    return [image_files.turned(each, turn) for each in crops]
+
+  turn = image_files.turn_of(encoded)
   # tf.cond unpacks a list of one.
-  return tf.nest.flatten(tf.cond(tf.io.is_jpeg(encoded), decode_windows, cut))
+  return tf.nest.flatten(tf.cond(turn > 0, as_turned, as_stored))
+
+
+def _cut(image, choose_windows):
+  windows = choose_windows(tf.shape(image)[:2])
+  return [crop(image, window) for window in windows]
+
+
+def _decode_windows(encoded, windows):
+  return [
+    tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
+    for window in windows
+  ]
 
 
 def decode(encoded):
   """Decodes a whole image.
 
-  Grey becomes three equal channels, a palette becomes its colors (of a BMP, see
-  `replace_palette`), CMYK becomes RGB, 16 bits become 8, transparency is
-  dropped, of an animation the first frame is taken. A rotation that a camera
-  noted (EXIF) is not applied.
+  Grey becomes three equal channels, a palette becomes its colors, CMYK becomes
+  RGB, 16 bits become their upper 8, transparency is dropped, of an animation
+  the first frame is taken. For the palette of a BMP and for a rotation that a
+  camera noted (EXIF) see `image_files.readable`.
 
   Args:
     encoded: A string scalar, the bytes of a JPEG, PNG, BMP or GIF.
@@ -167,58 +195,17 @@ def decode(encoded):
     uint8 [height, width, 3]. Whatever is no such image, or only a part of one,
     is an error when the graph runs.
   """
+  image = _decode_as_stored(encoded)
+  turn = image_files.turn_of(encoded)
+  return tf.cond(
+    turn > 0, lambda: image_files.turned(image, turn), lambda: image
+  )
+
+
+def _decode_as_stored(encoded):
   image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
   image.set_shape([None, None, 3])
   return image
-
-
-def replace_palette(encoded):
-  """Makes a PNG of a BMP that has a palette, and leaves others as they are.
-
-  For TensorFlow takes indices into a palette for grey levels, or refuses them.
-  `decode` does not do this on its own because it would cost a fifth of the time
-  that a PNG of 32x32 pixels takes.
-
-  Args:
-    encoded: A string scalar, the bytes of a file.
-
-  Returns:
-    A string scalar.
-  """
-
-  def of_bmp():
-    # [header size, width, height, planes and bits per pixel]
-    header = tf.io.decode_raw(tf.strings.substr(encoded, 14, 16), tf.int32)
-    bits = tf.bitwise.right_shift(header[3], 16)
-    return tf.cond(
-      bits <= 8,
-      lambda: tf.io.encode_png(_decode_palette_bmp(encoded, header, bits)),
-      lambda: encoded,
-    )
-
-  is_bmp = tf.equal(tf.strings.substr(encoded, 0, 2), 'BM')
-  return tf.cond(is_bmp, of_bmp, lambda: encoded)
-
-
-def _decode_palette_bmp(encoded, header, bits):
-  """Decodes a BMP of 1, 4 or 8 bits per pixel."""
-  width, height = header[1], tf.abs(header[2])
-  stride = (width * bits + 31) // 32 * 4
-  # Between the header and the pixels is the palette.
-  begin = 14 + header[0]
-  pixels = tf.io.decode_raw(tf.strings.substr(encoded, 10, 4), tf.int32)[0]
-  palette = tf.strings.substr(encoded, begin, pixels - begin)
-  palette = tf.reshape(tf.io.decode_raw(palette, tf.uint8), [-1, 4])
-  rows = tf.strings.substr(encoded, pixels, height * stride)
-  rows = tf.reshape(tf.io.decode_raw(rows, tf.uint8), [height, stride, 1])
-  # A byte holds several pixels, the first one in its highest bits.
-  shifts = tf.range(8 - bits, -1, -bits)
-  rows = tf.bitwise.right_shift(tf.cast(rows, tf.int32), shifts)
-  rows = tf.bitwise.bitwise_and(rows, tf.bitwise.left_shift(1, bits) - 1)
-  rows = tf.reshape(rows, [height, stride * 8 // bits])[:, :width]
-  # The lowest row comes first, unless the height is negative.
-  rows = tf.cond(header[2] > 0, lambda: rows[::-1], lambda: rows)
-  return tf.gather(palette[:, 2::-1], rows)  # From blue, green, red, unused.
 
 
 def crop(image, window):

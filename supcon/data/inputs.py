@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from supcon import hparams
+from supcon import texts
 from supcon.data import datasets
 from supcon.data import image_ops
 from supcon.data import order
@@ -75,10 +76,11 @@ def check(dataset: datasets.Dataset, params: hparams.HParams) -> None:
     stage.epochs and stage.cross_entropy_loss_weight for stage in params.stages
   )
   if dataset.num_classes < 2 and uses_labels:
+    only = texts.printable(dataset.class_names[0])
     raise ValueError(
       f'--input_fn={params.input_data.input_fn} has one class only, '
-      f'{dataset.class_names[0]}: there is nothing to tell apart. Add a class, '
-      'or train without labels: --use_labels=False --stage_2_epochs=0.'
+      f'{only}: there is nothing to tell apart. Add a class, or train without '
+      'labels: --use_labels=False --stage_2_epochs=0.'
     )
   if params.batch_size > dataset.num_train_examples:
     raise ValueError(

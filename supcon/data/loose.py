@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from supcon import texts
 from supcon.data import folder
-from supcon.data import image_ops
+from supcon.data import image_files
 from supcon.data import splits
 
 # Nobody said what is on them.
@@ -50,12 +50,11 @@ class LooseImages:
 
   def storage(self) -> splits.Files:
     def names():
-      paths = tf.constant([*map(os.path.expanduser, self.files)])
+      paths = tf.constant([*self.files])
       return paths, tf.fill(tf.shape(paths), NO_LABEL)
 
     def read(path, label):
-      # Whatever the file is called, it may be a BMP.
-      return image_ops.replace_palette(tf.io.read_file(path)), label
+      return image_files.readable(tf.io.read_file(path)), label
 
     return splits.Files(names, read)
 
@@ -66,7 +65,7 @@ class LooseImages:
     )
 
   def where(self, position: int) -> str:
-    return os.path.expanduser(self.files[position])
+    return self.files[position]
 
   def example_id(self, position: int) -> str:
     return self.files[position]
@@ -81,7 +80,7 @@ def find(paths: Sequence[str]) -> LooseImages:
   Args:
     paths: Of files, which are taken whatever their names end in; and of
       folders, in which and below which all images are taken, by the endings of
-      their names, but nothing that is hidden. Local or gs://; `~` is the home.
+      their names, but nothing that is hidden. Local or gs://.
 
   Returns:
     The images in the order of `paths`, those of a folder in the order of their
@@ -98,76 +97,89 @@ def find(paths: Sequence[str]) -> LooseImages:
       'or as plain arguments.'
     )
   # A dict keeps the order in which its keys were first seen.
-  files = {}
-  for path in paths:
+  files, left_out = {}, {}
+  for number, path in enumerate(paths):
     try:
-      found = _found_at(path)
-    except UnicodeError as error:
+      found, others = _found_at(path, paths[number + 1 :])
+    except UnicodeEncodeError as error:
       raise ValueError(
-        f'--images={texts.printable(path)} is or holds a name that is not '
-        'UTF-8; rename it.'
+        f'--images={texts.printable(path)} is a name that is not UTF-8; rename '
+        'it.'
       ) from error
     for file in found:
       files.setdefault(_identity(file), file)
+    left_out.update(dict.fromkeys(others, False))
+  folder.warn_of(left_out, 'the folders named')
   images = LooseImages(tuple(files.values()), num_bytes=0)
   return dataclasses.replace(images, num_bytes=folder.estimate_bytes(images))
 
 
-def _found_at(path):
-  """Returns the images that a path of the user stands for."""
-  expanded = os.path.expanduser(path)
-  if tf.io.gfile.isdir(expanded):
-    files = _search(path)
+def _found_at(path, following):
+  """Returns the images that a path of the user stands for, and other files.
+
+  Args:
+    path: The path.
+    following: Those that were named after it.
+  """
+  if tf.io.gfile.isdir(path):
+    files, others = _search(path)
     if not files:
       raise ValueError(
         f'--images={texts.printable(path)} holds no images (*'
-        f'{", *".join(folder.ENDINGS)}), nor do the folders in it; name '
+        f'{", *".join(folder.COMMON_ENDINGS)}), nor do the folders in it; name '
         'another folder, or the files themselves, whatever their names end in.'
       )
-    return files
-  if not tf.io.gfile.exists(expanded):
+    return files, others
+  if not tf.io.gfile.exists(path):
     raise ValueError(
       f'--images={texts.printable(path)} does not exist; name an image file, '
-      'or a folder of them.'
+      f'or a folder of them.{_of_comma(path, following)}'
     )
-  return [path]
+  return [path], []
+
+
+def _of_comma(path, following):
+  """Returns what to do if a comma in a name was taken for its end."""
+  for number in range(len(following)):
+    whole = ','.join((path, *following[: number + 1]))
+    if tf.io.gfile.exists(whole):
+      return (
+        f' Commas separate names in --images; give {texts.printable(whole)} '
+        'as an argument without --images= after the flags.'
+      )
+  return ''
 
 
 def _search(root):
-  """Returns the paths of all images below a folder, sorted."""
-  files, seen, level = [], {_real(root)}, [root]
+  """Returns the paths of all images below a folder, sorted; and of others."""
+  files, others, seen, level = [], [], {_real(root)}, [root]
   # Level by level, so that what is on one level can be listed in parallel.
   while level:
     entries = [
       os.path.join(directory, name)
-      for directory, names in zip(level, folder.in_parallel(_names, level))
+      for directory, names in zip(
+        level, folder.in_parallel(folder.visible_names, level)
+      )
       for name in names
     ]
     level = []
-    for entry, is_folder in zip(entries, folder.in_parallel(_is_dir, entries)):
+    for entry, is_folder in zip(
+      entries, folder.in_parallel(tf.io.gfile.isdir, entries)
+    ):
       if not is_folder:
-        if entry.lower().endswith(folder.ENDINGS):
-          files.append(entry)
+        (files if folder.is_image(entry) else others).append(entry)
       elif _real(entry) not in seen:
         # Else links that lead in a circle would be followed for ever.
         seen.add(_real(entry))
         level.append(entry)
-  return sorted(files)
-
-
-def _names(directory):
-  return folder.visible_names(os.path.expanduser(directory))
-
-
-def _is_dir(path):
-  return tf.io.gfile.isdir(os.path.expanduser(path))
+  return sorted(files), others
 
 
 def _real(path):
   """Returns a path without links; object stores have none."""
   if '://' in path:
     return path
-  return os.path.realpath(os.path.expanduser(path))
+  return os.path.realpath(path)
 
 
 def _identity(file):

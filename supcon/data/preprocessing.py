@@ -20,6 +20,10 @@ from supcon.data import augment
 from supcon.data import colors
 from supcon.data import image_ops
 
+# Of an image whose sides differ by a larger factor, only the middle is resized
+# before the evaluation crop is taken from its middle.
+_MAX_ASPECT = 16
+
 _FLIP_PROBABILITY = 0.5
 _JITTER_PROBABILITY = 0.8
 _GRAYSCALE_PROBABILITY = 0.2
@@ -242,12 +246,24 @@ def _whole(shape, side, padding):
   return image_ops.whole_window(shape)
 
 
+def _middle(shape, side, padding):
+  """All of an image, unless it is very thin: then what is near the crop.
+
+  What is resized has at most `_MAX_ASPECT` times the pixels of a square.
+  """
+  del side, padding
+  longest = _MAX_ASPECT * tf.reduce_min(shape)
+  excess = tf.maximum(shape - longest, 0)
+  # As much on either side, so that the crop stays where it would be.
+  return image_ops.center_window(shape, shape - (excess + 1) // 2 * 2)
+
+
 def _center_square(shape, side, padding):
   return image_ops.center_square_window(shape, side / (side + padding))
 
 
 _EVAL_CROPS = {
-  enums.EvalCropMethod.RESIZE_THEN_CROP: _EvalCrop(_whole, _resize_then_crop),
+  enums.EvalCropMethod.RESIZE_THEN_CROP: _EvalCrop(_middle, _resize_then_crop),
   enums.EvalCropMethod.CROP_THEN_RESIZE: _EvalCrop(_center_square, _resize),
   enums.EvalCropMethod.CROP_THEN_DISTORT: _EvalCrop(_whole, _crop_then_distort),
   enums.EvalCropMethod.IDENTITY: _EvalCrop(_whole, _keep),
@@ -368,7 +384,7 @@ def _evaluation_needs_whole(params):
   It must not depend on how many views follow: a window of its own is always
   decoded on its own.
   """
-  return _EVAL_CROPS[params.eval_crop_method].window is _whole
+  return _EVAL_CROPS[params.eval_crop_method].window in (_whole, _middle)
 
 
 def _make(encoded, views, chance, decode_whole, params, policy):

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
+from supcon import texts
+
 
 class Files(NamedTuple):
   """Examples of which each is a file, so that any may be read at any time.
@@ -137,4 +139,4 @@ def listed(names: Sequence[str]) -> str:
   names = sorted(names)
   if len(names) > 8:
     names = [*names[:8], '...']
-  return ', '.join(names) if names else 'nothing'
+  return texts.printable(', '.join(names)) if names else 'nothing'

@@ -1,5 +1,7 @@
 """Shows what training would see, and measures what it costs to make."""
 
+import shlex
+
 from supcon import hparams
 from supcon import run_options
 from supcon.data import contact_sheet
@@ -33,10 +35,11 @@ class InspectData:
       {'contact_sheet': sheet.to_json(), 'speed': speed.to_json()},
     )
     run.report_skipped('train')
+    logdir = ['tensorboard', '--logdir', output.path]
     print(
       f'\n{speed.describe()}\n\n'
       f'Contact sheet: {path}\n'
       f'Its rows, and the figures: {output.join("inspect_data.json")}\n'
-      f'TensorBoard: tensorboard --logdir {output.path}',
+      f'TensorBoard: {shlex.join(logdir)}',
       flush=True,
     )

@@ -14,6 +14,7 @@ from supcon import retries
 from supcon import run_options
 from supcon import signals
 from supcon import storage
+from supcon import texts
 from supcon import workers
 from supcon.data import datasets
 from supcon.data import faults
@@ -352,8 +353,8 @@ class Run:
       if old != new:
         logging.warning(
           'WARNING: the class that was %s when model_dir was begun is %s now',
-          old,
-          new,
+          texts.printable(old),
+          texts.printable(new),
         )
         return
 

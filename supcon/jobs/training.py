@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import shlex
 import sys
 import time
 
@@ -323,6 +324,7 @@ class Train:
 
   def _summarize(self, result):
     """Prints where everything is, for people."""
+    model_dir = self._run.model_dir
     top_1 = result['metrics']['top_1_accuracy']
     skipped = result['num_skipped']
     is_part = self._run.params.input_data.max_eval_samples
@@ -330,8 +332,8 @@ class Train:
       'Checkpoint': result['checkpoint'],
       'SavedModel': result['saved_model'],
       'Hub module': result['hub_module'],
-      'Metrics': self._run.model_dir.join(model_dirs.RESULT),
-      'TensorBoard': f'tensorboard --logdir {self._run.model_dir.path}',
+      'Metrics': model_dir.join(model_dirs.RESULT),
+      'TensorBoard': shlex.join(['tensorboard', '--logdir', model_dir.path]),
     }
     print(
       f'\nTop-1 {100 * top_1:.2f}% on {"the first" if is_part else "all"} '

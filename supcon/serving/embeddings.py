@@ -68,7 +68,6 @@ def check_output(path: str) -> None:
   Raises:
     ValueError: If the name has another ending, or cannot be written.
   """
-  path = os.path.expanduser(path)
   _store_class(path)
   if tf.io.gfile.isdir(path):
     raise ValueError(
@@ -115,7 +114,6 @@ def open_writer(
       than announced.
     OSError, tf.errors.OpError: If the file cannot be written.
   """
-  path = os.path.expanduser(path)
   make_store = _store_class(path)
   directory, name = os.path.split(path)
   tf.io.gfile.makedirs(directory or '.')
@@ -466,7 +464,6 @@ def read_index(path: str) -> Index:
     ValueError: If the file is not there, or does not hold what it should.
     tf.errors.OpError: If it cannot be read.
   """
-  path = os.path.expanduser(path)
   flag = f'--index={path}'
   if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
     raise ValueError(f'{flag} is not a file that is there; {_MAKE_INDEX}.')

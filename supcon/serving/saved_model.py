@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from supcon import enums
 from supcon import hparams
-from supcon.data import image_ops
+from supcon.data import image_files
 from supcon.data import preprocessing
 from supcon.serving import trained
 from supcon.training import stages
@@ -202,7 +202,7 @@ def evaluation_crop(encoded: tf.Tensor, params: hparams.HParams) -> tf.Tensor:
     augmentation_type=enums.AugmentationType.IDENTITY,
   )
   features = preprocessing.eval_views(
-    image_ops.replace_palette(encoded),
+    image_files.readable(encoded),
     tf.constant([0, 0], tf.int64),
     alone,
     flips=False,

@@ -5,9 +5,13 @@ Pillow writes the files and says what is in them.
 
 import io
 import json
+import os
+import unicodedata
 
+from absl import logging
 import numpy as np
 from PIL import Image
+from PIL import ImageOps
 import pytest
 import tensorflow as tf
 
@@ -78,6 +82,8 @@ def test_classes_are_the_folders_of_the_training_split(tmp_path):
     'train/ape/3.jpeg': b'ape 3',
     'train/ape/3.BMP': b'ape bmp',
     'train/ape/x.gif': b'ape gif',
+    'train/cow/photo.jfif': b'cow jfif',
+    'train/cow/photo.JPE': b'cow jpe',
     'train/cow/a b/4.png': b'in a folder of its own',
     'train/cow/{}.Png': b'cow',
     'val/dog/1.png': b'dog of val',
@@ -95,22 +101,114 @@ def test_classes_are_the_folders_of_the_training_split(tmp_path):
   assert dataset.num_classes == 3
   assert dataset.image_shape is None
   assert (dataset.info.train_split, dataset.info.eval_split) == ('train', 'val')
-  assert dataset.num_train_examples == 6 and dataset.num_eval_examples == 2
+  assert dataset.num_train_examples == 8 and dataset.num_eval_examples == 2
   assert sorted(_records(dataset.train)) == [
     (b'ape 3', 0),
     (b'ape bmp', 0),
     (b'ape gif', 0),
     (b'cow', 1),
+    (b'cow jfif', 1),
+    (b'cow jpe', 1),
     (b'dog 1', 2),
     (b'dog 2', 2),
   ]
-  # 5 + 7 + 7 + 3 + 5 + 5 bytes.
-  assert dataset.num_bytes(is_train=True) == 32
+  # 5 + 7 + 7 + 3 + 8 + 7 + 5 + 5 bytes.
+  assert dataset.num_bytes(is_train=True) == 47
   # Labels are those of training, although val has no apes.
   assert sorted(_records(dataset.evaluation)) == [
     (b'cow of val', 1),
     (b'dog of val', 2),
   ]
+
+
+@pytest.fixture(name='warnings')
+def fixture_warnings(monkeypatch):
+  """All warnings that are logged."""
+  found = []
+  monkeypatch.setattr(
+    logging, 'warning', lambda message, *args: found.append(message % args)
+  )
+  return found
+
+
+def test_one_line_says_what_is_left_out(tmp_path, warnings):
+  files = {
+    'train/cat/1.webp': b'',
+    'train/dog/2.WEBP': b'',
+    'val/dog/3.webp': b'',
+    'train/cat/1.tif': b'',
+    'train/cat/more/1.png': b'',
+    'train/cat/more/2.png': b'',
+    'train/dog/README': b'',
+    'train/1.png': b'',
+    'train/cat/.hidden.webp': b'',
+  }
+  _write(tmp_path, {**_FEW, **files})
+  datasets.load('folder', str(tmp_path))
+  assert warnings == [
+    f'WARNING: left out of {tmp_path}, since only images directly in their '
+    'folder are read (*.jpg, *.jpeg, *.png, *.bmp, *.gif): '
+    f'3 *.webp (such as {tmp_path}/train/cat/1.webp), '
+    f'1 *.png (such as {tmp_path}/train/1.png), '
+    f'1 *.tif (such as {tmp_path}/train/cat/1.tif), '
+    f'1 folders in folders of classes (such as {tmp_path}/train/cat/more), '
+    f'1 without an ending (such as {tmp_path}/train/dog/README); convert or '
+    'move them if they are to be used'
+  ]
+
+
+def test_the_line_stays_short_and_in_one_line(tmp_path, warnings):
+  # A split that is trained and evaluated on is counted once.
+  files = {f'train/cat/{i}.x{i}': b'' for i in range(9)}
+  _write(tmp_path, {**_FEW, **files, 'train/cat/a\n.webp': b''})
+  datasets.load('folder', str(tmp_path), eval_split='train')
+  (line,) = warnings
+  assert r'1 *.webp (such as ' in line and r'cat/a\n.webp)' in line
+  # Ten kinds, of which six are named.
+  assert ', 4 others; convert' in line
+
+
+def test_nothing_is_said_where_nothing_is_left_out(tmp_path, warnings):
+  datasets.load('folder', _write(tmp_path, _FEW))
+  assert not warnings
+
+
+@pytest.mark.parametrize(
+  'name', ['a\nb', 'a\r', '\x1b[2J', 'a\x85b', 'a\u2028b']
+)
+def test_classes_whose_names_break_lines_are_refused(name, tmp_path):
+  message = _error(_write(tmp_path, {**_FEW, f'train/{name}/1.png': _PNG}))
+  shown = texts.printable(f'{tmp_path}/train/{name}')
+  assert message == (
+    f'{shown} has a name that cannot be written in one line (in labels.txt, '
+    'one class a line); rename the folder.'
+  )
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_classes_that_look_the_same_are_refused(split, tmp_path):
+  one, two = (unicodedata.normalize(form, 'café') for form in ('NFC', 'NFD'))
+  files = {f'train/{one}/1.png': _PNG, f'{split}/{two}/1.png': _PNG}
+  assert _error(_write(tmp_path, {**_FEW, **files})).endswith(
+    ' differ only in how their letters are encoded '
+    + (
+      r"('caf\xe9' and 'cafe\u0301', normal forms of Unicode); "
+      if split == 'train'
+      else r"('cafe\u0301' and 'caf\xe9', normal forms of Unicode); "
+    )
+    + 'give both the same name, or names that look different.'
+  )
+
+
+@pytest.mark.parametrize(
+  'path', [b'train/cat/caf\xe9.png', b'val/caf\xe9/1.png', b'caf\xe9']
+)
+def test_a_name_that_is_not_utf_8_is_named(path, tmp_path):
+  _write(tmp_path, {**_FEW, os.fsdecode(path): _PNG})
+  shown = os.path.dirname(f'{tmp_path}/{os.fsdecode(path)}')
+  assert r'caf\udce9' in _error(str(tmp_path))
+  assert 'has a name that is not UTF-8; rename it. Of ' in _error(str(tmp_path))
+  assert texts.printable(shown).split('/caf')[0] in _error(str(tmp_path))
 
 
 def test_order_is_always_the_same_and_mixes_the_classes(tmp_path):
@@ -282,17 +380,36 @@ def test_names_do_not_swell_the_graph():
       'none of val, validation, test is there, only dev, train; choose with '
       '--eval_split',
     ),
-    ({'train/1.png': _PNG, 'val/1.png': _PNG}, '/train holds no folders'),
+    (
+      {'train/1.png': _PNG, 'train/2.jpg': _PNG, 'val/1.png': _PNG},
+      '/train holds no folders of classes, but 2 images of no class; expected ',
+    ),
+    (
+      {'1.png': _PNG, '2.jpg': _PNG, 'labels.csv': b''},
+      '. It holds 2 images itself: sort them into a folder for each class, {}/'
+      'train/CLASS/*{{.jpg,.jpeg,.png,.bmp,.gif}} and ',
+    ),
+    (
+      {'cat/1.png': _PNG, 'dog/1.png': _PNG},
+      'If cat, dog are the classes, move them into {0}/train, and some images '
+      'of each into {0}/val.',
+    ),
     (
       {**_FEW, 'train/emu/1.txt': b''},
       '/train/emu holds no images (*.jpg, *.jpeg, *.png, *.bmp, *.gif); add '
-      'some or delete the folder. Of 3 class folders 1 are like this.',
+      'some or delete the folder. Of 3 class folders 1 are like this; it '
+      'holds 1.txt.',
     ),
     ({**_FEW, 'val/cat/.1.png': b''}, '/val/cat holds no images'),
     (
       {**_FEW, 'val/wolf/1.png': _PNG},
-      '/val/wolf is not a class of {}/train (cat, dog); rename it, or choose '
-      'another split with --eval_split (train, val).',
+      '/val/wolf is not a class of {}/train (cat, dog). Of 2 folders there 1 '
+      'are like this: give them the names of classes, move or delete them, or '
+      'choose another split with --eval_split (train, val).',
+    ),
+    (
+      {**_FEW, 'val/dogs/1.png': _PNG},
+      '/val/dogs is not a class of {}/train (cat, dog; is dog meant?). Of 2 ',
     ),
   ],
 )
@@ -413,6 +530,33 @@ def test_files_of_every_kind(tmp_path):
     assert difference <= tolerance, (name, difference)
   trained, _ = _batch(data_dir, _params(32), True, 1)
   assert trained.shape == (1, 2, 32, 32, 3)
+
+
+def _photo(orientation):
+  """(JPEG of 16 x 24 pixels that has to be turned, what it shows)."""
+  exif = Image.Exif()
+  exif[0x112] = orientation
+  # Grey, since a decoder smooths chroma beyond the border of a window.
+  data = _encoded(_picture(24, 16).convert('L'), 'JPEG', exif=exif)
+  upright = Image.fromarray(tf.io.decode_jpeg(data, channels=3).numpy())
+  upright.getexif()[0x112] = orientation
+  return data, np.asarray(ImageOps.exif_transpose(upright))
+
+
+def test_photos_of_a_turned_camera_are_upright(tmp_path):
+  photos = [_photo(orientation) for orientation in range(1, 9)]
+  files = {
+    f'{split}/{label}/photo.jpg': data
+    for split in ('train', 'val')
+    for label, (data, _) in enumerate(photos)
+  }
+  found, labels = _batch(_write(tmp_path, files), _params(8), False, 8)
+  assert sorted(labels) == [*range(8)]
+  for image, label in zip(found, labels):
+    # The central square of 16 x 16, to 8 x 8 pixels: every other one.
+    top, left = [side // 2 - 8 for side in photos[label][1].shape[:2]]
+    expected = photos[label][1][top : top + 16 : 2, left : left + 16 : 2]
+    np.testing.assert_allclose(image[0], expected, atol=0.01)
 
 
 def test_graph_has_static_shapes_and_no_python(tmp_path):

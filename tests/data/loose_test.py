@@ -2,11 +2,15 @@
 
 import os
 
+from absl import logging
 import numpy as np
+from PIL import Image
+from PIL import ImageOps
 import pytest
 import tensorflow as tf
 
 from supcon.data import faults
+from supcon.data import image_ops
 from supcon.data import loose
 
 tf1 = tf.compat.v1
@@ -26,6 +30,10 @@ def _write(directory, *names):
     path = directory / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(_png(i))
+
+
+def _stored_pixels(path):
+  return tf.io.decode_jpeg(path.read_bytes()).numpy()[..., 0]
 
 
 def _levels(split):
@@ -166,22 +174,39 @@ def test_names_that_are_no_text(tmp_path):
   name = os.fsdecode(b'caf\xe9.png')
   (tmp_path / name).write_bytes(_png(0))
   assert _error([f'{tmp_path}/{name}']) == (
-    f'--images={tmp_path}/caf\\udce9.png is or holds a name that is not UTF-8; '
-    'rename it.'
+    f'--images={tmp_path}/caf\\udce9.png is a name that is not UTF-8; rename '
+    'it.'
   )
   assert _error([str(tmp_path)]) == (
-    f'--images={tmp_path} is or holds a name that is not UTF-8; rename it.'
+    f'{tmp_path}/caf\\udce9.png has a name that is not UTF-8; rename it. Of 1 '
+    'names in the folder 1 are like this.'
   )
 
 
-def test_home(tmp_path, monkeypatch):
-  _write(tmp_path, 'a.png', 'pics/b.png')
-  monkeypatch.setenv('HOME', str(tmp_path))
-  images = loose.find(['~/pics', '~/a.png', f'{tmp_path}/a.png'])
-  # The same on a machine with another home.
-  assert [images.example_id(i) for i in range(2)] == ['~/pics/b.png', '~/a.png']
-  assert images.where(0) == f'{tmp_path}/pics/b.png'
-  assert _levels(images) == [1, 0]
+def test_one_line_says_what_is_left_out(tmp_path, monkeypatch):
+  warnings = []
+  monkeypatch.setattr(
+    logging, 'warning', lambda message, *args: warnings.append(message % args)
+  )
+  _write(
+    tmp_path, 'a/1.jfif', 'a/2.webp', 'a/deep/3.webp', 'b/4.jpe', 'b/5.txt'
+  )
+  assert _files(['a', 'b'], tmp_path) == ['a/1.jfif', 'b/4.jpe']
+  (line,) = warnings
+  assert f': 2 *.webp (such as {tmp_path}/a/2.webp), 1 *.txt (such as ' in line
+
+
+def test_a_name_with_a_comma(tmp_path, monkeypatch):
+  _write(tmp_path, 'a,b,c.png')
+  monkeypatch.chdir(tmp_path)
+  # As --images=a,b,c.png is read.
+  assert _error(['a', 'b', 'c.png', 'd.png']) == (
+    '--images=a does not exist; name an image file, or a folder of them. '
+    'Commas separate names in --images; give a,b,c.png as an argument without '
+    '--images= after the flags.'
+  )
+  assert loose.find(['a,b,c.png']).num_examples == 1
+  assert _error(['a', 'b']).endswith('or a folder of them.')
 
 
 def test_any_file_system_will_do():
@@ -221,6 +246,20 @@ def test_a_bmp_with_a_palette_whatever_it_is_called(tmp_path):
   (tmp_path / 'upload').write_bytes(data)
   (image, _), *_ = loose.find([f'{tmp_path}/upload']).records()
   np.testing.assert_array_equal(tf.io.decode_image(image), [[[10, 20, 30]]])
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_a_photo_of_a_turned_camera_is_upright(tmp_path, orientation):
+  exif = Image.Exif()
+  exif[0x112] = orientation
+  stored = Image.fromarray(np.arange(6, dtype=np.uint8).reshape([2, 3]) * 40)
+  stored.save(tmp_path / 'photo.jpg', exif=exif, quality=100)
+  upright = Image.fromarray(_stored_pixels(tmp_path / 'photo.jpg'))
+  upright.getexif()[0x112] = orientation
+  (image, _), *_ = loose.find([f'{tmp_path}/photo.jpg']).records()
+  np.testing.assert_array_equal(
+    image_ops.decode(image)[..., 0], ImageOps.exif_transpose(upright)
+  )
 
 
 def test_bytes_are_estimated_of_many(tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ from supcon.data import inputs
 from supcon.data import preprocessing
 from tests import golden
 
+tf1 = tf.compat.v1
+
 _VALUES = 'preprocessing.npz'
 _CASES = 'preprocessing.json'
 _MEAN, _STD = (-0.0172, -0.0356, -0.107), (0.4046, 0.3988, 0.402)
@@ -219,6 +221,67 @@ def test_eval_crops_of_every_size(method, padding):
     )['images']
   )
   assert len(list(dataset)) == len(shapes)
+
+
+def _resized_whole(image, side, padding):
+  """RESIZE_THEN_CROP, without any regard for memory."""
+  shape = image_ops.shape_with_shorter_side(
+    tf.constant(image.shape[:2]), side + padding
+  )
+  window = image_ops.center_window(shape, [side, side])
+  return image_ops.crop(image_ops.resize(tf.constant(image), shape), window)
+
+
+@pytest.mark.parametrize(
+  'shape, tolerance',
+  [
+    # Up to 16 times as long as wide, nothing is cut off.
+    *[((height, width), 0) for height, width in ((5, 80), (80, 5), (31, 496))],
+    # Of 5 x 201, (201 - 80 + 1) // 2 = 61 columns on either side; scaled by
+    # 10 / 5, each begins at a whole pixel of the result.
+    *[((height, width), 1) for height, width in ((5, 81), (5, 201), (302, 5))],
+    *[((height, width), 1) for height, width in ((1, 3000), (3001, 1))],
+  ],
+)
+def test_thin_images_are_cropped_where_whole_ones_would_be(shape, tolerance):
+  image = _image(*shape)
+  case = {'method': 'RESIZE_THEN_CROP', 'image_size': 8, 'crop_padding': 2}
+  levels = _evaluate(image, _eval_params(case, num_views=1))
+  expected = _resized_whole(image, 8, 2).numpy().astype(int)
+  assert np.abs(levels - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize('shape', [(1, 900000), (450000, 2)])
+@pytest.mark.parametrize(
+  'method', ['RESIZE_THEN_CROP', 'CROP_THEN_RESIZE', 'CROP_THEN_DISTORT', None]
+)
+def test_thin_images_take_little_memory(method, shape):
+  """No tensor is much larger than the image itself, and the crop.
+
+  Resized as a whole, the first would take 36 x 36 x 900000 x 12 bytes.
+  """
+  case = {'image_size': 32, 'crop_padding': 4}
+  params = _eval_params({**case, 'method': method or 'RESIZE_THEN_CROP'})
+  make = preprocessing.eval_views if method else preprocessing.train_views
+  png = tf.io.encode_png(np.zeros([*shape, 3], np.uint8)).numpy()
+  with tf.Graph().as_default(), tf1.Session() as session:
+    encoded = tf1.placeholder(tf.string, [])
+    features = make(encoded, tf.constant([0, 0]), params, True, _POLICY)
+    trace = tf1.RunMetadata()
+    session.run(
+      features,
+      {encoded: png},
+      tf1.RunOptions(trace_level=tf1.RunOptions.FULL_TRACE),
+      trace,
+    )
+  sizes = [
+    output.tensor_description.allocation_description.requested_bytes
+    for device in trace.step_stats.dev_stats
+    for node in device.node_stats
+    for output in node.output
+  ]
+  # The decoded image is there, so the trace is of the right graph.
+  assert 2700000 <= max(sizes) <= 2700000 + 16 * 36 * 36 * 12
 
 
 def _example(image, seed, params, make=preprocessing.train_views):

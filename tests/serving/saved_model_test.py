@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 from PIL import Image
+from PIL import ImageOps
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
@@ -321,6 +322,30 @@ def test_encoded_images_are_seen_as_in_an_evaluation(signatures):
   expected = _run(signatures['contrastive_eval'], seen['images'][:, 0])
   actual = signatures['serving_bytes'](image_bytes=tf.constant(files))
   exported.assert_close(_numpy(actual), expected)
+
+
+def test_photos_of_a_turned_camera_are_seen_upright(signatures):
+  # Grey, since a decoder smooths chroma beyond the border of a window.
+  levels = np.random.RandomState(6).randint(0, 256, (5, 7))
+  stored = Image.fromarray(levels.astype(np.uint8)).resize((40, 31))
+  photos, upright = [], []
+  for orientation in range(1, 9):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    file = io.BytesIO()
+    stored.save(file, 'JPEG', exif=exif)
+    photos.append(file.getvalue())
+    image = Image.fromarray(tf.io.decode_jpeg(photos[-1]).numpy()[..., 0])
+    image.getexif()[0x112] = orientation
+    image = np.asarray(ImageOps.exif_transpose(image))
+    upright.append(_encoded(image, 'PNG'))
+  found, expected = (
+    _numpy(signatures['serving_bytes'](image_bytes=tf.constant(files)))
+    for files in (photos, upright)
+  )
+  exported.assert_close(found, expected)
+  # They are eight images.
+  assert len(np.unique(expected['logits'][:, 0])) == 8
 
 
 # --- Called -------------------------------------------------------------------
