@@ -87,16 +87,16 @@ def _find_recorded(model_dir):
   """Returns the HParams of what was trained in model_dir, or None."""
   if not model_dir:
     return None
-  from supcon import model_dirs
+  from supcon import facts
 
-  return model_dirs.ModelDir(model_dir).read_hparams()
+  return facts.recorded_params(model_dir)
 
 
 def _refuse(error):
   """Reports a user's mistake in one line; --verbosity=1 shows where."""
   signals.check()
   logging.debug('Refused here:', exc_info=True)
-  logs.say(f'main.py: error: {texts.one_line(error)}')
+  logs.say(f'main.py: error: {texts.one_line(hparams_flags.explain(error))}')
   return 2
 
 

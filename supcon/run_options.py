@@ -54,6 +54,9 @@ class RunOptions:
   eval_interval_secs: int = 60
   eval_timeout_secs: int = 0
   on_nan: str = 'stop'
+  eval_once: bool = False
+  checkpoint: str = ''
+  accept_new_plan: bool = False
   max_rollbacks: int = 3
   deterministic: bool = False
   export_formats: tuple[str, ...] = EXPORT_FORMATS
@@ -79,6 +82,11 @@ class RunOptions:
   def uses_trained_model(self) -> bool:
     """Whether the hyper-parameters are those of what was trained before."""
     return self.mode in ('export', 'embed', 'predict')
+
+  @property
+  def takes_recorded(self) -> bool:
+    """Whether what no flag says is as it was trained, if that is known."""
+    return self.uses_trained_model or self.mode == 'eval'
 
   @property
   def needs_accelerator(self) -> bool:
@@ -121,7 +129,7 @@ class RunOptions:
       raise ValueError(
         f'--on_nan={self.on_nan} is not one of {", ".join(ON_NAN)}.'
       )
-    if not self.uses_trained_model:
+    if not self.takes_recorded:
       self._check_reference(params)
     self._check_use()
     self._check_devices()
@@ -129,6 +137,21 @@ class RunOptions:
       raise ValueError(
         f'--force has no effect with --mode={self.mode}; it lets a trainer '
         'take --model_dir over from another one.'
+      )
+
+    if self.accept_new_plan and not self.trains:
+      raise ValueError(
+        f'--accept_new_plan has no effect with --mode={self.mode}; it lets a '
+        'training go on by another plan.'
+      )
+    if self.eval_once and self.mode != 'eval':
+      raise ValueError(
+        f'--eval_once has no effect with --mode={self.mode}; pass --mode=eval.'
+      )
+    if self.checkpoint and not self.eval_once:
+      raise ValueError(
+        f'--checkpoint={self.checkpoint} has no effect without --mode=eval '
+        '--eval_once, which evaluate it.'
       )
 
   def _check_reference(self, params):

@@ -19,7 +19,8 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _LAYERS = (
   ('supcon.enums',),
   ('supcon.hparams',),
-  ('supcon.run_options', 'supcon.logs', 'supcon.texts'),
+  ('supcon.run_options', 'supcon.logs', 'supcon.texts', 'supcon.counting'),
+  ('supcon.changes',),
   ('supcon.retries', 'supcon.storage', 'supcon.checkpoint_files'),
   (
     'supcon.signals',
@@ -31,7 +32,7 @@ _LAYERS = (
   ('supcon.replicas',),
   ('supcon.losses', 'supcon.models.layers'),
   ('supcon.data', 'supcon.models', 'supcon.serving', 'supcon.training'),
-  ('supcon.training.model_fn', 'supcon.model_dirs'),
+  ('supcon.training.model_fn', 'supcon.model_dirs', 'supcon.facts'),
   ('supcon.workers',),
   ('supcon.devices',),
   ('supcon.estimators',),
