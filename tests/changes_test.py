@@ -7,6 +7,7 @@ import hparams_flags
 from supcon import changes
 from supcon import enums
 from supcon import hparams
+from supcon import run_options
 from tests import command
 
 _PATHS = [entry.path for entry in hparams.fields()]
@@ -147,6 +148,23 @@ def test_labels_mean_what_they_meant(now, words):
   changes.check_class_names(None, now, 'FILE')
   with pytest.raises(ValueError, match=words):
     changes.check_class_names(known, now, 'FILE')
+
+
+@pytest.mark.parametrize(
+  'mode, option',
+  [
+    ('train', {'eval_once': True}),
+    ('eval', {'checkpoint': 'DIR/model.ckpt-3'}),
+    ('eval', {'accept_new_plan': True}),
+  ],
+)
+def test_flags_that_would_have_no_effect(mode, option):
+  options = run_options.RunOptions(
+    mode=mode, model_dir='m', use_tpu=False, **option
+  )
+  (name,) = option
+  with pytest.raises(ValueError, match=rf'--{name}\b.* has no effect with'):
+    options.check(hparams.HParams())
 
 
 def test_readme_has_the_table():

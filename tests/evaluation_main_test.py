@@ -23,6 +23,8 @@ import pytest
 import tensorflow as tf
 
 from supcon import checkpoint_files
+from supcon import counting
+from supcon import facts
 from supcon import hparams
 from supcon import locks
 from supcon import log_files
@@ -640,6 +642,64 @@ def test_only_what_was_lost_is_skipped(job, error):
     assert job.run() == 'ended'
     assert _steps(job) == [10, 100]
     assert 'DIR/model.ckpt-10 is lost; skipped' in job.lines
+
+
+def _record(directory):
+  """Writes down that a run ends with step 40."""
+  model_dir = model_dirs.ModelDir(str(directory))
+  plan = counting.Counting(num_examples=40, batch_size=10, epochs=(5, 5))
+  keeper = facts.Keeper(model_dir, facts.Facts(hparams.HParams(), plan), {})
+  keeper.before_save(0)
+
+
+def test_the_last_step_is_that_of_the_run(job):
+  # Though there would be 100 on as many examples as the flags name.
+  _record(job.directory)
+  for step in (10, 40):
+    _write(job.directory, step)
+
+  def change(run):
+    run.announced_last_step = 40
+
+  assert job.run(change) == 'ended'
+  assert _steps(job) == [10, 40]
+  assert job.clock.now < 1010
+
+
+@pytest.mark.parametrize('comes', [False, True])
+def test_flags_with_a_later_end_wait_a_moment_for_a_trainer(job, comes):
+  _record(job.directory)
+  _write(job.directory, 40)
+  trainer = locks.Holder(locks.this_process(), locks.now(), '', locks.now())
+
+  def begin():
+    writer = status.Writer(model_dirs.ModelDir(str(job.directory)))
+    writer.begin(status.TRAINING, 40, 100)
+
+  if comes:
+    job.clock.events[1030] = begin
+    job.clock.events[1500] = functools.partial(_write, job.directory, 100)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(locks, 'read', lambda _: trainer if comes else None)
+    assert job.run() == 'ended'
+  assert _steps(job) == ([40, 100] if comes else [40])
+  if not comes:
+    assert 1060 <= job.clock.now <= 1065
+
+
+def test_a_trainer_of_an_older_version_has_said_its_last_step(job):
+  path = str(job.directory)
+  with status.Writer(model_dirs.ModelDir(path)) as writer:
+    writer.begin(status.TRAINING, 40, 40)
+  _write(job.directory, 40)
+  newest = f'{path}/model.ckpt-40'
+  last_step = functools.partial(
+    evaluation.last_step, model_dirs.ModelDir(path), announced=100
+  )
+  assert last_step(newest=newest) == 40
+  # It speaks of no other step.
+  assert last_step(newest=f'{path}/model.ckpt-30') == 100
+  assert last_step(newest=None) == 100
 
 
 def test_the_trainer_is_gone(job):

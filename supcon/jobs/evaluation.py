@@ -66,7 +66,7 @@ def evaluate(run: runs.Run, checkpoint: str) -> dict:
   best = evaluated.best_of(run)
   with _unchanged(run.model_dir, checkpoint) as fingerprint:
     metrics = _measure(run, checkpoint)
-    run.keep_skipped()
+    run.skipped.keep()
     candidate = {
       'step': step,
       'top_1': metrics['top_1_accuracy'],
@@ -81,7 +81,7 @@ def evaluate(run: runs.Run, checkpoint: str) -> dict:
       'global_step': step,
       'total_steps': _total_steps(run, checkpoint),
       'num_examples': run.dataset.num_eval_examples,
-      'num_skipped': run.num_skipped('evaluation'),
+      'num_skipped': run.skipped.count('evaluation'),
       'dataset': run.params.input_data.input_fn,
       'split': run.dataset.evaluation.name,
     }
@@ -126,7 +126,7 @@ def evaluate(run: runs.Run, checkpoint: str) -> dict:
     run.dataset.num_eval_examples,
     '; the best so far' if is_best else '',
   )
-  run.report_skipped('evaluation')
+  run.skipped.report('evaluation', run.dataset, run.output)
   return result
 
 

@@ -32,7 +32,7 @@ class InspectData:
       'inspect_data.json',
       {'contact_sheet': sheet.to_json(), 'speed': speed.to_json()},
     )
-    run.report_skipped('train')
+    run.skipped.report('train', run.dataset, output)
     print(
       f'\n{speed.describe()}\n\n'
       f'Contact sheet: {path}\n'

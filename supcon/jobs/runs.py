@@ -3,7 +3,6 @@
 import collections
 import copy
 import dataclasses
-import os
 from typing import Any
 
 from absl import logging
@@ -27,6 +26,7 @@ from supcon.data import faults
 from supcon.data import inputs
 from supcon.data import preprocessing
 from supcon.data import whitening
+from supcon.jobs import skipped
 from supcon.models import contrastive
 from supcon.serving import trained
 from supcon.training import checkpoints
@@ -128,21 +128,20 @@ class Run:
     self._check_data()
     self.reference: str | None = None
     self._origins: list[str] = []  # Which variables come from where.
-    # What goes into bad_images.json and whitening.json.
-    self._skipped: dict[str, dict] = {}
+    self.skipped = skipped.Skipped(self.model_dir)
+    # What goes into whitening.json.
     self._whitening: whitening.Statistics | None = None
-    if options.trains and self.checkpoint:
-      changes.check_class_names(
-        self.model_dir.class_names(),
-        self.dataset.class_names,
-        self.model_dir.join(model_dirs.LABELS),
-      )
     if not options.inspects:
       self.check_checkpoints()
     if options.trains and self.known:
       self._check_facts(self.known)
     self._look_at_images()
     if options.trains and self.checkpoint:
+      changes.check_class_names(
+        self.model_dir.class_names(),
+        self.dataset.class_names,
+        self.model_dir.join(model_dirs.LABELS),
+      )
       self._check_place()
     self.announced_last_step = self.plan.total_steps
     if options.mode == 'eval' and self.checkpoint:
@@ -294,8 +293,8 @@ class Run:
       found[model_dirs.LABELS] = ''.join(f'{name}\n' for name in names)
     if self._whitening:
       found[model_dirs.WHITENING] = self._whitening.to_json()
-    if self._skipped:
-      found[model_dirs.BAD_IMAGES] = model_dirs.to_json(self._skipped)
+    if self.skipped.found:
+      found[model_dirs.BAD_IMAGES] = model_dirs.to_json(self.skipped.found)
     return found
 
   def as_trained(self, checkpoint: str) -> 'Run':
@@ -366,7 +365,10 @@ class Run:
     """
     options = self.params.input_data
     if options.skip_bad_images:
-      self._skip_bad_images()
+      is_eval = self.options.mode == 'eval'
+      parts = skipped.PARTS[is_eval:]  # Of an evaluation the last one alone.
+      self.dataset = self.skipped.find(self.dataset, parts)
+      self._check_data()
     elif datasets.is_unvetted(options.input_fn) and not self.checkpoint:
       for is_train in (True, False):
         faults.check_if_quick(self.dataset.split(is_train))
@@ -376,32 +378,6 @@ class Run:
       self._begin_whitening()
     else:
       self._go_without_whitening()
-
-  def _skip_bad_images(self):
-    is_eval = self.options.mode == 'eval'
-    for part in ('evaluation',) if is_eval else ('train', 'evaluation'):
-      split = getattr(self.dataset, part)
-      entry = self._recorded_skipped(part, split)
-      if not entry:
-        bad = faults.find(split)
-        entry = {
-          'examples': split.fingerprint,
-          'positions': bad,
-          'bad_images': [split.where(position) for position in bad],
-        }
-      self._skipped[part] = entry
-      self.dataset = dataclasses.replace(
-        self.dataset, **{part: faults.without(split, entry['positions'])}
-      )
-    self._check_data()
-
-  def _recorded_skipped(self, part, split):
-    """Returns what was found in the same images before, or None."""
-    for name in (model_dirs.BAD_IMAGES, model_dirs.EVAL_BAD_IMAGES):
-      entry = (self.model_dir.read_json(name) or {}).get(part, {})
-      if entry.get('examples') == split.fingerprint:
-        return entry
-    return None
 
   def _set_colors(self, mean, std):
     info = dataclasses.replace(self.dataset.info, mean=mean, std=std)
@@ -530,17 +506,6 @@ class Run:
       'compact': self.params.serialize(),
     }
 
-  def keep_skipped(self) -> None:
-    """Writes which evaluation images were skipped, if nothing says so yet."""
-    entry = self._skipped.get('evaluation')
-    recorded = self.model_dir.read_json(model_dirs.BAD_IMAGES) or {}
-    if entry and recorded.get('evaluation') != entry:
-      path = self.model_dir.join(model_dirs.EVAL_BAD_IMAGES)
-      tf.io.gfile.makedirs(os.path.dirname(path))
-      self.model_dir.write_json(
-        model_dirs.EVAL_BAD_IMAGES, {'evaluation': entry}
-      )
-
   def trained_model(self, checkpoint: str) -> trained.TrainedModel:
     """Returns what a checkpoint of this run is for others."""
     return trained.TrainedModel(
@@ -560,25 +525,6 @@ class Run:
       'train_split': self.dataset.train.name,
       'num_train_examples': self.dataset.num_train_examples,
     }
-
-  def num_skipped(self, part):
-    """Returns how many bad images 'train' or 'evaluation' went without."""
-    return len(self._skipped.get(part, {}).get('positions', ()))
-
-  def report_skipped(self, part):
-    """Reminds of the bad images of 'train' or 'evaluation', if any."""
-    if count := self.num_skipped(part):
-      split = self.dataset.split(is_train=part == 'train')
-      recorded = self.output.read_json(model_dirs.BAD_IMAGES) or {}
-      is_there = recorded.get(part) == self._skipped[part]
-      logging.warning(
-        'WARNING: %d bad images of split %s were skipped; %s lists them',
-        count,
-        split.name,
-        self.output.join(
-          model_dirs.BAD_IMAGES if is_there else model_dirs.EVAL_BAD_IMAGES
-        ),
-      )
 
   def model_fn(self, stage) -> model_fn.ModelFn:
     """Returns the model_fn of a stage."""

@@ -140,7 +140,7 @@ class Train:
         self._rollbacks.count,
         run.model_dir.join(rollbacks.FILE),
       )
-    run.report_skipped('train')
+    run.skipped.report('train', run.dataset, run.output)
 
   def _train_from(self, step, stage, make_input_fn):
     """Trains while stage and data follow on; returns the step that is reached.
