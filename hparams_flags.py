@@ -11,6 +11,7 @@ import textwrap
 
 from absl import flags
 
+from supcon import changes
 from supcon import hparams
 from supcon import path_names
 from supcon import run_options
@@ -23,13 +24,26 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
     'views, and measure what the input pipeline spends its time on. export, '
     'embed, predict: export the newest checkpoint of --model_dir; write the '
     'embeddings of a split to --output; say what --images show. These three '
-    'take every hyper-parameter that is not given from hparams.json there. '
-    'status: say how the run in --model_dir is doing, also by the exit code.'
+    'and eval take every hyper-parameter that is not given from hparams.json '
+    'there, if there is one. status: say how the run in --model_dir is doing, '
+    'also by the exit code.'
   ),
   'on_nan': (
     'What to do when the loss, a gradient or a batch statistic is NaN or '
     'infinite. The step is not made in any case. stop: end. rollback: go back '
     'to the newest checkpoint, and on without the batches since then.'
+  ),
+  'eval_once': (
+    'With --mode=eval: evaluate the newest checkpoint, or that of '
+    '--checkpoint, and end, whether or not training is over.'
+  ),
+  'checkpoint': (
+    'With --eval_once: which checkpoint, such as DIR/model.ckpt-1000.'
+  ),
+  'accept_new_plan': (
+    'Go on with a run by another plan (another number of training examples, '
+    'batch size, length of a stage) although its newest step gets another '
+    'place: it keeps its stage and epoch, and gets the step that these have.'
   ),
   'max_rollbacks': (
     'How often a run may roll back, all its restarts together; '
@@ -111,6 +125,7 @@ _PATH_FLAGS = (
   'model_dir',
   'data_dir',
   'reference_ckpt',
+  'checkpoint',
   'output',
   'images',
   'index',
@@ -415,6 +430,40 @@ def hparams_flags():
   return table
 
 
+def table_of_changes() -> str:
+  """Returns what may change when a run goes on, as the README has it."""
+  flag_of = _flag_of()
+  lines = ['| what | may it change? | |', '|---|---|---|']
+  for rule in changes.RULES:
+    names = []
+    for what in rule.what:
+      flag = flag_of.get(changes.expand(what)[0])
+      is_of_stage = what.startswith('stage_N.')
+      if flag and is_of_stage:
+        flag = flag.replace('stage_1', 'stage_N')
+      names.append(f'`--{flag}`' if flag else what)
+    what = ', '.join(dict.fromkeys(names))
+    lines.append(f'| {what} | {rule.may.value} | {rule.why} |')
+  return '\n'.join(lines) + '\n'
+
+
+def _flag_of():
+  """Returns {path of a field: its flag}."""
+  return {
+    path: flag for flag, (paths, _) in hparams_flags().items() for path in paths
+  }
+
+
+def explain(error: BaseException) -> str:
+  """Returns the text of an error, with flags in the place of fields."""
+  flag_of = _flag_of()
+  parts = getattr(error, 'parts', None) or [str(error)]
+  return ''.join(
+    f'--{flag_of[part]}' if isinstance(part, hparams.Field) else part
+    for part in parts
+  )
+
+
 def define(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines every flag in `values`, with the defaults of the dataclasses."""
   defaults = run_options.RunOptions()
@@ -454,7 +503,7 @@ def read(values: flags.FlagValues, arguments=(), find_recorded=None):
   if values['hparams'].value is not None:
     return options, hparams.parse(values['hparams'].value)
   params = recorded = None
-  if find_recorded and options.uses_trained_model:
+  if find_recorded and options.takes_recorded:
     params = recorded = find_recorded(options.model_dir)
   params = params or hparams.HParams()
   for flag, (fields, _) in hparams_flags().items():
@@ -529,7 +578,14 @@ _STAGES = 'stages'  # Stands for --stage_1_FIELD and --stage_2_FIELD.
 
 # What --help prints, in the order of what people look for.
 _GROUPS = {
-  'What to do': ['mode', 'model_dir', 'data_dir', 'seed', 'force'],
+  'What to do': [
+    'mode',
+    'model_dir',
+    'data_dir',
+    'seed',
+    'force',
+    'accept_new_plan',
+  ],
   'Data': [
     'input_fn',
     'train_split',
@@ -597,7 +653,13 @@ _GROUPS = {
     'ignore_missing_checkpoint_vars',
     'batch_norm_in_train_mode',
   ],
-  'Evaluate': ['eval_batch_size', 'eval_interval_secs', 'eval_timeout_secs'],
+  'Evaluate': [
+    'eval_batch_size',
+    'eval_once',
+    'checkpoint',
+    'eval_interval_secs',
+    'eval_timeout_secs',
+  ],
   'Export and use': [
     'export_formats',
     'exports_to_keep',
@@ -657,7 +719,7 @@ _OTHER_NAMES = {
 }
 
 
-def explain(error: flags.Error) -> str:
+def explain_parsing(error: flags.Error) -> str:
   """Returns what is wrong with the flags, and what to use instead."""
   if not isinstance(error, flags.UnrecognizedFlagError):
     return str(error)

@@ -88,16 +88,16 @@ def _find_recorded(model_dir):
   if not model_dir:
     return None
   installation.load()
-  from supcon import model_dirs
+  from supcon import facts
 
-  return model_dirs.ModelDir(model_dir).read_hparams()
+  return facts.recorded_params(model_dir)
 
 
 def _refuse(error):
   """Reports a user's mistake in one line; --verbosity=1 shows where."""
   signals.check()
   logging.debug('Refused here:', exc_info=True)
-  logs.say(f'main.py: error: {texts.one_line(error)}')
+  logs.say(f'main.py: error: {texts.one_line(hparams_flags.explain(error))}')
   return 2
 
 
@@ -107,7 +107,7 @@ def _parse_flags(argv):
   try:
     return FLAGS(argv)
   except flags.Error as error:
-    sys.exit(_refuse(hparams_flags.explain(error)))
+    sys.exit(_refuse(hparams_flags.explain_parsing(error)))
 
 
 if __name__ == '__main__':

@@ -139,6 +139,17 @@ def files(checkpoint: str) -> list[str]:
   return [checkpoint + end for end in found]
 
 
+def prefix_of(path: str) -> str | None:
+  """Returns the checkpoint that a path names: its prefix, or one of its files.
+
+  None if there is none, or its name does not end with a step.
+  """
+  prefix = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', path)
+  if not _STEP.search(prefix) or not tf.io.gfile.exists(f'{prefix}.index'):
+    return None
+  return prefix
+
+
 class Stamp(NamedTuple):
   """A file as it was at a time; once it has changed, one of these has."""
 
@@ -187,6 +198,42 @@ def copy(checkpoint: str, to: str) -> None:
   """
   for path in files(checkpoint):
     tf.io.gfile.copy(path, to + path[len(checkpoint) :], overwrite=True)
+
+
+def remove(checkpoint: str) -> None:
+  """Removes the values of a checkpoint, the index first."""
+  for path in reversed(files(checkpoint)):
+    tf.io.gfile.remove(path)
+
+
+def copy_as_step(checkpoint: str, to: str) -> None:
+  """Copies the values of a checkpoint, but for the step, which is that of `to`.
+
+  Args:
+    checkpoint: Checkpoint prefix, written by TensorFlow 1.
+    to: Another one, such as DIR/model.ckpt-20; replaced if it is there.
+
+  Raises:
+    tf.errors.OpError: If a file cannot be read or written.
+  """
+  reader = tf.train.load_checkpoint(checkpoint)
+  dtypes = reader.get_variable_to_dtype_map()
+  names = sorted(dtypes)
+  values = {name: reader.get_tensor(name) for name in names}
+  step = values[tf.compat.v1.GraphKeys.GLOBAL_STEP]
+  values[tf.compat.v1.GraphKeys.GLOBAL_STEP] = np.full_like(step, step_of(to))
+  aside = f'{to}.moved'
+  with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    # Not constants: no graph may be larger than 2 GiB.
+    inputs = [tf.compat.v1.placeholder(dtypes[name]) for name in names]
+    save = tf.raw_ops.SaveV2(
+      prefix=aside,
+      tensor_names=names,
+      shape_and_slices=[''] * len(names),
+      tensors=inputs,
+    )
+    session.run(save, dict(zip(inputs, (values[name] for name in names))))
+  rename(aside, to)
 
 
 def rename(checkpoint: str, to: str) -> None:

@@ -39,6 +39,22 @@ def _field(short_name: str, default: Any, published: bool = True) -> Any:
   )
 
 
+class Field(str):
+  """The path of a hyper-parameter, in a message for people who know flags."""
+
+
+class ChangedError(ValueError):
+  """A run cannot go on as it is told to.
+
+  Attributes:
+    parts: The message, in strings of which some are Fields.
+  """
+
+  def __init__(self, *parts: str):
+    super().__init__(''.join(parts))
+    self.parts = parts
+
+
 def _require(condition: bool, message: str) -> None:
   if not condition:
     raise ValueError(message)

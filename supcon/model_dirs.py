@@ -9,9 +9,7 @@ from absl import logging
 import tensorflow as tf
 
 from supcon import checkpoint_files
-from supcon import hparams
 from supcon import retries
-from supcon import storage
 
 HPARAMS = 'hparams.json'
 RESULT = 'result.json'
@@ -20,7 +18,11 @@ RESULT = 'result.json'
 LABELS = 'labels.txt'
 WHITENING = 'whitening.json'
 BAD_IMAGES = 'bad_images.json'
+# Likewise of images of which only an evaluation was.
+EVAL_BAD_IMAGES = 'eval/bad_images.json'
 EXPORTS = 'exports'
+# What the trainer of several machines is about to do, for the others.
+ANNOUNCED = 'hparams.json.next'
 # What has been evaluated: {step: {'metrics', 'export', ...}}.
 EVALUATED = 'eval/evaluated.json'
 # A directory with the checkpoint of the best top-1 accuracy, and its facts.
@@ -28,6 +30,8 @@ BEST = 'best'
 BEST_FACTS = 'best.json'
 # What settle() puts aside goes into directories 1, 2, ... of this one.
 DAMAGED = 'damaged'
+# Likewise with the checkpoints whose steps were counted by another plan.
+FORMER_PLANS = 'former_plans'
 
 
 class ModelDir:
@@ -178,10 +182,7 @@ class ModelDir:
     has_state = self.has(checkpoint_files.STATE)
     if not damaged and not has_state:
       return
-    directories = (
-      self.join(os.path.join(DAMAGED, str(n))) for n in itertools.count(1)
-    )
-    aside = next(d for d in directories if not tf.io.gfile.exists(d))
+    aside = self.unused(DAMAGED)
     tf.io.gfile.makedirs(aside)
     if has_state:
       tf.io.gfile.copy(
@@ -197,37 +198,19 @@ class ModelDir:
       ', '.join(sorted(tf.io.gfile.listdir(aside))),
     )
 
+  def unused(self, name: str) -> str:
+    """Returns the first of the paths NAME/1, NAME/2 ... where nothing is."""
+    paths = (self.join(os.path.join(name, str(n))) for n in itertools.count(1))
+    return next(path for path in paths if not tf.io.gfile.exists(path))
+
   def _warn_once(self, message):
     if message not in self._warned:
       self._warned.add(message)
       logging.warning('WARNING: %s', message)
 
-  def read_hparams(self) -> hparams.HParams | None:
-    """Returns the hyper-parameters of what was trained here, if they are known.
-
-    Raises:
-      ValueError: If hparams.json cannot be read or holds something else.
-    """
-    try:
-      record = self.read_json(HPARAMS)
-    except tf.errors.OpError as error:
-      raise ValueError(
-        f'--model_dir={self.path} cannot be read ({storage.reason(error)}); '
-        'name a directory that can.'
-      ) from error
-    if record is None:
-      return None
-    try:
-      return hparams.parse(record['compact'])
-    except (KeyError, TypeError, ValueError) as error:
-      raise ValueError(
-        f'{self.join(HPARAMS)} holds no hyper-parameters ({error}); restore '
-        'it, or give all of them as flags.'
-      ) from error
-
   def class_names(self) -> tuple[str, ...] | None:
     """Returns the names of the classes if they are written down."""
-    text = self._read(LABELS)
+    text = self.read(LABELS)
     # Not splitlines(), which ends a line at characters that names may hold.
     if not text:
       return None if text is None else ()
@@ -241,7 +224,7 @@ class ModelDir:
       ValueError: If it is not JSON.
     """
     try:
-      text = self._read(name)
+      text = self.read(name)
       return None if text is None else json.loads(text)
     except ValueError as error:
       raise ValueError(
@@ -268,7 +251,7 @@ class ModelDir:
         tf.io.gfile.remove(aside)
       raise
 
-  def _read(self, name):
+  def read(self, name: str) -> str | None:
     """Returns the text of a file; None if it is not there."""
     path = self.join(name)
 

@@ -55,6 +55,9 @@ class RunOptions:
   eval_interval_secs: int = 60
   eval_timeout_secs: int = 0
   on_nan: str = 'stop'
+  eval_once: bool = False
+  checkpoint: str = ''
+  accept_new_plan: bool = False
   max_rollbacks: int = 3
   deterministic: bool = False
   export_formats: tuple[str, ...] = EXPORT_FORMATS
@@ -80,6 +83,11 @@ class RunOptions:
   def uses_trained_model(self) -> bool:
     """Whether the hyper-parameters are those of what was trained before."""
     return self.mode in ('export', 'embed', 'predict')
+
+  @property
+  def takes_recorded(self) -> bool:
+    """Whether what no flag says is as it was trained, if that is known."""
+    return self.uses_trained_model or self.mode == 'eval'
 
   @property
   def needs_accelerator(self) -> bool:
@@ -123,7 +131,7 @@ class RunOptions:
       raise ValueError(
         f'--on_nan={self.on_nan} is not one of {", ".join(ON_NAN)}.'
       )
-    if not self.uses_trained_model:
+    if not self.takes_recorded:
       self._check_reference(params)
     self._check_use()
     self._check_devices()
@@ -132,14 +140,36 @@ class RunOptions:
         f'--force has no effect with --mode={self.mode}; it lets a trainer '
         'take --model_dir over from another one.'
       )
+    if self.accept_new_plan and not self.trains:
+      raise ValueError(
+        f'--accept_new_plan has no effect with --mode={self.mode}; it lets a '
+        'training go on by another plan.'
+      )
+    if self.eval_once and self.mode != 'eval':
+      raise ValueError(
+        f'--eval_once has no effect with --mode={self.mode}; pass --mode=eval.'
+      )
+    if self.checkpoint and not self.eval_once:
+      raise ValueError(
+        f'--checkpoint={self.checkpoint} has no effect without --mode=eval '
+        '--eval_once, which evaluate it.'
+      )
 
   def _check_paths(self):
-    for name in ('model_dir', 'data_dir', 'reference_ckpt', 'output', 'index'):
+    for name in (
+      'model_dir',
+      'data_dir',
+      'reference_ckpt',
+      'checkpoint',
+      'output',
+      'index',
+    ):
       path_names.check(name, getattr(self, name) or '')
-    path_names.check_no_pattern('model_dir', self.model_dir)
-    # A URL is fetched, and read elsewhere.
-    if '://' not in self.reference_ckpt:
-      path_names.check_no_pattern('reference_ckpt', self.reference_ckpt)
+    for name in ('model_dir', 'reference_ckpt', 'checkpoint'):
+      path = getattr(self, name)
+      # A URL is fetched, and read elsewhere.
+      if not (name == 'reference_ckpt' and '://' in path):
+        path_names.check_no_pattern(name, path)
 
   def _check_reference(self, params):
     if self.reference_ckpt and not params.warm_start.is_asked_for:

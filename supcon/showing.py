@@ -92,7 +92,8 @@ def _rows(found, is_running):
     yield 'stage', str(found.stage)
   if found.step is not None:
     text = str(found.step)
-    if found.total_steps:
+    # Of a total that the run does not have, nobody is told.
+    if found.total_steps and found.step <= found.total_steps:
       percent = 100 * found.step / found.total_steps
       text += f' of {found.total_steps} ({percent:.1f}%)'
     yield 'step', text
@@ -107,7 +108,8 @@ def _rows(found, is_running):
     top_1 = entry.get('top_1')
     if isinstance(top_1, float):
       top_1 = f'{100 * top_1:.2f}%'
-    yield 'evaluation', f'{_step(entry)}: top-1 {top_1}'
+    on = f' on {entry["data"]}' if isinstance(entry.get('data'), str) else ''
+    yield 'evaluation', f'{_step(entry)}: top-1 {top_1}{on}'
   yield (
     'so far',
     f'{found.restarts} restarts, {found.skipped_batches} batches skipped, '

@@ -62,6 +62,10 @@ import json, os, sys, tempfile, time, traceback
 from absl import app
 
 sys.path.insert(0, %r)
+if %r:
+  from supcon.models import resnet
+  from tests.tpu import cases
+  resnet.Encoder = cases.SmallEncoder
 import main
 
 def run(arguments):
@@ -70,7 +74,7 @@ def run(arguments):
   try:
     app.run(main.main, ['main.py', *arguments], main._parse_flags)
   except SystemExit as end:
-    return end.code
+    return end.code or 0
   except Exception:
     traceback.print_exc()
     return 1
@@ -217,10 +221,16 @@ def succeed(flags, directory, **kwargs) -> Finished:
   return finished
 
 
-def run_many(list_of_flags, directory) -> list[Finished]:
-  """Like `run` for each, but in one process: TensorFlow is imported once."""
+def run_many(list_of_flags, directory, is_small=False) -> list[Finished]:
+  """Like `run` for each, but in one process: TensorFlow is imported once.
+
+  Args:
+    list_of_flags: {flag: value} of each.
+    directory: Working directory of all.
+    is_small: Whether the encoder is that of small_main.py.
+  """
   process = subprocess.run(
-    [sys.executable, '-c', _MANY % str(ROOT)],
+    [sys.executable, '-c', _MANY % (str(ROOT), is_small)],
     cwd=directory,
     env=_environment(),
     input=json.dumps([to_arguments(flags) for flags in list_of_flags]),

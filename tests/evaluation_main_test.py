@@ -23,6 +23,8 @@ import pytest
 import tensorflow as tf
 
 from supcon import checkpoint_files
+from supcon import counting
+from supcon import facts
 from supcon import hparams
 from supcon import locks
 from supcon import log_files
@@ -387,21 +389,27 @@ def _write(directory, step, value=None, is_listed=True):
 
 def _run(directory, **options):
   """Returns what a job knows of its run, of 100 steps."""
-  return types.SimpleNamespace(
+  run = types.SimpleNamespace(
     options=run_options.RunOptions(
       mode='eval', model_dir=str(directory), **options
     ),
     params=hparams.HParams(),
     dataset=types.SimpleNamespace(
-      evaluation=types.SimpleNamespace(name='test'),
+      evaluation=types.SimpleNamespace(
+        name='test', fingerprint='10 of 360', num_bytes=1000
+      ),
       num_eval_examples=10,
       info=datasets.INFOS['digits'],
     ),
     plan=types.SimpleNamespace(total_steps=100),
+    announced_last_step=100,
+    known=None,
     model_dir=model_dirs.ModelDir(str(directory)),
     check_checkpoints=lambda: None,
     announce=lambda: None,
   )
+  run.as_trained = lambda checkpoint: run
+  return run
 
 
 def _export(path='export'):
@@ -440,7 +448,12 @@ def job(tmp_path, monkeypatch):
     result.during(step)
     metrics = {'top_1_accuracy': step / 1000}
     evaluated.Record(run).add(step, fingerprint, metrics, _export())
-    return {'global_step': step, 'metrics': metrics}
+    return {
+      'global_step': step,
+      'metrics': metrics,
+      'dataset': 'digits',
+      'split': 'test',
+    }
 
   monkeypatch.setattr(evaluation, 'evaluate', evaluate)
 
@@ -631,6 +644,64 @@ def test_only_what_was_lost_is_skipped(job, error):
     assert 'DIR/model.ckpt-10 is lost; skipped' in job.lines
 
 
+def _record(directory):
+  """Writes down that a run ends with step 40."""
+  model_dir = model_dirs.ModelDir(str(directory))
+  plan = counting.Counting(num_examples=40, batch_size=10, epochs=(5, 5))
+  keeper = facts.Keeper(model_dir, facts.Facts(hparams.HParams(), plan), {})
+  keeper.before_save(0)
+
+
+def test_the_last_step_is_that_of_the_run(job):
+  # Though there would be 100 on as many examples as the flags name.
+  _record(job.directory)
+  for step in (10, 40):
+    _write(job.directory, step)
+
+  def change(run):
+    run.announced_last_step = 40
+
+  assert job.run(change) == 'ended'
+  assert _steps(job) == [10, 40]
+  assert job.clock.now < 1010
+
+
+@pytest.mark.parametrize('comes', [False, True])
+def test_flags_with_a_later_end_wait_a_moment_for_a_trainer(job, comes):
+  _record(job.directory)
+  _write(job.directory, 40)
+  trainer = locks.Holder(locks.this_process(), locks.now(), '', locks.now())
+
+  def begin():
+    writer = status.Writer(model_dirs.ModelDir(str(job.directory)))
+    writer.begin(status.TRAINING, 40, 100)
+
+  if comes:
+    job.clock.events[1030] = begin
+    job.clock.events[1500] = functools.partial(_write, job.directory, 100)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(locks, 'read', lambda _: trainer if comes else None)
+    assert job.run() == 'ended'
+  assert _steps(job) == ([40, 100] if comes else [40])
+  if not comes:
+    assert 1060 <= job.clock.now <= 1065
+
+
+def test_a_trainer_of_an_older_version_has_said_its_last_step(job):
+  path = str(job.directory)
+  with status.Writer(model_dirs.ModelDir(path)) as writer:
+    writer.begin(status.TRAINING, 40, 40)
+  _write(job.directory, 40)
+  newest = f'{path}/model.ckpt-40'
+  last_step = functools.partial(
+    evaluation.last_step, model_dirs.ModelDir(path), announced=100
+  )
+  assert last_step(newest=newest) == 40
+  # It speaks of no other step.
+  assert last_step(newest=f'{path}/model.ckpt-30') == 100
+  assert last_step(newest=None) == 100
+
+
 def test_the_trainer_is_gone(job):
   trainer = locks.Holder(locks.Process('elsewhere', 1), locks.now(), '', '')
   is_there = {1000: True, 1500: False, 1530: True, 1700: False}
@@ -725,22 +796,24 @@ def test_record_of_later_ones(tmp_path):
 # --- The best one -------------------------------------------------------------
 
 
-def _facts(step, top_1, fingerprint='a', **others):
-  return {
-    'step': step,
-    'top_1': top_1,
-    'fingerprint': fingerprint,
-    'data': 'test',
-    'architecture': 'small',
-    **others,
-  }
+_DATA = {'dataset': 'digits', 'split': 'test', 'num_examples': 360}
 
 
-def _consider(directory, step, top_1, **others):
+def _consider(
+  directory,
+  step,
+  top_1,
+  fingerprint='a',
+  data=types.MappingProxyType(_DATA),
+  architecture='small',
+  own_data=None,
+):
   """Does with `Best` what an evaluation does."""
   path = _write(directory, step)
-  best = evaluated.Best(model_dirs.ModelDir(str(directory)))
-  candidate = _facts(step, top_1, **others)
+  best = evaluated.Best(
+    model_dirs.ModelDir(str(directory)), dict(data), architecture, own_data
+  )
+  candidate = {'step': step, 'top_1': top_1, 'fingerprint': fingerprint}
   is_best = best.would_be(candidate)
   if is_best:
     best.hold(path)
@@ -760,8 +833,8 @@ def _assert_best(directory, step):
   assert newest == str(best / f'model.ckpt-{step}')
   assert checkpoint_files.is_whole(newest) == ''
   np.testing.assert_array_equal(command.variables(best)['w'], [step] * 10)
-  kept = evaluated.Best(model_dirs.ModelDir(str(directory))).kept_exports
-  assert kept == [f'exports/{step}']
+  kept = evaluated.kept_exports(model_dirs.ModelDir(str(directory)))
+  assert f'exports/{step}' in kept
 
 
 def test_best_is_the_first_of_the_highest(tmp_path):
@@ -778,11 +851,52 @@ def test_best_is_the_first_of_the_highest(tmp_path):
   _assert_best(tmp_path, 3)
 
 
-@pytest.mark.parametrize('key', ['data', 'architecture'])
-def test_best_is_compared_with_its_like(tmp_path, key):
+@pytest.mark.parametrize(
+  'other',
+  [
+    {'data': {**_DATA, 'split': 'train'}},
+    {'data': {**_DATA, 'num_examples': 5}},
+    {'architecture': 'large'},
+  ],
+)
+def test_what_cannot_be_compared_is_kept_apart(tmp_path, other):
   _consider(tmp_path, 1, 0.9)
-  assert _consider(tmp_path, 2, 0.2, **{key: 'another'})
+  assert _consider(tmp_path, 2, 0.2, **other)
+  _assert_best(tmp_path, 1)
+  (beside,) = tmp_path.glob('best-digits_*')
+  assert _read_json(beside / 'best.json')['step'] == 2
+  # Each is compared with its like from then on.
+  assert not _consider(tmp_path, 3, 0.1, **other)
+  assert _consider(tmp_path, 4, 0.3, **other)
+  assert not _consider(tmp_path, 5, 0.8)
+  assert command.steps(beside) == [4]
+  _assert_best(tmp_path, 1)
+  kept = evaluated.kept_exports(model_dirs.ModelDir(str(tmp_path)))
+  assert sorted(kept) == ['exports/1', 'exports/4']
+
+
+def test_best_is_of_the_data_of_the_run_whatever_comes_first(tmp_path):
+  other = {**_DATA, 'split': 'train'}
+  assert _consider(tmp_path, 1, 0.9, data=other, own_data=_DATA)
+  assert not (tmp_path / 'best').exists()
+  assert _consider(tmp_path, 2, 0.2, own_data=_DATA)
+  assert _read_json(tmp_path / 'best' / 'best.json')['step'] == 2
+
+
+def test_a_best_of_an_older_version_is_compared(tmp_path):
+  # It says less of its data.
+  _consider(tmp_path, 1, 0.5, data={'dataset': 'digits', 'split': 'test'})
+  assert not _consider(tmp_path, 2, 0.4)
+  assert _consider(tmp_path, 3, 0.6)
+  _assert_best(tmp_path, 3)
+
+
+def test_what_nobody_can_compare_is_put_aside(tmp_path):
+  _consider(tmp_path, 1, 0.9)
+  (tmp_path / 'best' / 'best.json').write_text('{}')
+  assert _consider(tmp_path, 2, 0.2)
   _assert_best(tmp_path, 2)
+  assert command.steps(tmp_path / 'damaged' / '1') == [1]
 
 
 @pytest.mark.parametrize('name', ['model.ckpt-1.index', 'best.json'])

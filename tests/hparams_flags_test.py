@@ -227,7 +227,7 @@ def test_help_shows_defaults_and_choices(values):
 def test_flags_of_other_programs_lead_to_ours(values, argument, says):
   with pytest.raises(flags.UnrecognizedFlagError) as raised:
     values(['main.py', argument])
-  text = hparams_flags.explain(raised.value)
+  text = hparams_flags.explain_parsing(raised.value)
   assert says in text and '\n' not in text
 
 

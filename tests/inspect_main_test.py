@@ -1,6 +1,7 @@
 """End-to-end tests: main.py --mode=inspect_data, as a user runs it."""
 
 import json
+import sys
 
 import numpy as np
 from PIL import Image
@@ -98,7 +99,8 @@ def test_what_the_user_is_told(inspected):
   assert 'color jitter, grayscale' in speed['parts']
   assert f'Contact sheet: {directory}/contact_sheet.png' in lines
   # The path holds a space.
-  assert f"TensorBoard: tensorboard --logdir '{directory}'" in lines
+  command_line = f"{sys.executable} -m tensorboard.main --logdir '{directory}'"
+  assert f'TensorBoard: {command_line}' in lines
 
 
 @pytest.mark.slow

@@ -276,7 +276,8 @@ class TestTrainThenEval:
       f'SavedModel:  {trained.result["saved_model"]}',
       f'Hub module:  {trained.result["hub_module"]}',
       f'Metrics:     {trained.model_dir / "result.json"}',
-      f'TensorBoard: tensorboard --logdir {trained.model_dir}',
+      f'TensorBoard: {sys.executable} -m tensorboard.main --logdir '
+      f'{trained.model_dir}',
     ]
 
   def test_log(self, trained):

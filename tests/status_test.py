@@ -300,7 +300,12 @@ def test_speed_is_that_of_late(tmp_path, monkeypatch):
 def test_saves_are_told_and_need_the_lock(tmp_path):
   writer = _writer(tmp_path)
   lock = locks.acquire(model_dirs.ModelDir(str(tmp_path)), force=False)
-  listener = run_hooks.SaveListener(lock, writer, str(tmp_path))
+  kept = []
+  keeper = types.SimpleNamespace(
+    before_save=lambda step: kept.append(('before', step)),
+    after_save=lambda step: kept.append(('after', step)),
+  )
+  listener = run_hooks.SaveListener(lock, writer, str(tmp_path), keeper)
   saver = tf1.train.CheckpointSaverHook(
     str(tmp_path), save_steps=3, listeners=[listener]
   )
@@ -315,6 +320,10 @@ def test_saves_are_told_and_need_the_lock(tmp_path):
   assert found['path'] == tf.train.latest_checkpoint(str(tmp_path))
   assert found['step'] == 3
   assert locks.age(found['time']) < 10
+  # A checkpoint that is not saved is none.
+  assert kept == [
+    (when, step) for step in (0, 3) for when in ('before', 'after')
+  ]
   lock.release()
 
 
@@ -425,6 +434,21 @@ def test_exit_codes(tmp_path, capsys, fields, code, words):
   found, text = _show(tmp_path, capsys)
   assert found == code
   assert words in text
+
+
+def test_what_cannot_be_is_not_told(tmp_path, capsys):
+  # Of whoever has had another idea of the run.
+  _write(tmp_path, status.TRAINER, step=179, total_steps=140)
+  _, text = _show(tmp_path, capsys)
+  assert re.search(r'^step +179$', text, re.MULTILINE)
+  assert '140' not in text
+
+
+def test_an_evaluation_says_of_what(tmp_path, capsys):
+  entry = {'top_1': 0.5, 'step': 20, 'time': locks.now(), 'data': 'digits test'}
+  _write(tmp_path, status.TRAINER, last_evaluation=entry)
+  _, text = _show(tmp_path, capsys)
+  assert text.count(': top-1 50.00% on digits test\n') == 1
 
 
 @pytest.mark.parametrize('heartbeat, code', [(10, 10), (130, 11)])

@@ -21,16 +21,37 @@ class Statistics:
   """Of each channel on the scale [-1, 1].
 
   Attributes:
-    mean: Three floats.
-    std: Three floats, at least half a grey level.
-    num_images: Of how many images they are.
-    image_size: To which sides they were resized before.
+    mean: Three floats; None where images are not whitened.
+    std: Three floats, at least half a grey level; None likewise.
+    num_images: Of how many images they are; None if unknown.
+    image_size: To which sides they were resized before; None if unknown.
+    reference: The checkpoint of the model that they belong to, if they were not
+      measured here.
   """
 
-  mean: tuple[float, float, float]
-  std: tuple[float, float, float]
-  num_images: int
-  image_size: int
+  mean: tuple[float, float, float] | None
+  std: tuple[float, float, float] | None
+  num_images: int | None = None
+  image_size: int | None = None
+  reference: str = ''
+
+  def to_json(self) -> str:
+    """Returns what a file holds; `read` reads it back."""
+    fields = dataclasses.asdict(self)
+    if not self.reference:
+      del fields['reference']
+    return json.dumps(fields, indent=2) + '\n'
+
+  def describe(self) -> str:
+    """Returns 'mean (...), standard deviation (...), from DIR', or 'none'."""
+    origin = f', as {self.reference} has it' if self.reference else ''
+    if not self.mean:
+      return f'none{origin}'
+    mean, std = (
+      ', '.join(f'{value:.4g}' for value in values)
+      for values in (self.mean, self.std)
+    )
+    return f'mean ({mean}), standard deviation ({std}){origin}'
 
 
 def measure(split: splits.Split, image_size: int) -> Statistics:
@@ -93,8 +114,11 @@ def read(path: str) -> Statistics | None:
     text = file.read()
   try:
     fields = json.loads(text)
+    if (fields['mean'] is None) != (fields['std'] is None):
+      raise ValueError('one of them is missing')
     for name in ('mean', 'std'):
-      fields[name] = tuple(map(float, fields[name]))
+      if fields[name] is not None:
+        fields[name] = tuple(map(float, fields[name]))
     return Statistics(**fields)
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(

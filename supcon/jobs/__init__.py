@@ -45,7 +45,7 @@ class Job(Protocol):
 _JOBS = {
   'train': training.Train,
   'train_then_eval': training.Train,
-  'eval': evaluation.EvaluateEach,
+  'eval': evaluation.prepare,
   'inspect_data': inspecting.InspectData,
   'export': using.Export,
   'embed': using.Embed,

@@ -6,7 +6,10 @@ checkpoint is kept aside, for the trainer deletes its own as they get old.
 
 from collections.abc import Mapping
 import contextlib
+import hashlib
+import json
 import os
+import re
 from typing import Any
 
 from absl import logging
@@ -32,7 +35,7 @@ class Record:
 
   def __init__(self, run: runs.Run):
     self._model_dir = model_dir = run.model_dir
-    self._data = data_of(run)
+    self._data = runs.data_of(run)
     try:
       found = model_dir.read_json(model_dirs.EVALUATED) or {}
       self._entries = {
@@ -57,7 +60,7 @@ class Record:
       tf.errors.OpError: If the checkpoint cannot be read.
     """
     entry = self._entries.get(checkpoint_files.step_of(checkpoint))
-    if not entry or entry['data'] != self._data:
+    if not entry or not _is_same(entry['data'], self._data):
       return None
     with contextlib.suppress(tf.errors.NotFoundError):
       if entry['fingerprint'] == checkpoint_files.fingerprint(checkpoint):
@@ -100,38 +103,76 @@ class Best:
   It is a copy, since the trainer deletes its own as they get old. best.json
   says which one it is and where its export is. Files come and go one by one, in
   an order in which there always is a whole checkpoint to be read.
+
+  What cannot be compared is not worse: best/ is of the data of the run's own
+  evaluations, or where nobody knows them, of those that came first; the best
+  one of other data, or of another network, is beside it in a directory
+  best-NAME. What cannot be read any more is put aside.
   """
 
   _KEYS = ('step', 'top_1', 'fingerprint', 'data', 'architecture', 'export')
 
-  def __init__(self, model_dir: model_dirs.ModelDir):
+  def __init__(
+    self,
+    model_dir: model_dirs.ModelDir,
+    data: Mapping[str, Any],
+    architecture: Any,
+    own_data: Mapping[str, Any] | None = None,
+  ):
+    """Finds the best one so far.
+
+    Args:
+      model_dir: Of the run.
+      data: What is evaluated, see runs.data_of.
+      architecture: Of the model, in JSON.
+      own_data: What the run's own evaluations are of, if that is known.
+    """
+    self._model_dir = model_dir
     self._problem = model_dir.problem  # It remembers what it has read.
-    self._dir = model_dirs.ModelDir(model_dir.join(model_dirs.BEST))
+    self._like = {'data': data, 'architecture': architecture}
+    self._dir = self._directory(model_dirs.BEST)
+    self._facts = self._read()
+    if self._facts:
+      is_here = self._is_like(self._facts)
+    else:
+      is_here = not own_data or _is_same(own_data, data)
+    if not is_here:
+      self._dir = self._directory(f'{model_dirs.BEST}-{self._name()}')
+      self._facts = self._read()
+
+  def _directory(self, name):
+    return model_dirs.ModelDir(self._model_dir.join(name))
+
+  def _name(self):
+    """Returns a name of what is evaluated that nothing else has."""
+    data = self._like['data']
+    words = re.sub(r'[^a-zA-Z0-9]+', '_', f'{data["dataset"]}_{data["split"]}')
+    text = json.dumps(self._like, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f'{words.strip("_")[:40]}-{digest[:8]}'
+
+  def _is_like(self, facts):
+    return facts['architecture'] == self._like['architecture'] and _is_same(
+      facts['data'], self._like['data']
+    )
+
+  def _read(self):
     try:
       found = self._dir.read_json(model_dirs.BEST_FACTS)
-      self._facts = found and {key: found[key] for key in self._KEYS}
+      return found and {key: found[key] for key in self._KEYS}
     except (ValueError, LookupError, TypeError) as error:
       self._warn(f'{model_dirs.BEST_FACTS}: {texts.one_line(error)}')
-      self._facts = None
-
-  @property
-  def kept_exports(self) -> list[str]:
-    """Returns the paths of those that are not to be deleted."""
-    return [self._facts['export']] if self._facts else []
+      return None
 
   def would_be(self, candidate: Mapping[str, Any]) -> bool:
     """Whether a checkpoint is the best one, or is to take its place.
 
     Args:
-      candidate: 'step', 'top_1', 'fingerprint', 'data' and 'architecture'.
+      candidate: 'step', 'top_1' and 'fingerprint', evaluated as this is.
     """
     best = self._facts
     if not best:
       return True
-    for key in ('data', 'architecture'):
-      if best[key] != candidate[key]:
-        self._warn(f'it is of other {key}')
-        return True
     if problem := self._problem(self._checkpoint(best['step'])):
       self._warn(problem)
       return True
@@ -159,13 +200,15 @@ class Best:
     self, candidate: Mapping[str, Any], export: exports.Export
   ) -> None:
     """Puts the checkpoint that is held in the place of the best one."""
+    if not self._facts:
+      self._put_unknown_aside()
     checkpoint = self._checkpoint(candidate['step'])
     checkpoint_files.rename(self._held(candidate['step']), checkpoint)
     self._dir.write(
       checkpoint_files.STATE,
       checkpoint_files.state_text(self._dir.path, [checkpoint]),
     )
-    self._facts = {**candidate, 'export': export.path}
+    self._facts = {**candidate, **self._like, 'export': export.path}
     self._dir.write_json(
       model_dirs.BEST_FACTS,
       {
@@ -184,6 +227,17 @@ class Best:
       return ''
     step, top_1 = self._facts['step'], self._facts['top_1']
     return f'step {step}, top-1 {top_1:.4f}, in {self._dir.path}'
+
+  def _put_unknown_aside(self):
+    """Keeps checkpoints of which no facts are left: nobody can compare them."""
+    found = checkpoint_files.on_disk(self._dir.path)
+    if not found:
+      return
+    aside = self._model_dir.unused(model_dirs.DAMAGED)
+    tf.io.gfile.makedirs(aside)
+    for path in found:
+      checkpoint_files.rename(path, os.path.join(aside, os.path.basename(path)))
+    logging.info('put aside in %s: what %s held', aside, self._dir.path)
 
   def _remove(self, start, but=()):
     for name in tf.io.gfile.listdir(self._dir.path):
@@ -205,20 +259,32 @@ class Best:
     )
 
 
-def data_of(run: runs.Run) -> dict[str, Any]:
-  """Returns what names the data of which metrics can be compared."""
-  preprocessing = run.params.input_data.preprocessing
-  info = run.dataset.info
-  return {
-    'dataset': run.params.input_data.input_fn,
-    'split': run.dataset.evaluation.name,
-    'num_examples': run.dataset.num_eval_examples,
-    'image_size': preprocessing.image_size,
-    'crop': preprocessing.eval_crop_method.name,
-    'crop_padding': preprocessing.crop_padding,
-    'whitening': (
-      [*info.mean, *info.std]
-      if preprocessing.apply_whitening and info.mean
-      else None
-    ),
-  }
+def best_of(run: runs.Run) -> Best:
+  """Returns the best of what can be compared with evaluations of a run."""
+  return Best(
+    run.model_dir,
+    runs.data_of(run),
+    run.params.to_json()['architecture'],
+    run.known.evaluation if run.known else None,
+  )
+
+
+def kept_exports(model_dir: model_dirs.ModelDir) -> list[str]:
+  """Returns the exports of all best checkpoints: they are not to be deleted."""
+  if not tf.io.gfile.isdir(model_dir.path):
+    return []
+  names = (name.rstrip('/') for name in tf.io.gfile.listdir(model_dir.path))
+  found = []
+  for name in names:
+    if name == model_dirs.BEST or name.startswith(f'{model_dirs.BEST}-'):
+      path = os.path.join(name, model_dirs.BEST_FACTS)
+      with contextlib.suppress(ValueError, AttributeError):
+        found.append((model_dir.read_json(path) or {}).get('export'))
+  return [export for export in found if isinstance(export, str)]
+
+
+def _is_same(first, second):
+  """Whether two data_of() are of the same, as far as both say."""
+  if not isinstance(first, Mapping) or not isinstance(second, Mapping):
+    return first == second
+  return all(first[key] == second[key] for key in {*first} & {*second})

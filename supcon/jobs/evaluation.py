@@ -7,7 +7,11 @@ checkpoint is kept aside, for the trainer deletes its own as they get old.
 from collections.abc import Callable
 from collections.abc import Mapping
 import contextlib
+import dataclasses
 import math
+import os
+import shlex
+import sys
 import time
 from typing import Any
 
@@ -16,6 +20,7 @@ import tensorflow as tf
 
 from supcon import checkpoint_files
 from supcon import estimators
+from supcon import facts
 from supcon import hparams
 from supcon import locks
 from supcon import log_files
@@ -34,6 +39,8 @@ from supcon.serving import exports
 _POLL_SECONDS = 1.0
 # What cannot be read and has not changed for so long is damaged.
 _STILL_SECONDS = 2.0
+# A trainer that is to go on after the last step may begin later than we do.
+_TRAINER_SECONDS = 60.0
 
 
 # --- One checkpoint -----------------------------------------------------------
@@ -55,46 +62,54 @@ def evaluate(run: runs.Run, checkpoint: str) -> dict:
   """
   step = checkpoint_files.step_of(checkpoint)
   logging.info('evaluating %s', checkpoint)
-  record, best = evaluated.Record(run), evaluated.Best(run.model_dir)
+  record = evaluated.Record(run)
+  run = run.as_trained(checkpoint)
+  best = evaluated.best_of(run)
   with _unchanged(run.model_dir, checkpoint) as fingerprint:
     metrics = _measure(run, checkpoint)
-    run.write_facts_of_data()
+    run.skipped.keep()
     candidate = {
       'step': step,
       'top_1': metrics['top_1_accuracy'],
       'fingerprint': fingerprint,
-      'data': evaluated.data_of(run),
-      'architecture': run.params.to_json()['architecture'],
     }
     is_best = best.would_be(candidate)
     if is_best:
       # Now: the trainer may delete it while it is exported.
       best.hold(checkpoint)
-    export = _export(run, checkpoint, metrics)
-  result = {
-    'metrics': metrics,
-    'global_step': step,
-    'total_steps': run.plan.total_steps,
-    'num_examples': run.dataset.num_eval_examples,
-    'num_skipped': run.num_skipped('evaluation'),
-    'dataset': run.params.input_data.input_fn,
-    'split': run.dataset.evaluation.name,
-    'class_names': list(run.dataset.class_names),
+    result = {
+      'metrics': metrics,
+      'global_step': step,
+      'total_steps': _total_steps(run, checkpoint),
+      'num_examples': run.dataset.num_eval_examples,
+      'num_skipped': run.skipped.count('evaluation'),
+      'dataset': run.params.input_data.input_fn,
+      'split': run.dataset.evaluation.name,
+    }
+    export = _export(run, checkpoint, result)
+  result |= {
+    'class_names': list(run.class_names),
     'checkpoint': checkpoint,
+    'fingerprint': fingerprint,
+    'data': runs.data_of(run),
     'export': export.path,
     'saved_model': export.saved_model,
     'hub_module': export.hub_module,
   }
-  if not record.has_later(step):
+  if run.dataset.class_names != run.class_names:
+    result['class_names_of_data'] = list(run.dataset.class_names)
+  if run.options.eval_once or not record.has_later(step):
     run.model_dir.write_json(model_dirs.RESULT, result)
   if is_best:
     best.replace(candidate, export)
-  record.add(step, fingerprint, metrics, export)
+  directory = os.path.normpath(os.path.dirname(checkpoint))
+  if directory == os.path.normpath(run.model_dir.path):
+    record.add(step, fingerprint, metrics, export)
   exports.prune(
     run.model_dir.join(model_dirs.EXPORTS),
     export.path,
     run.options.exports_to_keep,
-    best.kept_exports,
+    evaluated.kept_exports(run.model_dir),
   )
   logging.info(
     'step %d: top-1 %.4f, top-5 %.4f, contrastive loss %.4f, '
@@ -112,7 +127,7 @@ def evaluate(run: runs.Run, checkpoint: str) -> dict:
     run.dataset.num_eval_examples,
     '; the best so far' if is_best else '',
   )
-  run.report_skipped('evaluation')
+  run.skipped.report('evaluation', run.dataset, run.output)
   return result
 
 
@@ -121,8 +136,35 @@ def last_evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
   return {
     'step': result['global_step'],
     'top_1': result['metrics']['top_1_accuracy'],
+    'data': f'{result["dataset"]} {result["split"]}',
     'time': locks.now(),
   }
+
+
+def summarize(run: runs.Run, result: Mapping[str, Any]) -> None:
+  """Prints where everything is, for people."""
+  top_1 = result['metrics']['top_1_accuracy']
+  skipped = result['num_skipped']
+  is_part = run.params.input_data.max_eval_samples
+  places = {
+    'Checkpoint': result['checkpoint'],
+    'SavedModel': result['saved_model'],
+    'Hub module': result['hub_module'],
+    'Metrics': run.model_dir.join(model_dirs.RESULT),
+    'TensorBoard': shlex.join(
+      [sys.executable, '-m', 'tensorboard.main', '--logdir', run.model_dir.path]
+    ),
+  }
+  print(
+    f'\nTop-1 {100 * top_1:.2f}% on {"the first" if is_part else "all"} '
+    f'{result["num_examples"]} '
+    f'{result["dataset"]} {result["split"]} images'
+    f'{f" ({skipped} bad ones skipped)" if skipped else ""}.'
+  )
+  for name, place in places.items():
+    if place:
+      print(f'{name + ":":<13}{place}')
+  sys.stdout.flush()
 
 
 def _measure(run, checkpoint):
@@ -155,24 +197,38 @@ def _measure(run, checkpoint):
   }
 
 
-def _export(run, checkpoint, metrics):
+def _total_steps(run, checkpoint):
+  """Returns with which step the run of a checkpoint ends."""
+  if run.known and run.known.counting:
+    return run.known.counting.last_step
+  step = checkpoint_files.step_of(checkpoint)
+  return max(step, last_step(run.model_dir, checkpoint, run.plan.total_steps))
+
+
+def _export(run, checkpoint, result):
   """Exports a checkpoint; older exports stay, also if they are too many."""
-  dataset = run.dataset
+  model = run.trained_model(checkpoint)
+  if run.known:
+    # The images of an evaluation may be others than those of the training.
+    model = dataclasses.replace(model, params=run.known.params)
   return exports.write(
-    run.trained_model(checkpoint),
+    model,
     run.model_dir.join(model_dirs.EXPORTS),
     run.options.export_formats,
     0,
-    {
-      'dataset': run.params.input_data.input_fn,
-      'train_split': dataset.train.name,
-      'eval_split': dataset.evaluation.name,
-      'num_train_examples': dataset.num_train_examples,
-      'num_eval_examples': dataset.num_eval_examples,
-      'total_steps': run.plan.total_steps,
-      'metrics': metrics,
-    },
+    {**run.training_facts(), **facts_of_evaluation(result)},
   )
+
+
+def facts_of_evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what an export says of an evaluation, from result.json."""
+  return {
+    'eval_dataset': result['dataset'],
+    'eval_split': result['split'],
+    'num_eval_examples': result['num_examples'],
+    'total_steps': result['total_steps'],
+    'metrics': result['metrics'],
+  }
 
 
 @contextlib.contextmanager
@@ -210,7 +266,119 @@ def _loss(model_dir, checkpoint, before):
   return _REPLACED if checkpoint_files.stamps(checkpoint) != before else ''
 
 
+class EvaluateOnce:
+  """--mode=eval --eval_once: evaluates one checkpoint, which is there."""
+
+  def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
+    """Checks all that can be checked now.
+
+    Raises:
+      ValueError: If there is no checkpoint, besides.
+    """
+    model_dir = model_dirs.ModelDir(options.model_dir)
+    if not options.checkpoint and not model_dir.newest():
+      raise ValueError(
+        f'--model_dir={options.model_dir} holds no checkpoint to be evaluated; '
+        'name a directory in which a model was trained, or leave out '
+        '--eval_once to wait for one.'
+      )
+    self._run = runs.Run(options, params)
+    self._checkpoint = self._run.checkpoint
+
+  def announce(self) -> None:
+    """Says what is going to be done.
+
+    Raises:
+      ValueError: If nothing can be written.
+    """
+    self._held, self._writer = _begin(
+      self._run,
+      status.EVALUATING,
+      checkpoint_files.step_of(self._checkpoint),
+      self._run.plan.total_steps,
+    )
+
+  def run(self) -> None:
+    """Evaluates it.
+
+    Raises:
+      faults.BadExampleError: If an image cannot be decoded.
+      runs.LostCheckpointError: If it is deleted or damaged meanwhile.
+    """
+    trying = retries.Retries(
+      sleep=signals.sleep, tell=lambda: self._writer.add(retries=1)
+    )
+    with self._held:
+      result = trying.call(
+        f'evaluating {self._checkpoint}',
+        lambda: evaluate(self._run, self._checkpoint),
+      )
+      self._writer.update(last_evaluation=last_evaluation(result))
+      summarize(self._run, result)
+
+
+def prepare(options: run_options.RunOptions, params: hparams.HParams):
+  """Returns the job of --mode=eval."""
+  return (EvaluateOnce if options.eval_once else EvaluateEach)(options, params)
+
+
+def _begin(run, state, step, total_steps):
+  """Opens log and status of an evaluation.
+
+  Returns:
+    An ExitStack that closes them, and a status.Writer.
+
+  Raises:
+    ValueError: If they cannot be written.
+  """
+  path = run.model_dir.path
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(log_files.keep(run.model_dir.join(log_files.EVALUATOR)))
+    writer = stack.enter_context(
+      status.Writer(
+        model_dirs.ModelDir(path), status.EVALUATOR, explain=runs.reason
+      )
+    )
+    try:
+      writer.begin(state, step, total_steps)
+    except locks.storage_errors() as error:
+      raise ValueError(
+        f'--model_dir={path} cannot be used ({texts.one_line(error)}); name '
+        'another directory.'
+      ) from error
+    run.announce()
+    return stack.pop_all(), writer
+
+
 # --- One after the other ------------------------------------------------------
+
+
+def last_step(
+  model_dir: model_dirs.ModelDir, newest: str | None, announced: int
+) -> int:
+  """Returns the last step of a run, which is a fact of the run.
+
+  It is what the trainer says, as long as there is one; else what is written
+  down of the newest checkpoint; else what a trainer has said that is done.
+
+  Args:
+    model_dir: Of the run.
+    newest: Its newest checkpoint, which need not be whole; None without any.
+    announced: What the flags say, where nobody knows better.
+  """
+  trainer = status.read(model_dir.path) or status.Status()
+  holder = locks.read(model_dir.path)
+  is_there = holder and holder.is_alive() and holder.process == trainer.process
+  if is_there and not trainer.has_ended and trainer.total_steps:
+    return trainer.total_steps
+  known = facts.find(model_dir, newest)
+  if known and known.counting:
+    return known.counting.last_step
+  step = checkpoint_files.step_of(newest) if newest else None
+  is_done = trainer.state == status.DONE and step is not None
+  if is_done and trainer.step == trainer.total_steps == step:
+    return step
+  return announced
 
 
 class EvaluateEach:
@@ -244,7 +412,7 @@ class EvaluateEach:
     # In seconds of time.monotonic(): the beginning of the last evaluation, and
     # the last sign of a trainer.
     self._begun = -math.inf
-    self._sign = time.monotonic()
+    self._sign = self._started = time.monotonic()
 
   def announce(self) -> None:
     """Says what is going to be done.
@@ -252,27 +420,9 @@ class EvaluateEach:
     Raises:
       ValueError: If nothing can be written.
     """
-    path = self._model_dir.path
-    with contextlib.ExitStack() as stack:
-      stack.enter_context(
-        log_files.keep(self._model_dir.join(log_files.EVALUATOR))
-      )
-      self._writer = stack.enter_context(
-        status.Writer(
-          model_dirs.ModelDir(path), status.EVALUATOR, explain=runs.reason
-        )
-      )
-      try:
-        self._writer.begin(
-          status.WAITING, total_steps=self._run.plan.total_steps
-        )
-      except locks.storage_errors() as error:
-        raise ValueError(
-          f'--model_dir={path} cannot be used ({texts.one_line(error)}); name '
-          'another directory.'
-        ) from error
-      self._run.announce()
-      self._held = stack.pop_all()  # Until the end of run().
+    self._held, self._writer = _begin(
+      self._run, status.WAITING, 0, self._run.plan.total_steps
+    )
 
   def run(self) -> None:
     """Waits for checkpoints and evaluates them.
@@ -310,7 +460,9 @@ class EvaluateEach:
       record = evaluated.Record(self._run)
       pending = [path for path in found.values() if not record.find(path)]
       following = self._following(pending)
-      last = found.get(self._run.plan.total_steps)
+      last_step = self._last_step(found)
+      last = found.get(last_step)
+      self._writer.update(total_steps=last_step)
       if following:
         self._evaluate_in_time(following, is_over=bool(last))
         return False
@@ -318,10 +470,39 @@ class EvaluateEach:
         self._sleep(_POLL_SECONDS)
         return False
       if last and (entry := record.find(last)):
-        self._say_end(entry)
+        if self._expects_trainer(last_step):
+          self._is_settled = False  # It may soon say another last step.
+          return False
+        self._say_end(last_step, entry)
         return True
     self._wait(found)
     return False
+
+  def _last_step(self, found):
+    """Returns the last step of the run, of which `found` is there."""
+    newest = found[max(found)] if found else None
+    return last_step(self._model_dir, newest, self._run.plan.total_steps)
+
+  def _expects_trainer(self, last_step):
+    """Waits a little if flags say that a run goes on that has come to its end.
+
+    Whoever starts both jobs at once may see the trainer later.
+    """
+    announced = self._run.announced_last_step
+    seconds = self._run.options.eval_timeout_secs or _TRAINER_SECONDS
+    is_over = time.monotonic() - self._started > min(seconds, _TRAINER_SECONDS)
+    if announced <= last_step or is_over:
+      return False
+    if not self._is_waiting:
+      logging.info(
+        'the run ends with step %d, but these flags end with step %d: waiting '
+        'a moment for a trainer',
+        last_step,
+        announced,
+      )
+    self._is_waiting = True
+    self._sleep(_POLL_SECONDS)
+    return True
 
   def _following(self, pending):
     """Returns the first checkpoint that can be evaluated, if there is one.
@@ -366,6 +547,8 @@ class EvaluateEach:
       # Restoring would adopt the shapes of the checkpoint without a word.
       run.check_checkpoints()
       self._is_compared = True
+      # From now on there is something to know.
+      run = self._run = run.as_trained(checkpoint)
     step = checkpoint_files.step_of(checkpoint)
     self._writer.write(state=status.EVALUATING, step=step)
     try:
@@ -398,16 +581,16 @@ class EvaluateEach:
         )
     self._sleep(_POLL_SECONDS)
 
-  def _say_end(self, entry):
+  def _say_end(self, last_step, entry):
     """Says that the last step was evaluated."""
     run = self._run
     if self._begun == -math.inf:
       logging.info(
         'step %d, the last one, was evaluated before, on %s: top-1 %.4f; '
         'nothing is left to do',
-        run.plan.total_steps,
+        last_step,
         entry['time'],
         entry['metrics']['top_1_accuracy'],
       )
-    if best := evaluated.Best(self._model_dir).describe():
+    if best := evaluated.best_of(run).describe():
       logging.info('the best: %s', best)

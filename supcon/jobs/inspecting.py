@@ -1,6 +1,7 @@
 """Shows what training would see, and measures what it costs to make."""
 
 import shlex
+import sys
 
 from supcon import hparams
 from supcon import run_options
@@ -34,12 +35,12 @@ class InspectData:
       'inspect_data.json',
       {'contact_sheet': sheet.to_json(), 'speed': speed.to_json()},
     )
-    run.report_skipped('train')
-    logdir = ['tensorboard', '--logdir', output.path]
+    run.skipped.report('train', run.dataset, output)
+    logdir = ['-m', 'tensorboard.main', '--logdir', output.path]
     print(
       f'\n{speed.describe()}\n\n'
       f'Contact sheet: {path}\n'
       f'Its rows, and the figures: {output.join("inspect_data.json")}\n'
-      f'TensorBoard: {shlex.join(logdir)}',
+      f'TensorBoard: {shlex.join([sys.executable, *logdir])}',
       flush=True,
     )

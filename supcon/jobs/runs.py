@@ -1,12 +1,18 @@
 """A run: a data set and a plan in a model_dir, of which all is checked."""
 
 import collections
+import copy
 import dataclasses
+from typing import Any
 
 from absl import logging
 import tensorflow as tf
 
+from supcon import changes
+from supcon import checkpoint_files
+from supcon import counting
 from supcon import devices as devices_lib
+from supcon import facts as facts_lib
 from supcon import hparams
 from supcon import locks
 from supcon import model_dirs
@@ -21,6 +27,7 @@ from supcon.data import faults
 from supcon.data import inputs
 from supcon.data import preprocessing
 from supcon.data import whitening
+from supcon.jobs import skipped
 from supcon.models import contrastive
 from supcon.serving import trained
 from supcon.training import checkpoints
@@ -76,11 +83,18 @@ class Run:
 
   Attributes:
     options: Checked RunOptions.
-    params: Checked HParams.
+    params: Checked HParams: those of the command, where it trains; else those
+      of the newest checkpoint, if they are known, as the command uses them.
     devices: What it computes on.
-    dataset: The data set, without bad images.
+    dataset: The data set, without bad images. Its colors are those by which the
+      run whitens images; None where it does not.
+    class_names: Names of the logits. Data to be evaluated on may have others.
     plan: The stages.
     model_dir: Where the checkpoints are.
+    checkpoint: The newest one, or that of --checkpoint; None if none is there.
+    known: What is known of it.
+    announced_last_step: With which step a run of the command's flags would end,
+      on the training set that the run has.
     reference: The checkpoint to start from; None without --reference_ckpt, or
       once model_dir has a checkpoint of its own.
     output: Where files go: an inspection changes nothing that a run has
@@ -97,7 +111,7 @@ class Run:
       tf.errors.OpError: If a file cannot be read.
     """
     self.options = options
-    self.params = params
+    self.params = self._wished = params
     self.model_dir = model_dirs.ModelDir(
       options.model_dir, retries.Retries(sleep=signals.sleep)
     )
@@ -106,17 +120,207 @@ class Run:
       self.output = model_dirs.ModelDir(self.model_dir.join(_INSPECTION))
     self.devices = devices_lib.find(options)
     devices_lib.check_batches(self.devices, options, params)
+    self.checkpoint = self._find_checkpoint()
+    self.known: facts_lib.Facts | None = None
+    if self.checkpoint and not options.inspects:
+      self.known = facts_lib.find(self.model_dir, self.checkpoint)
     self.dataset = load_dataset(options, params)
-    inputs.check(self.dataset, params)
-    self.plan = stages.plan(params, self.dataset.num_train_examples)
+    self.class_names = self.dataset.class_names
+    self._check_data()
     self.reference: str | None = None
     self._origins: list[str] = []  # Which variables come from where.
-    # What goes into bad_images.json and whitening.json.
-    self._skipped: dict[str, dict] = {}
+    self.skipped = skipped.Skipped(self.model_dir)
+    # What goes into whitening.json.
     self._whitening: whitening.Statistics | None = None
     if not options.inspects:
       self.check_checkpoints()
+    if options.trains and self.known:
+      self._check_facts(self.known)
     self._look_at_images()
+    if options.trains and self.checkpoint:
+      changes.check_class_names(
+        self.model_dir.class_names(),
+        self.dataset.class_names,
+        self.model_dir.join(model_dirs.LABELS),
+      )
+      self._check_place()
+    self.announced_last_step = self.plan.total_steps
+    if options.mode == 'eval' and self.checkpoint:
+      if self.known:
+        if known := self.known.counting:
+          announced = counting.of(params, known.num_examples)
+          self.announced_last_step = announced.last_step
+        changes.warn_of_use(self.known.params, params)
+      self._be_as_trained(self.checkpoint)
+
+  def _find_checkpoint(self):
+    """Returns the checkpoint that the job is about, if there is one."""
+    wanted = self.options.checkpoint
+    if not wanted:
+      return self.model_dir.newest()
+    found = checkpoint_files.prefix_of(wanted)
+    if not found:
+      raise ValueError(
+        f'--checkpoint={wanted} is not there; name one as '
+        f'{self.model_dir.path}/model.ckpt-STEP.'
+      )
+    if problem := self.model_dir.problem(found):
+      raise ValueError(
+        f'--checkpoint={wanted} is damaged ({problem}); name another one.'
+      )
+    return found
+
+  def _check_data(self):
+    """Makes the plan, and checks the data against it."""
+    if self.options.mode == 'eval' and self.known and self.known.counting:
+      # An evaluation may be of data of another size than the training.
+      self.plan = self.known.plan()
+      return
+    inputs.check(self.dataset, self.params)
+    self.plan = stages.plan(self.params, self.dataset.num_train_examples)
+
+  def _check_facts(self, known):
+    """Checks what a run that goes on may not change, and logs what it does."""
+    changes.check(known.params, self.params, self.checkpoint)
+    images = self.dataset.train.fingerprint
+    if known.train_images and known.train_images != images:
+      logging.warning(
+        'WARNING: the training images are others now: %s, not %s',
+        images,
+        known.train_images,
+      )
+    reference = self.options.reference_ckpt
+    if known.reference and known.reference != reference:
+      logging.warning(
+        'WARNING: --reference_ckpt=%s has no effect: the run has begun, with '
+        '%s',
+        reference,
+        known.reference,
+      )
+
+  @property
+  def facts(self) -> facts_lib.Facts:
+    """What holds for the checkpoints that this command trains."""
+    return facts_lib.Facts(
+      params=self.params,
+      counting=self._counting(self.params),
+      train_split=self.dataset.train.name,
+      train_images=self.dataset.train.fingerprint,
+      evaluation=data_of(self),
+      reference=self.options.reference_ckpt,
+    )
+
+  def _counting(self, params):
+    return counting.of(params, self.dataset.num_train_examples)
+
+  def _check_place(self):
+    """Checks that the newest step stays in its stage and epoch.
+
+    Raises:
+      ValueError: If it would not, and that is not accepted.
+    """
+    step = self.model_dir.newest_step()
+    before, now = self._counting_before(), self.facts.counting
+    if before and step <= before.last_step:
+      if not counting.is_moved(before, now, step):
+        return
+      if not self.options.accept_new_plan:
+        to = counting.moved_step(before, now, step)
+        raise hparams.ChangedError(
+          f'{self.checkpoint} is at {counting.place(before, step)}, but '
+          'another plan was given (',
+          *counting.what_moves(before, now),
+          '): go on with the former one, or add --accept_new_plan to go on at '
+          f'{counting.place(now, to)}.',
+        )
+    elif step > now.last_step:
+      raise ValueError(
+        f'{self.checkpoint} holds step {step}, but these flags end with step '
+        f'{now.last_step} ({now.num_examples} training examples, batch_size '
+        f'{now.batch_size}, {" + ".join(map(str, now.epochs))} epochs), and '
+        'nothing says how it was counted; give the flags and the data that it '
+        'was trained with, or more epochs.'
+      )
+
+  def _counting_before(self):
+    """Returns how the newest step was counted; None if nobody knows."""
+    if not self.known:
+      return None
+    return self.known.counting or self._counting(self.known.params)
+
+  def take_over(self) -> None:
+    """Makes model_dir ready for a trainer, which is this one.
+
+    Raises:
+      tf.errors.OpError: If a file cannot be renamed or written.
+    """
+    self.model_dir.settle(self.options.max_checkpoints_to_keep)
+    facts_lib.settle(self.model_dir)
+    before, now = self._counting_before(), self.facts.counting
+    step = self.model_dir.newest_step()
+    if not before or not counting.is_moved(before, now, step):
+      return
+    aside = facts_lib.move(
+      self.model_dir, dataclasses.replace(self.known, counting=before), now
+    )
+    logging.warning(
+      'WARNING: another plan was accepted: what was %s is %s%s',
+      counting.place(before, step),
+      counting.place(now, self.model_dir.newest_step()),
+      f'; the former checkpoints are in {aside}' if aside else '',
+    )
+
+  def keeper(self) -> facts_lib.Keeper:
+    """Returns what writes down the facts of the checkpoints of this run."""
+    return facts_lib.Keeper(
+      self.model_dir, self.facts, self.files(is_new=not self.checkpoint)
+    )
+
+  def files(self, is_new: bool) -> dict[str, str | None]:
+    """Returns the files besides hparams.json that say what was trained.
+
+    Args:
+      is_new: Whether nothing was trained before: what files of these names say
+        holds no more.
+
+    Returns:
+      {name: text}; None if there shall be no such file.
+    """
+    found = {model_dirs.BAD_IMAGES: None}
+    if is_new:
+      found[model_dirs.WHITENING] = None
+    if is_new or not self.model_dir.has(model_dirs.LABELS):
+      names = self.dataset.class_names
+      found[model_dirs.LABELS] = ''.join(f'{name}\n' for name in names)
+    if self._whitening:
+      found[model_dirs.WHITENING] = self._whitening.to_json()
+    if self.skipped.found:
+      found[model_dirs.BAD_IMAGES] = model_dirs.to_json(self.skipped.found)
+    return found
+
+  def as_trained(self, checkpoint: str) -> 'Run':
+    """Returns this run for those who use a checkpoint.
+
+    Hyper-parameters and plan are those that the checkpoint was trained with, as
+    far as they are known; of what its users may choose, those of the command.
+
+    Raises:
+      ValueError, tf.errors.OpError: If what is written down cannot be read.
+    """
+    result = copy.copy(self)
+    result._be_as_trained(checkpoint)
+    return result
+
+  def _be_as_trained(self, checkpoint):
+    known = self.known = facts_lib.find(self.model_dir, checkpoint)
+    if known:
+      self.params = changes.as_used(known.params, self._wished)
+      if plan := known.plan():
+        self.plan = plan
+    names = self.model_dir.class_names()
+    if names and len(names) == self.dataset.num_classes:
+      self.class_names = names
+    self._set_colors(*self._colors_of_run())
 
   def check_checkpoints(self) -> None:
     """Checks the checkpoints of model_dir and --reference_ckpt, if any.
@@ -124,7 +328,9 @@ class Run:
     Raises:
       ValueError: If one is missing, or of another model.
     """
-    newest = self.model_dir.newest()
+    newest = (
+      self.checkpoint if self.options.checkpoint else self.model_dir.newest()
+    )
     is_eval = self.options.mode == 'eval'
     if not newest and (is_eval or not self.options.reference_ckpt):
       return
@@ -160,158 +366,166 @@ class Run:
     """
     options = self.params.input_data
     if options.skip_bad_images:
-      self._skip_bad_images()
-    elif datasets.is_unvetted(options.input_fn) and not self.model_dir.newest():
+      is_eval = self.options.mode == 'eval'
+      parts = skipped.PARTS[is_eval:]  # Of an evaluation the last one alone.
+      self.dataset = self.skipped.find(self.dataset, parts)
+      self._check_data()
+    elif datasets.is_unvetted(options.input_fn) and not self.checkpoint:
       for is_train in (True, False):
         faults.check_if_quick(self.dataset.split(is_train))
-    if options.preprocessing.apply_whitening:
-      self._measure_whitening()
+    if self.checkpoint:
+      self._set_colors(*self._colors_of_run())
+    elif options.preprocessing.apply_whitening:
+      self._begin_whitening()
+    else:
+      self._go_without_whitening()
 
-  def _skip_bad_images(self):
-    known = self.model_dir.read_json(model_dirs.BAD_IMAGES) or {}
-    for part in ('train', 'evaluation'):
-      split = getattr(self.dataset, part)
-      entry = known.get(part, {})
-      if entry.get('examples') != split.fingerprint:
-        bad = faults.find(split)
-        entry = {
-          'examples': split.fingerprint,
-          'positions': bad,
-          'bad_images': [split.where(position) for position in bad],
-        }
-      self._skipped[part] = entry
-      self.dataset = dataclasses.replace(
-        self.dataset, **{part: faults.without(split, entry['positions'])}
-      )
-    inputs.check(self.dataset, self.params)
-    self.plan = stages.plan(self.params, self.dataset.num_train_examples)
+  def _set_colors(self, mean, std):
+    info = dataclasses.replace(self.dataset.info, mean=mean, std=std)
+    self.dataset = dataclasses.replace(self.dataset, info=info)
 
-  def _measure_whitening(self):
-    options = self.params.input_data.preprocessing
-    path = self.model_dir.join(model_dirs.WHITENING)
-    found = whitening.read(path)
-    if not found and options.measure_whitening:
-      if self.model_dir.newest():
+  def _colors_of_run(self):
+    """Returns mean and deviation that the newest checkpoint was trained with.
+
+    Raises:
+      ValueError: If they are to be measured, which would be too late.
+    """
+    params = self.known.params if self.known else self._wished
+    preprocessing = self._wished.input_data.preprocessing
+    if preprocessing.measure_whitening and self.options.mode != 'eval':
+      path = self.model_dir.join(model_dirs.WHITENING)
+      if not tf.io.gfile.exists(path):
         raise ValueError(
-          f'--measure_whitening comes too late: {self.model_dir.newest()} was '
+          f'--measure_whitening comes too late: {self.checkpoint} was '
           f'trained without, for there is no {path}; take another --model_dir.'
         )
-      try:
-        found = whitening.measure(self.dataset.train, options.image_size)
-      except faults.INPUT_ERRORS as error:
-        explanation = faults.explain(self.dataset.train)
-        raise ValueError(explanation or storage.reason(error)) from error
-      logging.info(
-        'measured on %d images: mean %s, standard deviation %s',
-        found.num_images,
-        found.mean,
-        found.std,
-      )
+    return facts_lib.colors(self.model_dir, params)
+
+  def _begin_whitening(self):
+    """Takes mean and deviation from the reference, or measures them."""
+    options = self.params.input_data.preprocessing
+    found = None
+    if self.options.mode == 'eval':
+      return  # Whoever trains decides, and writes it down.
+    if options.measure_whitening:
+      found = self._measure(options.image_size)
+    elif self.reference and self.params.warm_start.warm_start_encoder:
+      found = facts_lib.whitening_of_reference(self.reference)
+      if found:
+        self._origins.append(f'whitening: {found.describe()}')
     if found:
       self._whitening = found
-      self.dataset = dataclasses.replace(
-        self.dataset,
-        info=dataclasses.replace(
-          self.dataset.info, mean=found.mean, std=found.std
-        ),
-      )
+      self._set_colors(found.mean, found.std)
+
+  def _go_without_whitening(self):
+    self._set_colors(None, None)
+    if self.reference and self.params.warm_start.warm_start_encoder:
+      found = facts_lib.whitening_of_reference(self.reference)
+      if found and found.mean:
+        logging.warning(
+          'WARNING: --apply_whitening=False, but %s was trained on whitened '
+          'images (%s)',
+          self.reference,
+          found.describe(),
+        )
+
+  def _measure(self, image_size):
+    try:
+      found = whitening.measure(self.dataset.train, image_size)
+    except faults.INPUT_ERRORS as error:
+      explanation = faults.explain(self.dataset.train)
+      raise ValueError(explanation or storage.reason(error)) from error
+    logging.info(
+      'measured on %d images: mean %s, standard deviation %s',
+      found.num_images,
+      found.mean,
+      found.std,
+    )
+    return found
 
   def announce(self) -> None:
-    """Says what the run is, and writes hparams.json unless it only evaluates.
+    """Says what the run is; an inspection writes hparams.json.
 
     Raises:
       ValueError: If model_dir cannot be written.
     """
-    self._warn_of_other_classes()
-    record = self.record()
-    before = self.model_dir.read_json(model_dirs.HPARAMS)
-    if before:
-      _log_changes(before['hparams'], record['hparams'])
-    if self.options.mode != 'eval' and self.devices.is_chief:
-      try:
-        tf.io.gfile.makedirs(self.output.path)
-        self.output.write_json(model_dirs.HPARAMS, record)
-        self.write_facts_of_data()
-      except (OSError, tf.errors.OpError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-          f'--model_dir={self.options.model_dir} cannot be written '
-          f'({reason}); name a directory that can.'
-        ) from error
-    logging.info(
-      'hyper-parameters, in full in %s, other than the defaults:',
-      self.output.join(model_dirs.HPARAMS),
-    )
+    options, dataset = self.options, self.dataset
+    if options.inspects:
+      self._write_for_inspection()
+    elif options.mode == 'eval':
+      self._warn_of_other_classes()
+    is_ahead = self.model_dir.newest_step() < self.plan.total_steps
+    where = ''
+    if options.inspects or (options.trains and is_ahead):
+      where = f', in full in {self.output.join(model_dirs.HPARAMS)}'
+    logging.info('hyper-parameters%s, other than the defaults:', where)
     for line in _lines_of_changes(self.params):
       logging.info('  %s', line)
-    logging.info('  --hparams=%s', record['compact'])
+    logging.info('  --hparams=%s', self.params.serialize())
+    training = f'{dataset.num_train_examples} training examples (split '
+    training += f'{dataset.train.name}), '
     logging.info(
-      '%s: %d training examples (split %s), %d evaluation examples (split %s), '
+      '%s: %s%d evaluation examples (split %s), '
       '%d classes; %.1f steps per epoch, %d steps in all',
       self.params.input_data.input_fn,
-      self.dataset.num_train_examples,
-      self.dataset.train.name,
-      self.dataset.num_eval_examples,
-      self.dataset.evaluation.name,
-      self.dataset.num_classes,
+      '' if options.mode == 'eval' else training,
+      dataset.num_eval_examples,
+      dataset.evaluation.name,
+      dataset.num_classes,
       self.plan.steps_per_epoch,
       self.plan.total_steps,
     )
     for line in self._origins:
       logging.info('  %s', line)
-    if self.options.trains:
+    if options.trains:
       logging.info('%s', self.devices.describe(self.params.batch_size))
 
-  def record(self) -> dict:
-    """Returns what hparams.json holds."""
+  def _write_for_inspection(self):
+    before = self.model_dir.read_json(model_dirs.HPARAMS)
+    if before:
+      _log_changes(before['hparams'], self.params.to_json())
+    self._warn_of_other_classes()
+    files = self.files(is_new=True)
+    files[model_dirs.HPARAMS] = model_dirs.to_json(self.announcement)
+    try:
+      tf.io.gfile.makedirs(self.output.path)
+      for name, text in files.items():
+        if text is not None:
+          self.output.write(name, text)
+    except (OSError, tf.errors.OpError) as error:
+      reason = str(error).splitlines()[0]
+      raise ValueError(
+        f'--model_dir={self.options.model_dir} cannot be written '
+        f'({reason}); name a directory that can.'
+      ) from error
+
+  @property
+  def announcement(self) -> dict:
+    """What a job is about to do, in JSON."""
     return {
       'hparams': self.params.to_json(),
       'compact': self.params.serialize(),
     }
 
-  def write_facts_of_data(self):
-    """Writes what the data are, for later runs and for users of the model.
-
-    An evaluation may be of other data than the training: it adds what is not
-    there yet and changes nothing.
-    """
-    class_names = self.dataset.class_names
-    facts = {model_dirs.LABELS: ''.join(f'{name}\n' for name in class_names)}
-    if self._whitening:
-      facts[model_dirs.WHITENING] = model_dirs.to_json(
-        dataclasses.asdict(self._whitening)
-      )
-    if self._skipped:
-      facts[model_dirs.BAD_IMAGES] = model_dirs.to_json(self._skipped)
-    for name, text in facts.items():
-      if self.options.mode != 'eval' or not self.output.has(name):
-        self.output.write(name, text)
-
   def trained_model(self, checkpoint: str) -> trained.TrainedModel:
     """Returns what a checkpoint of this run is for others."""
-    info = self.dataset.info
-    is_whitened = self.params.input_data.preprocessing.apply_whitening
     return trained.TrainedModel(
       params=self.params,
       checkpoint=checkpoint,
-      class_names=self.dataset.class_names,
-      mean=info.mean if is_whitened else None,
-      std=info.std if is_whitened else None,
+      class_names=self.class_names,
+      mean=self.dataset.info.mean,
+      std=self.dataset.info.std,
     )
 
-  def num_skipped(self, part):
-    """Returns how many bad images 'train' or 'evaluation' went without."""
-    return len(self._skipped[part]['positions']) if self._skipped else 0
-
-  def report_skipped(self, part):
-    """Reminds of the bad images of 'train' or 'evaluation', if any."""
-    if count := self.num_skipped(part):
-      logging.warning(
-        'WARNING: %d bad images of split %s were skipped; %s lists them',
-        count,
-        self.dataset.split(is_train=part == 'train').name,
-        self.output.join(model_dirs.BAD_IMAGES),
-      )
+  def training_facts(self) -> dict[str, Any]:
+    """Returns what an export says of the training, as far as it is known."""
+    if self.known:
+      return facts_lib.of_export(self.known)
+    return {
+      'dataset': self.params.input_data.input_fn,
+      'train_split': self.dataset.train.name,
+      'num_train_examples': self.dataset.num_train_examples,
+    }
 
   def model_fn(self, stage) -> model_fn.ModelFn:
     """Returns the model_fn of a stage."""
@@ -359,6 +573,22 @@ class Run:
         return
 
 
+def data_of(run: Run) -> dict[str, Any]:
+  """Returns what names the data of which metrics can be compared."""
+  preprocessing = run.params.input_data.preprocessing
+  info, split = run.dataset.info, run.dataset.evaluation
+  return {
+    'dataset': run.params.input_data.input_fn,
+    'split': split.name,
+    'num_examples': run.dataset.num_eval_examples,
+    'images': f'{split.fingerprint}, {split.num_bytes} bytes',
+    'image_size': preprocessing.image_size,
+    'crop': preprocessing.eval_crop_method.name,
+    'crop_padding': preprocessing.crop_padding,
+    'whitening': [*info.mean, *info.std] if info.mean else None,
+  }
+
+
 def load_dataset(options, params) -> datasets.Dataset:
   """Opens the data set that the flags name.
 
@@ -388,8 +618,8 @@ def _lines_of_changes(params):
       part, _, name = entry.path.rpartition('.')
       value = params.get(entry.path)
       parts[part].append(f'{name}={getattr(value, "name", value)}')
-  for part, changes in parts.items():
-    yield f'{part or "run"}: {", ".join(changes)}'
+  for part, changed in parts.items():
+    yield f'{part or "run"}: {", ".join(changed)}'
 
 
 def _log_changes(before, after, path=''):

@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import shlex
-import sys
 import time
 
 from absl import logging
@@ -59,6 +57,7 @@ class Train:
 
     Raises:
       ValueError: If another trainer is there, or nothing can be written.
+      tf.errors.OpError: Likewise.
     """
     run = self._run
     # For those who write every few seconds, and so try again by themselves.
@@ -71,6 +70,7 @@ class Train:
         stack.enter_context(
           log_files.keep(run.model_dir.join(log_files.TRAINER))
         )
+        run.take_over()
         self._writer = stack.enter_context(
           status.Writer(quick, verify=self._lock.verify, explain=runs.reason)
         )
@@ -102,13 +102,13 @@ class Train:
       f'evaluating {newest}', lambda: evaluation.evaluate(self._run, newest)
     )
     self._writer.update(last_evaluation=evaluation.last_evaluation(result))
-    self._summarize(result)
+    evaluation.summarize(self._run, result)
 
   def _train(self):
     """Trains what remains of the plan, stage by stage."""
     run = self._run
     if run.devices.is_chief:
-      run.model_dir.settle(run.options.max_checkpoints_to_keep)
+      self._keeper = run.keeper()
     if run.devices.cluster:
       self._meet()
     step = run.model_dir.newest_step()
@@ -140,7 +140,7 @@ class Train:
         self._rollbacks.count,
         run.model_dir.join(rollbacks.FILE),
       )
-    run.report_skipped('train')
+    run.skipped.report('train', run.dataset, run.output)
 
   def _train_from(self, step, stage, make_input_fn):
     """Trains while stage and data follow on; returns the step that is reached.
@@ -165,8 +165,11 @@ class Train:
             self._writer, run.plan, stage, logs=run.options.use_tpu
           )
         )
+        self._keeper.begin(run.model_dir.newest())
         listeners.append(
-          run_hooks.SaveListener(self._lock, self._writer, run.model_dir.path)
+          run_hooks.SaveListener(
+            self._lock, self._writer, run.model_dir.path, self._keeper
+          )
         )
       estimators.train(
         run.options,
@@ -282,15 +285,18 @@ class Train:
   def _meet(self):
     """Waits for the chief, who has to train the same in the same directory."""
     # Whoever sees the chief's server finds what the chief has announced.
-    devices = self._run.devices
+    devices, model_dir = self._run.devices, self._run.model_dir
     logging.info('worker %d listens at %s', devices.host.index, devices.master)
-    mine = self._run.record()['compact']
+    mine = self._run.announcement
+    if devices.is_chief:
+      model_dir.write_json(model_dirs.ANNOUNCED, mine)
 
     def is_announced():
-      found = self._run.model_dir.read_json(model_dirs.HPARAMS)
-      return found and found['compact'] == mine
+      return model_dir.read_json(model_dirs.ANNOUNCED) == mine
 
-    self._wait_for('hparams.json with the flags of this worker', is_announced)
+    self._wait_for(
+      f'{model_dirs.ANNOUNCED} with the flags of this worker', is_announced
+    )
 
   def _wait_for_checkpoint(self, step):
     """Waits until this worker sees what the chief has written.
@@ -321,27 +327,3 @@ class Train:
             'same directory, on a file system that they share.'
           )
         time.sleep(_POLL_SECONDS)
-
-  def _summarize(self, result):
-    """Prints where everything is, for people."""
-    model_dir = self._run.model_dir
-    top_1 = result['metrics']['top_1_accuracy']
-    skipped = result['num_skipped']
-    is_part = self._run.params.input_data.max_eval_samples
-    places = {
-      'Checkpoint': result['checkpoint'],
-      'SavedModel': result['saved_model'],
-      'Hub module': result['hub_module'],
-      'Metrics': model_dir.join(model_dirs.RESULT),
-      'TensorBoard': shlex.join(['tensorboard', '--logdir', model_dir.path]),
-    }
-    print(
-      f'\nTop-1 {100 * top_1:.2f}% on {"the first" if is_part else "all"} '
-      f'{result["num_examples"]} '
-      f'{result["dataset"]} {result["split"]} images'
-      f'{f" ({skipped} bad ones skipped)" if skipped else ""}.'
-    )
-    for name, place in places.items():
-      if place:
-        print(f'{name + ":":<13}{place}')
-    sys.stdout.flush()

@@ -7,8 +7,10 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from supcon import changes
 from supcon import devices as devices_lib
 from supcon import enums
+from supcon import facts
 from supcon import hparams
 from supcon import model_dirs
 from supcon import run_options
@@ -17,8 +19,8 @@ from supcon.data import datasets
 from supcon.data import faults
 from supcon.data import image_ops
 from supcon.data import loose
-from supcon.data import whitening
 from supcon.jobs import evaluated
+from supcon.jobs import evaluation
 from supcon.jobs import outputs
 from supcon.jobs import runs
 from supcon.models import contrastive
@@ -48,9 +50,8 @@ def find_trained_model(
       f'--model_dir={options.model_dir} holds no checkpoint; name a directory '
       'in which a model was trained.'
     )
-  mean, std = None, None
-  if params.input_data.preprocessing.apply_whitening:
-    mean, std = _colors(model_dir, params)
+  known = facts.find(model_dir, checkpoint)
+  mean, std = facts.colors(model_dir, known.params if known else params)
   model = trained.TrainedModel(
     params=params,
     checkpoint=checkpoint,
@@ -61,17 +62,12 @@ def find_trained_model(
   with tf.Graph().as_default():
     network = model.build()
     checkpoints.require_same(network.variables, [network.name], checkpoint)
+  if known:
+    changes.warn_of_use(known.params, params)
+    model = dataclasses.replace(
+      model, params=changes.as_used(known.params, params, with_data=False)
+    )
   return model
-
-
-def _colors(model_dir, params):
-  """Returns the mean and deviation that the model was trained with."""
-  measured = whitening.read(model_dir.join(model_dirs.WHITENING))
-  if measured:
-    return measured.mean, measured.std
-  # The data set of the training, whatever the flags name now.
-  recorded = model_dir.read_hparams() or params
-  return datasets.known_colors(recorded.input_data.input_fn) or (None, None)
 
 
 def _class_names(model_dir, checkpoint, options, params):
@@ -130,7 +126,7 @@ class Export:
       self._options.export_formats,
       self._options.exports_to_keep,
       self._facts(),
-      kept=evaluated.Best(self._model_dir).kept_exports,
+      kept=evaluated.kept_exports(self._model_dir),
     )
     places = {
       'SavedModel': export.saved_model,
@@ -143,17 +139,18 @@ class Export:
 
   def _facts(self):
     """Returns what is known of the model, with metrics if it was measured."""
-    params = self._model.params
-    facts = {'dataset': params.input_data.input_fn}
+    known = facts.find(self._model_dir, self._model.checkpoint)
+    found = {'dataset': self._model.params.input_data.input_fn}
+    if known:
+      found = facts.of_export(known)
     result = self._model_dir.read_json(model_dirs.RESULT) or {}
-    if result.get('global_step') == self._model.step:
-      facts.update(
-        eval_split=result['split'],
-        num_eval_examples=result['num_examples'],
-        total_steps=result['total_steps'],
-        metrics=result['metrics'],
-      )
-    return facts
+    fingerprint = self._model.fingerprint
+    if (
+      result.get('global_step') == self._model.step
+      and result.get('fingerprint', fingerprint) == fingerprint
+    ):
+      found.update(evaluation.facts_of_evaluation(result))
+    return found
 
 
 class Embed:
@@ -166,6 +163,7 @@ class Embed:
     devices_lib.check_batches(self._devices, options, params)
     self._model = find_trained_model(options, params)
     self._dataset = runs.load_dataset(options, params)
+    self._input_fn = params.input_data.input_fn
     self._split = self._dataset.evaluation
     if params.input_data.skip_bad_images:
       bad = faults.find(self._split)
@@ -176,7 +174,7 @@ class Embed:
       'embedding the %d images of split %s of %s with %s',
       self._split.num_examples,
       self._split.name,
-      self._model.params.input_data.input_fn,
+      self._input_fn,
       self._model.checkpoint,
     )
 
@@ -189,10 +187,12 @@ class Embed:
     split, model = self._split, self._model
     mixed = model.params.input_data.preprocessing.allow_mixed_precision
     dtype = tf.bfloat16 if mixed and self._options.use_tpu else tf.float32
-    facts = {
+    facts_of_file = {
       'checkpoint': model.checkpoint,
+      'fingerprint': model.fingerprint,
+      'preprocessing': model.preprocessing,
       'global_step': model.step,
-      'dataset': model.params.input_data.input_fn,
+      'dataset': self._input_fn,
       'split': split.name,
       # Those of the data set need not be the model's.
       'logit_names': list(model.class_names),
@@ -203,7 +203,8 @@ class Embed:
         self._options.output,
         split.num_examples,
         self._dataset.class_names,
-        facts,
+        facts_of_file,
+        embeddings.Origin(model.fingerprint, model.preprocessing),
       ) as writer,
     ):
       position = 0
@@ -229,6 +230,10 @@ class Predict:
     if options.neighbours:
       self._index = embeddings.read_index(options.index)
       self._index.check(self._model.embedding_size)
+      self._index.check_origin(
+        embeddings.Origin(self._model.fingerprint, self._model.preprocessing),
+        self._model.checkpoint,
+      )
     found = loose.find(options.images)
     bad = faults.find(found)
     self._bad = [faults.describe(found, position) for position in bad]

@@ -12,11 +12,13 @@ FILE.npz, for NumPy, N examples:
   labels: int32 [N]; -1 where the class is not known.
   ids: strings [N], see `splits.Split.example_id`.
   class_names: strings [classes], in the order of the labels.
+  made_by: strings [2], see `Origin`; missing if unknown.
 
 FILE.tfrecord, one tf.train.Example each:
   embedding, unnormalized_embedding, projection, logits: lists of floats.
   label: An integer, as above.
   class_name, id: Bytes, UTF-8; no class name where the class is not known.
+  made_by: Two of these, see `Origin`; missing if unknown.
 """
 
 from collections.abc import Iterator
@@ -30,13 +32,15 @@ import math
 import os
 import shutil
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 import zipfile
 import zlib
 
+from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from supcon import texts
 from supcon.data import splits
 
 # Arrays of a .npz: what an example of a .tfrecord calls its row.
@@ -57,6 +61,18 @@ _QUERIES_AT_A_TIME = 256
 _NUMBERS_AT_A_TIME = 2**22
 # Of cosines, which float32 holds exactly.
 _STEP = np.float32(2**-24)
+
+
+class Origin(NamedTuple):
+  """What made embeddings; only those of one origin can be compared.
+
+  Attributes:
+    fingerprint: Of the checkpoint.
+    preprocessing: What was made of images, in one line.
+  """
+
+  fingerprint: str
+  preprocessing: str
 
 
 # -------------------------------------------------------------------- writing
@@ -94,6 +110,7 @@ def open_writer(
   num_examples: int,
   class_names: Sequence[str],
   facts: Mapping[str, Any],
+  origin: Origin | None = None,
 ) -> Iterator['Writer']:
   """Opens a file for embeddings, which is there once the context ends well.
 
@@ -108,6 +125,7 @@ def open_writer(
     class_names: In the order of the labels.
     facts: What FILE.json shall say besides the numbers of examples and of
       features and the names of the classes: data set, split, checkpoint ...
+    origin: What makes the embeddings; None if that is unknown.
 
   Raises:
     ValueError: If the name has another ending, or other examples were added
@@ -121,7 +139,7 @@ def open_writer(
     prefix=f'{name}.tmp', dir=(directory or '.') if _is_local(path) else None
   ) as scratch:
     with contextlib.closing(
-      make_store(scratch, num_examples, class_names)
+      make_store(scratch, num_examples, class_names, origin)
     ) as store:
       writer = Writer(store, num_examples, len(class_names))
       yield writer
@@ -206,10 +224,13 @@ class _NpzStore:
   same time: each is written into a file of its own until all are there.
   """
 
-  def __init__(self, directory, num_examples, class_names):
+  def __init__(self, directory, num_examples, class_names, origin):
     self._directory = directory
     self._num_examples = num_examples
-    self._class_names = class_names
+    # Those that do not grow.
+    self._constants = {'class_names': np.array(class_names, np.str_)}
+    if origin:
+      self._constants['made_by'] = np.array(origin, np.str_)
     self._arrays = {}
     # JSON, one a line: how wide the array has to be is known in the end.
     self._ids = open(os.path.join(directory, 'ids'), 'w+')
@@ -243,8 +264,9 @@ class _NpzStore:
         os.remove(file.name)
       with member('ids') as target:
         self._write_ids(target)
-      with member('class_names') as target:
-        np.lib.format.write_array(target, np.array(self._class_names, np.str_))
+      for name, array in self._constants.items():
+        with member(name) as target:
+          np.lib.format.write_array(target, array)
     return path
 
   def _write_ids(self, target):
@@ -262,8 +284,9 @@ class _NpzStore:
 class _TfRecordStore:
   """A .tfrecord file."""
 
-  def __init__(self, directory, num_examples, class_names):
+  def __init__(self, directory, num_examples, class_names, origin):
     del num_examples  # The file ends where it ends.
+    self._origin = [text.encode() for text in origin or ()]
     self._path = os.path.join(directory, 'tfrecord')
     self._class_names = [name.encode() for name in class_names]
     self._file = tf.io.TFRecordWriter(self._path)
@@ -278,6 +301,8 @@ class _TfRecordStore:
       features['label'].int64_list.value.append(label)
       features['class_name'].bytes_list.value.append(class_name)
       features['id'].bytes_list.value.append(name.encode())
+      if self._origin:
+        features['made_by'].bytes_list.value.extend(self._origin)
       self._file.write(example.SerializeToString())
 
   def finish(self):
@@ -355,6 +380,7 @@ class Index:
     ids: Strings [N], or None.
     labels: Integers [N], or None; -1 where the class is not known.
     class_names: In the order of the labels; empty if they are not known.
+    origin: What made them; None if nothing says it.
   """
 
   path: str
@@ -362,6 +388,7 @@ class Index:
   ids: np.ndarray | None
   labels: np.ndarray | None
   class_names: tuple[str, ...]
+  origin: Origin | None = None
 
   @property
   def num_examples(self) -> int:
@@ -389,6 +416,38 @@ class Index:
         f'--index={self.path} holds embeddings of {self.embedding_size} '
         f'numbers, but this model makes {embedding_size}; {_MAKE_INDEX} and '
         'this model.'
+      )
+
+  def check_origin(self, origin: Origin, checkpoint: str) -> None:
+    """Checks that a model has made the embeddings.
+
+    Where nothing says so, as in files of others or of before, that is logged.
+
+    Args:
+      origin: Of the model.
+      checkpoint: Its name.
+
+    Raises:
+      ValueError: If another one has, or from other images.
+    """
+    if self.origin is None:
+      logging.warning(
+        'WARNING: %s does not say which model made it; its cosines mean '
+        'something only if that is %s',
+        texts.printable(self.path),
+        checkpoint,
+      )
+    elif self.origin.fingerprint != origin.fingerprint:
+      raise ValueError(
+        f'--index={self.path} is of another model (fingerprint '
+        f'{texts.printable(self.origin.fingerprint)}, but {checkpoint} has '
+        f'{origin.fingerprint}); {_MAKE_INDEX} and this model.'
+      )
+    elif self.origin != origin:
+      raise ValueError(
+        f'--index={self.path} is of images that were made otherwise '
+        f'({texts.printable(self.origin.preprocessing)}, but here '
+        f'{origin.preprocessing}); give the same flags, or {_MAKE_INDEX}.'
       )
 
   def nearest(
@@ -476,6 +535,12 @@ def read_index(path: str) -> Index:
         f'{flag} holds {num_examples} embeddings, but {len(arrays[name])} '
         f'{name}; {_MAKE_INDEX}.'
       )
+  origin = arrays.get('made_by')
+  if origin is not None and len(origin) != len(Origin._fields):
+    raise ValueError(
+      f'{flag}: made_by holds {len(origin)} strings, expected '
+      f'{len(Origin._fields)}; {_MAKE_INDEX}.'
+    )
   labels = arrays.get('labels')
   class_names = arrays.get('class_names')
   if labels is not None and class_names is not None:
@@ -494,6 +559,7 @@ def read_index(path: str) -> Index:
     class_names=(
       () if class_names is None else tuple(_strings(class_names).tolist())
     ),
+    origin=None if origin is None else Origin(*_strings(origin).tolist()),
   )
 
 
@@ -503,6 +569,7 @@ _KINDS = {
   'ids': ('USiu', 'strings [N]'),
   'labels': ('iu', 'integers [N]'),
   'class_names': ('US', 'strings [classes]'),
+  'made_by': ('US', 'strings [2]'),
 }
 
 

@@ -261,10 +261,13 @@ ones lack it.
         ('dataset', 'Data set'),
         ('train_split', 'Training split'),
         ('num_train_examples', 'Training examples'),
+        ('eval_dataset', 'Evaluation data set'),
         ('eval_split', 'Evaluation split'),
         ('num_eval_examples', 'Evaluation examples'),
       )
       if name in facts
+      # One data set is enough to name.
+      and (name != 'eval_dataset' or facts[name] != facts.get('dataset'))
     ]
     training = _table(('Training', ''), [*rows, ('Steps', steps)])
     metrics = facts.get('metrics')

@@ -6,6 +6,7 @@ import dataclasses
 import tensorflow as tf
 
 from supcon import checkpoint_files
+from supcon import enums
 from supcon import hparams
 from supcon.data import image_ops
 from supcon.models import contrastive
@@ -34,6 +35,23 @@ class TrainedModel:
   @property
   def step(self) -> int:
     return checkpoint_files.step_of(self.checkpoint)
+
+  @property
+  def fingerprint(self) -> str:
+    """What tells the weights from others."""
+    return checkpoint_files.fingerprint(self.checkpoint)
+
+  @property
+  def preprocessing(self) -> str:
+    """What makes images of the same weights' embeddings, in one line."""
+    options = self.params.input_data.preprocessing
+    crop = options.eval_crop_method.name
+    if options.eval_crop_method != enums.EvalCropMethod.IDENTITY:
+      crop += f' {options.crop_padding}'
+    whitening = 'none'
+    if self.mean is not None:
+      whitening = ' '.join(f'{v:.6g}' for v in (*self.mean, *self.std))
+    return f'{options.image_size} pixels, {crop}, whitening {whitening}'
 
   @property
   def num_classes(self) -> int:

@@ -5,6 +5,7 @@ They act between two steps, on TPU between two loops.
 
 import collections
 import time
+from typing import Protocol
 
 from absl import logging
 import tensorflow as tf
@@ -155,19 +156,40 @@ class StatusHook(tf1.train.SessionRunHook):
     return (step - first) / (now - begun) if step > first else None
 
 
-class SaveListener(tf1.train.CheckpointSaverListener):
-  """Saves only while the lock is held, and tells a status.Writer."""
+class Keeper(Protocol):
+  """What writes down of checkpoints what they were trained with."""
 
-  def __init__(self, lock: locks.Lock, writer: status.Writer, model_dir: str):
+  def before_save(self, step: int) -> None:
+    """A checkpoint of this step is about to be saved."""
+
+  def after_save(self, step: int) -> None:
+    """It was saved."""
+
+
+class SaveListener(tf1.train.CheckpointSaverListener):
+  """Saves only while the lock is held; tells a status.Writer and a keeper."""
+
+  def __init__(
+    self,
+    lock: locks.Lock,
+    writer: status.Writer,
+    model_dir: str,
+    keeper: Keeper | None = None,
+  ):
     self._lock = lock
     self._writer = writer
     self._model_dir = model_dir
+    self._keeper = keeper
 
   def before_save(self, session, global_step_value):
     self._lock.verify()
+    if self._keeper:
+      self._keeper.before_save(int(global_step_value))
 
   def after_save(self, session, global_step_value):
     step = int(global_step_value)
+    if self._keeper:
+      self._keeper.after_save(step)
     self._writer.update(
       last_checkpoint={
         'path': f'{self._model_dir}/model.ckpt-{step}',

@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 import zipfile
 
+from absl import logging
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -130,6 +131,22 @@ def test_facts_lie_beside_the_file(ending, tmp_path):
     'num_features': _SIZES,
     'class_names': list(_CLASSES),
   }
+
+
+_ORIGIN = embeddings.Origin('0123abcd', '16 pixels, IDENTITY, whitening none')
+
+
+@pytest.mark.parametrize('ending', ['npz', 'tfrecord'])
+def test_files_say_what_made_them(ending, tmp_path):
+  path = str(tmp_path / f'e.{ending}')
+  with embeddings.open_writer(path, 5, _CLASSES, {}, _ORIGIN) as writer:
+    writer.add(_batch())
+  if ending == 'npz':
+    assert embeddings.Origin(*_read_npz(path)['made_by']) == _ORIGIN
+    assert embeddings.read_index(path).origin == _ORIGIN
+  else:
+    made_by = [text.encode() for text in _ORIGIN]
+    assert _read_tfrecord(path)['made_by'] == [made_by] * 5
 
 
 def test_same_numbers_make_the_same_file(tmp_path):
@@ -658,3 +675,60 @@ def test_queries_that_are_none(tmp_path):
     index.nearest(np.zeros([1, 2]), 1)
   with pytest.raises(ValueError, match='of query 1 is not finite; has the'):
     index.nearest(np.array([[1, 0, 0], [0, np.nan, 0]]), 1)
+
+
+# -------------------------------------------------------------------- origins
+
+
+def _index(path, origin):
+  with embeddings.open_writer(str(path), 5, _CLASSES, {}, origin) as writer:
+    writer.add(_batch())
+  return embeddings.read_index(str(path))
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+  found = []
+  monkeypatch.setattr(
+    logging, 'warning', lambda message, *args: found.append(message % args)
+  )
+  return found
+
+
+def test_an_index_of_the_model_is_taken(tmp_path, warnings):
+  _index(tmp_path / 'e.npz', _ORIGIN).check_origin(_ORIGIN, 'DIR/model.ckpt-3')
+  assert warnings == []
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    (
+      {'fingerprint': '9999ffff'},
+      r'of another model \(fingerprint 9999ffff, but DIR/model.ckpt-3 has 0123',
+    ),
+    (
+      {'preprocessing': '17 pixels'},
+      r'made otherwise \(17 pixels, but here 16 pixels, IDENTITY',
+    ),
+  ],
+)
+def test_an_index_of_another_model_is_refused(tmp_path, change, words):
+  index = _index(tmp_path / 'e.npz', _ORIGIN._replace(**change))
+  with pytest.raises(ValueError, match=words) as caught:
+    index.check_origin(_ORIGIN, 'DIR/model.ckpt-3')
+  assert str(caught.value).startswith(f'--index={tmp_path}/e.npz ')
+
+
+def test_an_index_that_says_nothing_is_taken_with_a_warning(tmp_path, warnings):
+  _index(tmp_path / 'e.npz', None).check_origin(_ORIGIN, 'DIR/model.ckpt-3')
+  (line,) = warnings
+  assert 'e.npz does not say which model made it' in line
+
+
+@pytest.mark.parametrize('made_by', [['a'], ['a', 'b', 'c'], [1, 2]])
+def test_an_origin_that_is_none_is_refused(tmp_path, made_by):
+  path = tmp_path / 'e.npz'
+  np.savez(path, embeddings=np.eye(3, dtype=np.float32), made_by=made_by)
+  with pytest.raises(ValueError, match='made_by'):
+    embeddings.read_index(str(path))

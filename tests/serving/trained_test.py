@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from supcon import enums
 from supcon.serving import trained
 from tests.serving import exported
 
@@ -17,6 +18,26 @@ def test_what_is_known_of_it():
   assert _MODEL.num_classes == 10
   assert _MODEL.image_size == 12
   assert _MODEL.embedding_size == 512 // 16
+
+
+def test_preprocessing_tells_images_that_are_made_otherwise():
+  params = _MODEL.params
+  assert ' pixels, ' in _MODEL.preprocessing
+  others = [dataclasses.replace(_MODEL, mean=None, std=None)]
+  for path, value in (
+    ('image_size', 13),
+    ('eval_crop_method', enums.EvalCropMethod.IDENTITY),
+    ('crop_padding', 7),
+  ):
+    changed = params.replace(f'input_data.preprocessing.{path}', value)
+    others.append(dataclasses.replace(_MODEL, params=changed))
+  lines = {model.preprocessing for model in (_MODEL, *others)}
+  assert len(lines) == 5
+  assert others[0].preprocessing.endswith('whitening none')
+  # How training images are augmented is none of it.
+  changed = params.replace('input_data.preprocessing.blur_probability', 0.25)
+  same = dataclasses.replace(_MODEL, params=changed)
+  assert same.preprocessing == _MODEL.preprocessing
 
 
 def test_to_model_input():
