@@ -8,9 +8,17 @@ import shutil
 import tensorflow as tf
 
 
+# In which data set a function failed, as newer versions of TensorFlow say it.
+_OF_DATA_SET = re.compile(
+  r'Error in user-defined function passed to \S+ transformation with iterator: '
+  r'\S+: '
+)
+
+
 def reason(error: tf.errors.OpError) -> str:
   """Returns what TensorFlow says went wrong, without saying in which op."""
   message = error.message.removeprefix('Graph execution error:')
+  message = _OF_DATA_SET.sub('', message)
   # Where the op was made comes first.
   message = re.split(r"^Node: '.*'$", message, flags=re.MULTILINE)[-1]
   line = message.strip().split('\n')[0]

@@ -21,13 +21,10 @@ _NAMES = {
     'DotDimensionNumbers',
     'PrecisionConfig',
   ],
-  'tensorflow.core.framework.graph_pb2': ['GraphDef'],
-  'tensorflow.core.framework.types_pb2': ['DataType'],
   'tensorflow.core.protobuf.saved_model_pb2': ['SavedModel'],
   'tensorflow.core.protobuf.trackable_object_graph_pb2': [
     'TrackableObjectGraph'
   ],
-  'tensorflow.python.client.session': ['_DeviceAttributes'],
   'tensorflow.python.framework.config': [
     'disable_op_determinism',
     'enable_op_determinism',
@@ -39,7 +36,6 @@ _NAMES = {
     'tpu_shard_context',
   ],
   'tensorflow.python.tpu.tpu_system_metadata': [
-    'TPUSystemMetadata',
     '_query_tpu_system_metadata',
   ],
   'tensorflow.python.training.checkpoint_state_pb2': ['CheckpointState'],

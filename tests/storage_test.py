@@ -81,3 +81,13 @@ def test_errors_of_the_saver_are_explained(
 )
 def test_other_errors_are_not_explained(error):
   assert storage.explain_failed_write(error) is None
+
+
+def test_what_failed_is_said_without_where_in_the_graph_it_was():
+  message = (
+    'Error in user-defined function passed to MapDataset:518 transformation '
+    'with iterator: Iterator::Root::ParallelMapV2::Zip1:  the label is 2.\n'
+    '\t [[{{node Assert}}]]'
+  )
+  error = tf.errors.InvalidArgumentError(None, None, message)
+  assert storage.reason(error) == 'the label is 2'
