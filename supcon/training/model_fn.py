@@ -183,10 +183,9 @@ class ModelFn:
   def _losses(self, outputs, labels, is_valid=None):
     """Returns contrastive loss and cross-entropy, each float32 [B], in nats."""
     options = self.params.loss.contrastive
-    one_hot = tf.one_hot(labels, self.num_classes)
     contrastive_loss = losses.contrastive_loss(
       outputs.projection,
-      labels=one_hot if options.use_labels else None,
+      labels=labels if options.use_labels else None,
       temperature=options.temperature,
       contrast_mode=options.contrast_mode,
       summation_location=options.summation_location,
@@ -196,7 +195,7 @@ class ModelFn:
       is_valid=is_valid,
     )
     cross_entropy_loss = losses.cross_entropy_loss(
-      one_hot,
+      labels,
       outputs.logits,
       label_smoothing=self.params.loss.cross_entropy.label_smoothing,
     )
