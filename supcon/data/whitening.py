@@ -95,6 +95,10 @@ def read(path: str) -> Statistics | None:
     fields = json.loads(text)
     for name in ('mean', 'std'):
       fields[name] = tuple(map(float, fields[name]))
+      if len(fields[name]) != 3 or not all(map(math.isfinite, fields[name])):
+        raise ValueError(f'{name} is {fields[name]}')
+    if min(fields['std']) <= 0:
+      raise ValueError(f'std is {fields["std"]}')
     return Statistics(**fields)
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(

@@ -47,6 +47,7 @@ class TrainerGoneError(RuntimeError):
 _STOPPED = (
   hooks.NanLossError,
   checkpoints.MismatchError,
+  checkpoints.NotFiniteError,
   faults.BadExampleError,
   workers.LostWorkerError,
   retries.LostSessionError,

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
@@ -22,6 +23,10 @@ _OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
 
 class MismatchError(ValueError):
   """A checkpoint of model_dir is not one of the model that was asked for."""
+
+
+class NotFiniteError(ValueError):
+  """A checkpoint, or what it says of images, is NaN or infinite."""
 
 
 # --- What is in a checkpoint --------------------------------------------------
@@ -58,11 +63,20 @@ class Index:
 
     Raises:
       ValueError: If one cannot be read.
+      NotFiniteError: If one is NaN or infinite.
     """
+    broken, names = [], list(names)
     with _reading(self.checkpoint):
       reader = tf.train.load_checkpoint(self.checkpoint)
       for name in names:
-        reader.get_tensor(self.entries[name].key)
+        value = reader.get_tensor(self.entries[name].key)
+        if self.entries[name].dtype.is_floating:
+          broken += [name] * (not np.all(np.isfinite(value)))
+    if broken:
+      raise NotFiniteError(
+        f'{self.checkpoint} is NaN or infinite in {len(broken)} of '
+        f'{len(names)} variables (the first is {broken[0]}); {_GO_BACK}.'
+      )
 
 
 def index(checkpoint: str, scope: str | None = None) -> Index:
@@ -260,6 +274,51 @@ def require_same(
     f'{in_words(parts)}: {difference}; {" and ".join(remedies)}, or another '
     '--model_dir.'
   )
+
+
+def require_finite(variables: Iterable[tf.Variable], checkpoint: str) -> None:
+  """Checks that all that a checkpoint holds of variables are numbers.
+
+  What is computed with others need not show it: on CPU, a batch norm and its
+  relu are one op, which makes 0 of NaN.
+
+  Args:
+    variables: What the checkpoint holds, under their full names.
+    checkpoint: Checkpoint prefix.
+
+  Raises:
+    NotFiniteError: If a value is NaN or infinite.
+    ValueError: If one cannot be read.
+  """
+  index(checkpoint).check_values(v.op.name for v in variables)
+
+
+def require_finite_outputs(
+  outputs: Mapping[str, np.ndarray], checkpoint: str, ids: Sequence[str]
+) -> None:
+  """Checks that what a model says of images are numbers.
+
+  Args:
+    outputs: {name: float [n, ...]}.
+    checkpoint: That of the model.
+    ids: What the n images are called.
+
+  Raises:
+    NotFiniteError: If one is NaN or infinite.
+  """
+  for name, values in outputs.items():
+    is_broken = ~np.isfinite(values.reshape([len(values), -1])).all(axis=1)
+    if is_broken.any():
+      raise NotFiniteError(
+        f'{name} of {ids[np.argmax(is_broken)]} are NaN or infinite by '
+        f'{checkpoint}, whose variables are not; {_GO_BACK}.'
+      )
+
+
+_GO_BACK = (
+  'its training has diverged: go back to an earlier checkpoint, or train again '
+  'at a lower learning rate'
+)
 
 
 def _is_slot(name, names):

@@ -140,12 +140,17 @@ class ModelFn:
     # it is the mean over all examples, also when the last batch is padded.
     global_batch = labels.shape[0] * replicas.num_replicas()
     batches = math.ceil(self.num_eval_examples / global_batch)
-    scale = weights * (batches / self.num_eval_examples)
+    scale = batches / self.num_eval_examples
+
+    def mean(loss):  # 0 * NaN would be NaN.
+      loss = tf.where(weights > 0, scale * weights * loss, 0.0)
+      return replicas.sum(tf.reduce_sum(loss))
+
     parts = stages.loss_parts(
       self.stage,
       model,
-      replicas.sum(tf.reduce_sum(scale * contrastive_loss)),
-      replicas.sum(tf.reduce_sum(scale * cross_entropy_loss)),
+      mean(contrastive_loss),
+      mean(cross_entropy_loss),
       self.params.loss.include_bias_in_weight_decay,
     )
     return TPUEstimatorSpec(

@@ -514,6 +514,41 @@ def test_require_same_refuses_what_is_damaged(whole):
     _compare(_SHAPES, ['Model'], whole, checkpoints.require_same)
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_named(tmp_path, value):
+  values = {name: np.zeros(shape, 'f') for name, shape in _SHAPES.items()}
+  bad = sorted(values)[1]
+  values[bad].flat[-1] = value
+  # A slot is no part of the model.
+  values[f'{bad}/Momentum'] = np.float32([np.nan])
+  checkpoint = writing.write_values(tmp_path / 'model.ckpt-1', values)
+
+  def require(variables, scopes, checkpoint):
+    del scopes
+    checkpoints.require_finite(variables, checkpoint)
+
+  with pytest.raises(
+    checkpoints.NotFiniteError,
+    match=f'^{checkpoint} is NaN or infinite in 1 of {len(_SHAPES)} variables '
+    rf'\(the first is {bad}\); .* go back',
+  ):
+    _compare(_SHAPES, ['Model'], checkpoint, require)
+  values[bad].flat[-1] = 0
+  checkpoint = writing.write_values(tmp_path / 'model.ckpt-2', values)
+  _compare(_SHAPES, ['Model'], checkpoint, require)
+
+
+def test_outputs_that_are_not_finite_are_named():
+  outputs = {'logits': np.zeros([3, 2]), 'embeddings': np.zeros([3, 4])}
+  checkpoints.require_finite_outputs(outputs, 'c-1', ['a', 'b', 'c'])
+  outputs['embeddings'][1:, 2] = np.inf
+  with pytest.raises(
+    checkpoints.NotFiniteError,
+    match='^embeddings of b are NaN or infinite by c',
+  ):
+    checkpoints.require_finite_outputs(outputs, 'c-1', ['a', 'b', 'c'])
+
+
 def _mismatch(tmp_path, there, here, num_classes=3):
   """Returns what require_same says of a checkpoint of another model."""
   checkpoint = _write_corners(tmp_path / 'c-1', _shapes_of(there))
