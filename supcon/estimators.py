@@ -14,6 +14,7 @@ from supcon import retries
 from supcon import run_options
 from supcon import tpu_estimator
 from supcon import workers
+from supcon.training import checkpoints
 
 tf1 = tf.compat.v1
 
@@ -126,7 +127,8 @@ def _with_saver(function, options, attempts):
     return function(features, labels, mode, params)
 
   def add_saver():
-    saver = retries.Saver(
+    saver = _Saver(
+      options.model_dir,
       attempts,
       sharded=True,
       max_to_keep=options.max_checkpoints_to_keep,
@@ -140,6 +142,49 @@ def _with_saver(function, options, attempts):
     tf1.add_to_collection(tf1.GraphKeys.SAVERS, saver)
 
   return model_fn
+
+
+class _Saver(retries.Saver):
+  """Restores checkpoints of the published code, too.
+
+  What those do not hold by our names must be in the graph before it is final.
+  """
+
+  def __init__(self, model_dir: str, attempts: retries.Retries, **kwargs):
+    super().__init__(attempts, **kwargs)
+    self._model_dir = model_dir
+    self._attempts = attempts
+    # A checkpoint, the saver that restores most of it, and the op for the rest.
+    self._adopted = None
+
+  def build(self):
+    super().build()
+    checkpoint = tf.train.latest_checkpoint(self._model_dir)
+    if not checkpoint:
+      return
+    variables = {v.op.name: v for v in tf1.global_variables()}
+    try:
+      held = checkpoints.index(checkpoint)
+      keys, initial = checkpoints.adoption(variables, held)
+      values = dict(held.values(keys.values()))
+    except ValueError:
+      return  # Whoever restores it says so.
+    if not keys and not initial:
+      return
+    rest = [variables.pop(name).initializer for name in initial]
+    rest += [
+      variables.pop(name).assign(values[key]) for name, key in keys.items()
+    ]
+    saver = retries.Saver(self._attempts, var_list=list(variables.values()))
+    self._adopted = checkpoint, saver, tf.group(rest)
+
+  def restore(self, sess, save_path):
+    if not self._adopted or self._adopted[0] != save_path:
+      super().restore(sess, save_path)
+      return
+    _, saver, rest = self._adopted
+    saver.restore(sess, save_path)
+    sess.run(rest)
 
 
 def _per_replica(input_fn, params):

@@ -8,6 +8,7 @@ Symbols in the comments: b samples here, B in the global batch, V views of each
 sample, A anchors, C contrasts, D feature dimensions.
 """
 
+import numpy as np
 import tensorflow as tf
 
 from supcon import enums
@@ -25,6 +26,12 @@ _PADDING = -1
 # Stands for a masked logit. Finite, so that a row without any stays free of
 # NaN, and half of the lowest float32, so that a difference does not overflow.
 _NOTHING = tf.float32.min / 2
+
+# By how much probabilities may miss a sum of 1: bfloat16 rounds.
+_SLACK = 0.01
+
+# Class ids that are given as floats are exact up to this one.
+_LARGEST_ID = {tf.bfloat16: 2**8, tf.float16: 2**11, tf.float32: 2**24}
 
 
 def contrastive_loss(
@@ -59,13 +66,21 @@ def contrastive_loss(
       implementation does. With two or more views it is not.
     - Unnormalised features are welcome: loss and first derivatives are finite
       as long as the similarities s_ij themselves fit float32.
+    - NaN in, NaN out: where features are NaN or infinite, so is the loss of
+      their own anchor, and that of every other one to which they are a positive
+      or a negative (unless it has no positives, and contributes 0).
 
   Args:
     features: float16, bfloat16 or float32 [batch, views, ...], the samples of
       this replica, usually of unit length. Batch and views must be static; what
       follows is flattened. All arithmetic is in float32.
-    labels: One-hot [batch, classes] of any numeric dtype, or None: then each
-      sample is a class of its own.
+    labels: The class of each sample: class ids, whole numbers >= 0 of shape
+      [batch] or [batch, 1], or one-hot rows [batch, classes], both of any
+      numeric dtype. (A single column holds ids. One-hot of a single class, it
+      means the same: all are alike.) A sample has one class: multi-hot rows,
+      rows of zeros and soft labels are not understood, nor are negative ids.
+      Where the values are known, they raise; in a graph, the sample counts as
+      NaN. None: each sample is a class of its own.
     temperature: Python float > 0.
     contrast_mode: enums.LossContrastMode: whether all views are anchors, or
       the first one only.
@@ -84,7 +99,7 @@ def contrastive_loss(
     float32 [batch], in nats (times temperature if so scaled).
 
   Raises:
-    ValueError: If a shape, a choice or the cap is not as described.
+    ValueError: If a shape, a choice, the cap or a label is not as described.
   """
   _check_choices(
     contrast_mode=contrast_mode,
@@ -101,9 +116,15 @@ def contrastive_loss(
 
   features = tf.reshape(features, [local_batch, views, -1])
   features = tf.cast(features, tf.float32)
-  class_ids = _class_ids(labels, local_batch)
   if is_valid is not None:
-    is_valid = tf.cast(_with_shape('is_valid', is_valid, [local_batch]), 'bool')
+    is_valid = _with_shape('is_valid', is_valid, [local_batch])
+    is_valid = tf.cast(is_valid, tf.bool)
+  if labels is None:
+    class_ids = _positions(local_batch)
+  else:
+    class_ids, has_class = _class_ids(labels, local_batch, is_valid)
+    features = tf.where(has_class[:, None, None], features, np.nan)
+  if is_valid is not None:
     features = tf.where(is_valid[:, None, None], features, 0.0)
     class_ids = tf.where(is_valid, class_ids, _PADDING)
 
@@ -129,8 +150,9 @@ def contrastive_loss(
 class ContrastiveLoss(tf.keras.losses.Loss):
   """`contrastive_loss` as a Keras loss: y_true are labels, y_pred features.
 
-  y_true is one-hot [batch, classes], y_pred [batch, views, ...]. The options
-  are those of `contrastive_loss`; reduction and name those of Keras.
+  y_true is [batch], [batch, 1] or one-hot [batch, classes], y_pred [batch,
+  views, ...]. The options are those of `contrastive_loss`; reduction and name
+  those of Keras. `tf.keras` may be Keras 2 or 3.
   """
 
   def __init__(
@@ -141,9 +163,13 @@ class ContrastiveLoss(tf.keras.losses.Loss):
     denominator_mode=enums.LossDenominatorMode.ALL,
     positives_cap=-1,
     scale_by_temperature=True,
-    reduction=tf.keras.losses.Reduction.AUTO,
+    reduction='auto',
     name='contrastive_loss',
   ):
+    # Keras 3, which alone has `ops`, does not take Keras 2's word for the
+    # default of both.
+    if reduction == 'auto' and hasattr(tf.keras, 'ops'):
+      reduction = 'sum_over_batch_size'
     super().__init__(reduction=reduction, name=name)
     self._options = {
       'temperature': temperature,
@@ -172,7 +198,10 @@ def cross_entropy_loss(labels, logits, label_smoothing=0.0):
   """Softmax cross-entropy with smoothed labels.
 
   Args:
-    labels: One-hot [batch, classes] of any numeric dtype.
+    labels: Of any numeric dtype: the class of each sample, whole numbers
+      [batch] or [batch, 1] from 0 to classes - 1, or rows [batch, classes],
+      one-hot or other probabilities that sum to 1. Where the values are known,
+      others raise; in a graph, the loss of such a sample is NaN.
     logits: [batch, classes] of any float dtype; computed in float32.
     label_smoothing: Python float in [0, 1]: the share of each label that is
       spread evenly over all classes, its own included.
@@ -181,7 +210,8 @@ def cross_entropy_loss(labels, logits, label_smoothing=0.0):
     float32 [batch], in nats.
 
   Raises:
-    ValueError: If the shapes differ or the smoothing is outside [0, 1].
+    ValueError: If the shapes do not fit, the smoothing is outside [0, 1], or a
+      label is not as described.
   """
   if not 0 <= label_smoothing <= 1:
     raise ValueError(
@@ -189,11 +219,28 @@ def cross_entropy_loss(labels, logits, label_smoothing=0.0):
       'number in [0, 1].'
     )
   logits = tf.cast(tf.convert_to_tensor(logits), tf.float32)
-  labels = _with_shape('labels', labels, logits.shape.with_rank(2))
-  labels = tf.cast(labels, tf.float32)
-  classes = logits.shape[1]
-  labels = labels * (1 - label_smoothing) + label_smoothing / classes
-  return tf.nn.softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+  batch, classes = logits.shape.with_rank(2)
+  labels = _as_labels(labels, batch, _GIVE_TARGETS)
+
+  def read(labels):
+    """Returns float32 [batch, classes], and whether each is a label, bool."""
+    if labels.shape.rank == 1 or (labels.shape[1] == 1 and classes > 1):
+      ids, is_id = _read_ids(labels)
+      return tf.one_hot(ids, classes), is_id & (ids < classes)
+    rows = tf.ensure_shape(tf.cast(labels, tf.float32), logits.shape)
+    is_sum = tf.abs(tf.reduce_sum(rows, axis=1) - 1) < _SLACK
+    return rows, is_sum & (tf.reduce_min(rows, axis=1) >= 0)
+
+  if labels.shape.rank == 2 and labels.shape[1] not in (None, 1, classes):
+    raise ValueError(
+      f'Found labels of shape {labels.shape} for logits of shape '
+      f'{logits.shape}; {_GIVE_TARGETS}.'
+    )
+  _check_known(labels, None, lambda x: read(x)[1], _GIVE_TARGETS)
+  rows, is_label = read(labels)
+  rows = rows * (1 - label_smoothing) + label_smoothing / classes
+  loss = tf.nn.softmax_cross_entropy_with_logits(labels=rows, logits=logits)
+  return tf.where(is_label, loss, np.nan)
 
 
 def supcon_loss(
@@ -228,15 +275,25 @@ def supcon_loss(
     denominator_mode: enums.LossDenominatorMode.
 
   Returns:
-    float32 [A], in nats.
+    float32 [A], in nats; NaN where `contrastive_loss` says so.
   """
   pool = _POOLS[summation_location]
   one_positive = denominator_mode is enums.LossDenominatorMode.ONE_POSITIVE
+  is_contrast = is_positive | is_negative
   # What all denominators of an anchor have in common.
   if denominator_mode is enums.LossDenominatorMode.ALL:
-    is_shared = is_positive | is_negative
+    is_shared = is_contrast
   else:
     is_shared = is_negative
+  has_positives = tf.reduce_any(is_positive, axis=1, keepdims=True)
+  # Whether a maximum hands on a NaN is up to the device, and the exponential of
+  # an infinity may be 0: so it is said in so many words what is no number.
+  is_broken = _is_broken(anchors)[:, None] | (
+    has_positives
+    & tf.reduce_any(
+      is_contrast & _is_broken(contrasts)[None], axis=1, keepdims=True
+    )
+  )
 
   @tf.custom_gradient
   def loss_of(similarities):
@@ -250,9 +307,7 @@ def supcon_loss(
       log_ratio = tf.math.log_sigmoid(log_ratio)
     pooled, pooled_gradient = pool(log_ratio, is_positive)
     # Without a shared denominator nothing is left for a positive to push on.
-    is_defined = (peak > _NOTHING) & tf.reduce_any(
-      is_positive, axis=1, keepdims=True
-    )
+    is_defined = tf.not_equal(peak, _NOTHING) & has_positives
 
     def gradient(upstream):
       upstream = tf.where(is_defined, upstream[:, None], 0.0)
@@ -262,9 +317,15 @@ def supcon_loss(
       push = tf.reduce_sum(pull, axis=1, keepdims=True)
       return push * share - pull
 
-    return tf.squeeze(tf.where(is_defined, -pooled, 0.0), axis=1), gradient
+    loss = tf.where(is_defined, -pooled, 0.0)
+    return tf.squeeze(tf.where(is_broken, np.nan, loss), axis=1), gradient
 
   return loss_of(replicas.inner_products(anchors, contrasts))
+
+
+def _is_broken(features):
+  """Returns bool [n]: whether NaN or an infinity is in float32 [n, D]."""
+  return tf.reduce_any(~tf.math.is_finite(features), axis=1)
 
 
 def _softmax(values, mask):
@@ -367,12 +428,109 @@ def _pairs(class_ids, local_batch, anchor_views, views, positives_cap):
   return is_positive, tf.tile(is_negative, [anchor_views, views])
 
 
-def _class_ids(labels, local_batch):
-  """Returns int32 [b]. Without labels each sample is a class of its own."""
-  if labels is None:
-    return _positions(local_batch)
-  labels = _with_shape('labels', labels, [local_batch, None])
-  return tf.argmax(labels, axis=1, output_type=tf.int32)
+def _class_ids(labels, local_batch, is_valid):
+  """Returns the class of each sample of this replica.
+
+  Args:
+    labels: Class ids or one-hot rows, see `contrastive_loss`.
+    local_batch: b.
+    is_valid: bool [b], or None. Of padding the label does not matter.
+
+  Returns:
+    class_ids: int32 [b].
+    has_class: bool [b], whether the label is as described.
+
+  Raises:
+    ValueError: If the shape is another, or a label that is known is wrong.
+  """
+  labels = _as_labels(labels, local_batch, _GIVE_CLASSES)
+  if labels.shape.rank == 1 or labels.shape[1] == 1:
+    read = _read_ids
+  else:
+    read = _read_rows
+  _check_known(labels, is_valid, lambda x: read(x)[1], _GIVE_CLASSES)
+  return read(labels)
+
+
+def _read_ids(ids):
+  """Returns class ids [b] or [b, 1] as int32 [b], and whether they are ids."""
+  ids = tf.reshape(ids, [-1])
+  is_id = ids >= 0  # Which no NaN is.
+  is_id &= ids <= _LARGEST_ID.get(ids.dtype, tf.int32.max)
+  if ids.dtype.is_floating:
+    is_id &= tf.equal(ids, tf.floor(ids))
+  # Another number might be that of padding.
+  return tf.where(is_id, tf.cast(ids, tf.int32), 0), is_id
+
+
+def _read_rows(rows):
+  """Returns the classes of one-hot rows, int32 [b], and whether they are."""
+  # NaN anywhere makes the sum NaN.
+  is_one_hot = tf.equal(tf.reduce_sum(rows, axis=1), 1)
+  is_one_hot &= tf.equal(tf.reduce_max(rows, axis=1), 1)
+  is_one_hot &= tf.reduce_min(rows, axis=1) >= 0
+  class_ids = tf.argmax(rows, axis=1, output_type=tf.int32)
+  if rows.shape[1] is not None:
+    return class_ids, is_one_hot
+  # How many columns there are shows as the graph runs.
+  is_ids = tf.equal(tf.shape(rows)[1], 1)
+  ids, is_id = _read_ids(tf.reduce_max(rows, axis=1))
+  return tf.where(is_ids, ids, class_ids), tf.where(is_ids, is_id, is_one_hot)
+
+
+_GIVE_CLASSES = (
+  'give each sample one class, by its id, a whole number from 0 on, [batch] or '
+  '[batch, 1], or by a one-hot row, [batch, classes]'
+)
+_GIVE_TARGETS = (
+  'give each sample a class that has a logit, by its id, [batch] or [batch, 1],'
+  ' or a row of probabilities that sum to 1, [batch, classes]'
+)
+
+
+def _as_labels(labels, batch, remedy):
+  """Returns labels, [batch] or [batch, ...], of a type for all devices."""
+  labels = tf.convert_to_tensor(labels)
+  is_number = labels.dtype.is_floating or labels.dtype.is_integer
+  if not is_number and not labels.dtype.is_bool:
+    raise ValueError(f'Found labels of type {labels.dtype.name}; {remedy}.')
+  shape = labels.shape
+  if shape.rank not in (1, 2) or not shape[:1].is_compatible_with([batch]):
+    raise ValueError(
+      f'Found labels of shape {shape} for {batch} samples; {remedy}.'
+    )
+  if labels.dtype.is_floating:
+    return labels
+  is_wide = labels.dtype in (tf.uint32, tf.int64, tf.uint64)
+  return tf.cast(labels, tf.int64 if is_wide else tf.int32)
+
+
+def _check_known(labels, is_valid, is_right, remedy):
+  """Looks at labels whose values are known before the graph runs.
+
+  Args:
+    labels: [b] or [b, classes].
+    is_valid: bool [b], or None.
+    is_right: From labels to bool [b].
+    remedy: What to do if it does not hold.
+
+  Raises:
+    ValueError: If it does not hold for a valid sample.
+  """
+  values = tf.get_static_value(labels)
+  matters = True if is_valid is None else tf.get_static_value(is_valid)
+  if values is None or matters is None:
+    return
+  with tf.__internal__.eager_context.eager_mode():
+    wrong = np.flatnonzero(matters & ~is_right(tf.constant(values)).numpy())
+  if not len(wrong):
+    return
+  label = values[wrong[0]].reshape([-1])
+  if len(label) == 1:
+    found = f'is {label[0]}'
+  else:
+    found = f'sums to {label.sum()}, and its largest entry is {label.max()}'
+  raise ValueError(f'Row {wrong[0]} of labels {found}; {remedy}.')
 
 
 def _positions(local_batch):
@@ -425,7 +583,7 @@ def _with_shape(name, value, shape):
   value = tf.convert_to_tensor(value)
   if not value.shape.is_compatible_with(shape):
     raise ValueError(
-      f'Found {name} of shape {value.shape}, expected {tf.TensorShape(shape)}'
-      '; give one row per sample, labels as one-hot rows.'
+      f'Found {name} of shape {value.shape}, expected {tf.TensorShape(shape)}; '
+      'give one entry per sample.'
     )
   return value

@@ -7,7 +7,6 @@ import shutil
 
 import tensorflow as tf
 
-
 # In which data set a function failed, as newer versions of TensorFlow say it.
 _OF_DATA_SET = re.compile(
   r'Error in user-defined function passed to \S+ transformation with iterator: '

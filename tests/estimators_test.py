@@ -12,11 +12,15 @@ import tensorflow as tf
 from supcon import devices
 from supcon import enums
 from supcon import estimators
+from supcon import replicas
 from supcon import retries
 from supcon import run_options
 from supcon import tpu_estimator
 from supcon import workers
 from supcon.training import hooks
+from supcon.training import optimizers as stage_optimizers
+from tests import command
+from tests import writing
 from tests.tpu import cases
 from tests.tpu import offline
 
@@ -90,6 +94,67 @@ def test_replica_r_gets_rows_r_b_to_r_b_plus_b(tmp_path, count):
   _train(recorder, tmp_path, count)
   expected = np.arange(24).reshape([3, count, 8 // count])
   np.testing.assert_array_equal(recorder.seen, expected)
+
+
+class _Adam(_Recorder):
+  """Like that, of two weights, by Adam; only one is known to the loss."""
+
+  def __call__(self, features, labels, mode, params):
+    spec = super().__call__(features, labels, mode, params)
+    tf1.get_variable('idle', [2], use_resource=True)
+    optimizers = [tf1.train.AdamOptimizer(0.1) for _ in range(2)]
+    variables = tf1.trainable_variables()
+
+    def create_slots():
+      for optimizer in optimizers:
+        stage_optimizers.create_slots(optimizer, variables)
+
+    replicas.once(create_slots)
+    gradients = [
+      tf.zeros_like(variable) if gradient is None else gradient
+      for gradient, variable in zip(
+        tf.gradients(spec.loss, variables), variables
+      )
+    ]
+    return spec._replace(
+      train_op=replicas.apply_mean_gradients(
+        optimizers[1],
+        list(zip(gradients, variables)),
+        tf1.train.get_global_step(),
+      )
+    )
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_checkpoints_of_the_published_code_are_restored(tmp_path, count):
+  _train(_Adam(), tmp_path / 'ours', count)
+  values = command.variables(tmp_path / 'ours')
+  assert values['beta1_power_1'] == pytest.approx(0.9**4)
+  # As if the second of three steps had been the last one; what is lacking has
+  # another value than the initial one.
+  values['global_step'] = np.int64(2)
+  values['idle/Adam_3'] = np.float32([5, 5])
+  names = {
+    'beta1_power': 'train/cond_2/beta1_power',
+    'beta2_power': 'train/cond_2/beta2_power',
+    'beta1_power_1': 'train/cond_10/beta1_power',
+    'beta2_power_1': 'train/cond_10/beta2_power',
+  }
+  published = {names.get(name, name): x for name, x in values.items()}
+  del published['idle/Adam_3']
+  zeros = {**values, 'idle/Adam_3': np.float32([0, 0])}
+  found = []
+  for name, variables in (('published', published), ('zeros', zeros)):
+    model_dir = tmp_path / name
+    writing.write_values(model_dir / 'model.ckpt-2', variables)
+    tf1.train.update_checkpoint_state(str(model_dir), 'model.ckpt-2')
+    _train(_Adam(), model_dir, count)
+    assert command.newest_step(model_dir) == 3
+    found.append(command.variables(model_dir))
+  assert found[0].keys() == found[1].keys() == values.keys()
+  assert found[0]['beta1_power_1'] == pytest.approx(0.9**5)
+  for name, value in found[0].items():
+    np.testing.assert_array_equal(value, found[1][name], err_msg=name)
 
 
 def test_a_worker_reads_its_host_part_and_saves_nothing(tmp_path, monkeypatch):

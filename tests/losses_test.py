@@ -1,7 +1,11 @@
 """Tests of the losses: golden values, loops from the equations, by hand."""
 
 import functools
+from importlib import metadata
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -630,6 +634,147 @@ def test_huge_features_like_reference(summation, denominator):
   )
 
 
+# ---- What is no number. ----
+
+
+@pytest.mark.parametrize(
+  ('value', 'run'),
+  [
+    (np.nan, _eager),
+    (np.nan, _graph),
+    (np.nan, _compiled),
+    (np.inf, _eager),
+    (-np.inf, _graph),
+  ],
+)
+def test_what_is_no_number_does_not_pass_for_a_loss(value, run):
+  features = _unit(np.random.RandomState(0).randn(6, 2, 4))
+  features[1, 0, 2] = value
+  for summation, denominator in itertools.product(_SUMMATIONS, _DENOMINATORS):
+    loss, gradient = run(
+      features,
+      labels=[0, 0, 1, 1, 2, 2],
+      summation_location=summation,
+      denominator_mode=denominator,
+    )
+    assert np.isnan(loss).all(), (summation, denominator)
+    # Whoever looks at gradients alone sees it, too.
+    assert not np.isfinite(gradient).all()
+
+
+def test_only_losses_that_depend_on_it_are_nan():
+  # One view each. Sample 0 is alone in its class: whatever others hold, it
+  # contributes 0. A cap of 1 leaves sample 4 out of what 1 and 2 look at.
+  features = _unit(np.random.RandomState(0).randn(5, 1, 4))
+  features[4] = np.nan
+  loss, _ = _eager(features, labels=[0, 1, 1, 2, 1], positives_cap=1)
+  np.testing.assert_array_equal(np.isnan(loss), [0, 0, 0, 0, 1])
+  assert loss[0] == loss[3] == 0 and loss[1] > 0
+  # Alone, but itself no number.
+  loss, _ = _eager(features, labels=[0, 1, 2, 3, 4])
+  np.testing.assert_array_equal(loss, [0, 0, 0, 0, np.nan])
+
+
+@pytest.mark.parametrize(
+  'labels',
+  [
+    [[1, 0], [0, 1], [0, 0], [1, 0]],
+    [[1, 0], [0, 1], [1, 1], [1, 0]],
+    [[1, 0], [0, 1], [np.nan, 1], [1, 0]],
+    [[1, 0], [0, 1], [0.9, 0.1], [1, 0]],
+    [[1, 0, 0], [0, 1, 0], [1, 1, -1], [1, 0, 0]],
+    [0, 1, np.nan, 0],
+    [[0], [1], [0.5], [0]],
+    [0, 1, -1, 0],
+    np.array([0, 1, 2**31, 0]),
+    np.float32([0, 1, 2**24 + 2, 0]),
+  ],
+  ids=str,
+)
+class TestLabelsThatAreNone:
+  """The third label is none."""
+
+  def test_known_ones_raise(self, labels):
+    def loss(is_valid=None):
+      return losses.contrastive_loss(_UNIT, labels, is_valid=is_valid)
+
+    with pytest.raises(ValueError, match='^Row 2 of labels .*give each') as e:
+      loss()
+    assert '\n' not in str(e.value)
+    with tf.Graph().as_default(), pytest.raises(ValueError, match='Row 2'):
+      loss()
+    assert np.isfinite(loss(is_valid=[1, 1, 0, 1])).all()  # It is padding.
+
+  def test_in_a_graph_they_make_the_loss_nan(self, labels):
+    labels = np.asarray(labels)
+    for compiled in (False, True):
+      loss = tf.function(losses.contrastive_loss, jit_compile=compiled)
+      assert np.isnan(loss(_UNIT, tf.constant(labels))).all()
+      valid = loss(
+        _UNIT, tf.constant(labels), is_valid=tf.constant([1, 1, 0, 1])
+      )
+      assert np.isfinite(valid).all()
+
+
+# ---- Labels. ----
+
+
+@pytest.mark.parametrize(
+  'dtype', ['uint8', 'int32', 'int64', 'uint64', 'float16', 'float32', 'bool']
+)
+def test_ids_and_columns_of_ids_mean_what_one_hot_rows_mean(dtype):
+  ids = np.array([0, 1, 1, 0], dtype)
+  expected = losses.contrastive_loss(_UNIT, np.eye(2)[[0, 1, 1, 0]])
+  alike = losses.contrastive_loss(_UNIT, np.ones([4, 1]))
+  assert np.abs(alike - expected).min() > 0.01  # The labels matter.
+  one_hot = np.eye(2, dtype=dtype)[[0, 1, 1, 0]]
+  unknown = tf.function(lambda labels: losses.contrastive_loss(_UNIT, labels))
+  for labels in (ids, ids[:, None], one_hot):
+    np.testing.assert_array_equal(
+      losses.contrastive_loss(_UNIT, labels), expected
+    )
+    np.testing.assert_allclose(
+      unknown(tf.constant(labels)), expected, rtol=1e-6
+    )
+    with tf.Graph().as_default(), tf1.Session() as session:
+      found = session.run(losses.contrastive_loss(_UNIT, labels))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_ids_need_not_follow_one_another():
+  np.testing.assert_array_equal(
+    losses.contrastive_loss(_UNIT, [[7], [2**31 - 1], [7], [300]]),
+    losses.contrastive_loss(_UNIT, [0, 1, 0, 2]),
+  )
+
+
+def test_a_single_column_means_the_same_as_ids_and_as_one_hot():
+  # One-hot of a single class is a column of ones: as ids, they are alike, too.
+  np.testing.assert_array_equal(
+    losses.contrastive_loss(_UNIT, np.ones([4, 1], np.float32)),
+    losses.contrastive_loss(_UNIT, np.zeros([4], int)),
+  )
+
+
+def test_how_many_columns_there_are_may_show_as_the_graph_runs():
+  loss = tf.function(
+    lambda labels: losses.contrastive_loss(_UNIT, labels),
+    input_signature=[tf.TensorSpec([4, None], tf.float32)],
+  )
+  for labels in ([[0.0], [1], [1], [0]], np.eye(2)[[0, 1, 1, 0]]):
+    np.testing.assert_allclose(
+      loss(labels), losses.contrastive_loss(_UNIT, [0, 1, 1, 0]), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize('shape', [None, [3], [3, 2], [4, 2, 1], []])
+def test_shapes_of_labels_raise_as_a_graph_is_built(shape):
+  with tf.Graph().as_default():
+    labels = tf1.placeholder(tf.float32, shape)
+    with pytest.raises(ValueError, match='Found labels of shape .*; give each'):
+      losses.contrastive_loss(_UNIT, labels)
+
+
 # ---- Padding. ----
 
 
@@ -684,8 +829,10 @@ def test_all_valid_and_none_valid():
 _UNIT = _unit(np.random.RandomState(0).randn(4, 2, 3))
 _BAD = {
   'rank2_features': {'features': _UNIT[:, 0]},
-  'labels_rank1': {'labels': np.array([0, 1, 0, 1])},
+  'labels_rank3': {'labels': np.eye(4)[..., None]},
   'labels_wrong_batch': {'labels': np.eye(3)},
+  'ids_wrong_batch': {'labels': np.arange(3)},
+  'labels_strings': {'labels': np.array(['a', 'b', 'a', 'b'])},
   'cap_not_multiple_of_views': {'positives_cap': 3},
   'contrast_mode_string': {'contrast_mode': 'ALL_VIEWS'},
   'summation_string': {'summation_location': 'OUTSIDE'},
@@ -697,6 +844,8 @@ _BAD = {
 _GOOD = {
   'cap_minus_two': {'positives_cap': -2},
   'cap_of_the_batch': {'positives_cap': 8},
+  # Here these are class ids; the published code refuses them.
+  'labels_rank1': {'labels': np.arange(4)},
 }
 
 
@@ -719,9 +868,12 @@ def test_good_arguments_do_not_raise(name):
   'validation', _LOSS['validation'], ids=lambda validation: validation['name']
 )
 def test_raises_where_published_does(validation):
-  arguments = {**_BAD, **_GOOD}.get(validation['name'])
+  name = validation['name']
+  if name == 'labels_rank1':
+    pytest.skip('labels of rank 1 are class ids here, an extension')
+  arguments = {**_BAD, **_GOOD}.get(name)
   if arguments is None:
-    pytest.skip(f'{validation["name"]}: arguments not known')
+    pytest.skip(f'{name}: arguments not known')
   if not validation['raises']:
     losses.contrastive_loss(**{'features': _UNIT, **arguments})
     return
@@ -768,6 +920,59 @@ def test_keras_loss_has_the_defaults_of_the_function():
   )
 
 
+@pytest.mark.parametrize('labels', [[0, 1, 1, 0], [[0], [1], [1], [0]]])
+def test_keras_loss_takes_ids(labels):
+  np.testing.assert_allclose(
+    losses.ContrastiveLoss()(tf.constant(labels), _UNIT),
+    np.mean(losses.contrastive_loss(_UNIT, np.eye(2)[[0, 1, 1, 0]])),
+    rtol=1e-6,
+  )
+
+
+_IN_KERAS = """
+import numpy as np
+from supcon import losses
+import tensorflow as tf
+
+print(3 if hasattr(tf.keras, 'ops') else 2)
+inputs = np.random.RandomState(0).randn(8, 3).astype(np.float32)
+ids = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+model = tf.keras.Sequential(
+  [tf.keras.layers.Dense(8, input_shape=(3,)), tf.keras.layers.Reshape([2, 4])]
+)
+expected = np.mean(losses.contrastive_loss(model(inputs), ids, 0.5))
+loss = losses.ContrastiveLoss(0.5)
+copy = losses.ContrastiveLoss.from_config(loss.get_config())
+each = losses.ContrastiveLoss(0.5, reduction='none')
+for labels in (ids, ids[:, None], np.eye(3)[ids]):
+  np.testing.assert_allclose(loss(labels, model(inputs)), expected, rtol=1e-5)
+  np.testing.assert_allclose(copy(labels, model(inputs)), expected, rtol=1e-5)
+  assert each(labels, model(inputs)).shape == [8]
+  data = tf.data.Dataset.from_tensors((inputs, labels))
+  data = data.map(lambda x, y: (tf.ensure_shape(x, [8, 3]), y))
+  model.compile(tf.keras.optimizers.SGD(0.0), loss)
+  history = model.fit(data, epochs=1, verbose=0)
+  np.testing.assert_allclose(history.history['loss'], [expected], rtol=1e-5)
+"""
+
+
+@pytest.mark.parametrize('major', ['2', '3'])
+def test_keras_loss_is_one_of_keras_2_and_of_keras_3(major):
+  installed = {each.name for each in metadata.distributions()}
+  legacy = major == '2' and 'tf_keras' in installed
+  if not legacy and not metadata.version('keras').startswith(major):
+    pytest.skip(f'Keras {major} is not installed')
+  done = subprocess.run(
+    [sys.executable, '-c', _IN_KERAS],
+    env={**os.environ, 'TF_USE_LEGACY_KERAS': str(int(legacy))},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == f'{major}\n'
+
+
 # ---- Cross-entropy. ----
 
 
@@ -807,7 +1012,13 @@ def test_cross_entropy_is_keras_s():
   'arguments',
   [
     {'labels': np.eye(3), 'logits': np.ones([3, 2])},
-    {'labels': np.array([0, 1]), 'logits': np.ones([2, 2])},
+    {'labels': np.array([0, 1, 0]), 'logits': np.ones([2, 2])},
+    {'labels': np.array([0, 2]), 'logits': np.ones([2, 2])},
+    {'labels': np.array([0, -1]), 'logits': np.ones([2, 2])},
+    {'labels': np.array([[1, 0], [0, 0]]), 'logits': np.ones([2, 2])},
+    {'labels': np.array([[1, 0], [1, 1]]), 'logits': np.ones([2, 2])},
+    {'labels': np.array([[1, 0], [2, -1]]), 'logits': np.ones([2, 2])},
+    {'labels': np.array([[1, 0], [np.nan, 1]]), 'logits': np.ones([2, 2])},
     {'labels': np.eye(2), 'logits': np.eye(2), 'label_smoothing': 1.5},
     {'labels': np.eye(2), 'logits': np.eye(2), 'label_smoothing': -0.1},
   ],
@@ -815,3 +1026,32 @@ def test_cross_entropy_is_keras_s():
 def test_cross_entropy_raises(arguments):
   with pytest.raises(ValueError):
     losses.cross_entropy_loss(**arguments)
+
+
+def test_cross_entropy_takes_ids():
+  logits = np.random.RandomState(0).randn(3, 4).astype(np.float32)
+  expected = losses.cross_entropy_loss(np.eye(4)[[3, 0, 2]], logits, 0.1)
+  for labels in ([3, 0, 2], [[3], [0], [2]]):
+    np.testing.assert_array_equal(
+      losses.cross_entropy_loss(labels, logits, 0.1), expected
+    )
+
+
+def test_cross_entropy_takes_soft_labels():
+  # -(0.25 log(3/4) + 0.75 log(1/4)).
+  loss = losses.cross_entropy_loss([[0.25, 0.75]], [[np.log(3.0), 0.0]])
+  expected = -(0.25 * np.log(3 / 4) + 0.75 * np.log(1 / 4))
+  np.testing.assert_allclose(loss, [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize('labels', [[0, 2], [[1.0, 0.0], [0.0, 0.0]]])
+def test_cross_entropy_of_what_is_no_label_is_nan_in_a_graph(labels):
+  loss = tf.function(losses.cross_entropy_loss)
+  found = loss(tf.constant(labels), tf.zeros([2, 2]))
+  np.testing.assert_allclose(found, [np.log(2), np.nan], rtol=1e-6)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_cross_entropy_of_what_is_no_number_is_none(value):
+  loss = losses.cross_entropy_loss([0, 1], [[0.0, 0.0], [0.0, value]])
+  assert np.isfinite(loss[0]) and not np.isfinite(loss[1])

@@ -18,10 +18,11 @@ from supcon.data import image_files
 
 tf1 = tf.compat.v1
 
-# Sampling of crop windows (Inception): aspect ratio is width / height, and a
-# window below a tenth of the image is drawn again, even where the area range
-# would allow it. After that many vain attempts the whole image is taken.
-_CROP_ASPECT_RANGE = (3 / 4, 4 / 3)
+# Sampling of crop windows (Inception), with the published limits: aspect ratio
+# is width / height, and a window below a tenth of the image is drawn again,
+# even where the area range would allow it. After that many vain attempts the
+# central square is taken.
+_CROP_ASPECT_RANGE = (0.75, 1.33)
 _CROP_MIN_COVERED = 0.1
 _CROP_ATTEMPTS = 100
 
@@ -89,7 +90,7 @@ def center_fraction_window(shape, fraction):
 
 
 def random_crop_window(shape, area_range, seed):
-  """A random window of aspect ratio 3/4 to 4/3.
+  """A random window of aspect ratio 0.75 to 1.33.
 
   Args:
     shape: int32 [2], height and width.
@@ -98,7 +99,8 @@ def random_crop_window(shape, area_range, seed):
     seed: int32 or int64 [2].
 
   Returns:
-    int32 [4], the window; the whole image if none fits the constraints.
+    int32 [4], the window. If none fits the constraints it is the central
+    square, as published: squashed, a panorama would look like nothing else.
   """
   begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
     image_size=tf.concat([shape, [3]], axis=0),
@@ -110,7 +112,10 @@ def random_crop_window(shape, area_range, seed):
     max_attempts=_CROP_ATTEMPTS,
     use_image_if_no_bounding_boxes=True,
   )
-  return tf.concat([begin[:2], size[:2]], axis=0)
+  # The op answers with the whole image if it has found nothing.
+  is_whole = tf.reduce_all(tf.equal(size[:2], shape))
+  square = center_square_window(shape, 1.0)
+  return tf.where(is_whole, square, tf.concat([begin[:2], size[:2]], axis=0))
 
 
 # ------------------------------------------------------ decoding and geometry

@@ -117,8 +117,13 @@ def read(path: str) -> Statistics | None:
     if (fields['mean'] is None) != (fields['std'] is None):
       raise ValueError('one of them is missing')
     for name in ('mean', 'std'):
-      if fields[name] is not None:
-        fields[name] = tuple(map(float, fields[name]))
+      if fields[name] is None:
+        continue
+      fields[name] = tuple(map(float, fields[name]))
+      if len(fields[name]) != 3 or not all(map(math.isfinite, fields[name])):
+        raise ValueError(f'{name} is {fields[name]}')
+    if fields['std'] and min(fields['std']) <= 0:
+      raise ValueError(f'std is {fields["std"]}')
     return Statistics(**fields)
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(

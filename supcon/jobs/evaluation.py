@@ -35,6 +35,7 @@ from supcon.data import inputs
 from supcon.jobs import evaluated
 from supcon.jobs import runs
 from supcon.serving import exports
+from supcon.training import checkpoints
 
 _POLL_SECONDS = 1.0
 # What cannot be read and has not changed for so long is damaged.
@@ -56,6 +57,7 @@ def evaluate(run: runs.Run, checkpoint: str) -> dict:
     What goes into result.json, unless a later checkpoint was evaluated before.
 
   Raises:
+    checkpoints.NotFiniteError: If a variable or a metric is NaN or infinite.
     faults.BadExampleError: If an image cannot be decoded.
     runs.LostCheckpointError: If the checkpoint is deleted, damaged, or written
       anew meanwhile.
@@ -168,8 +170,11 @@ def summarize(run: runs.Run, result: Mapping[str, Any]) -> None:
 
 
 def _measure(run, checkpoint):
-  """Returns {name: value} of all metrics."""
+  """Returns {name: value} of all metrics, which are numbers."""
   options, params, dataset = run.options, run.params, run.dataset
+  with tf.Graph().as_default():
+    network = run.trained_model(checkpoint).build()
+    checkpoints.require_finite(network.variables, checkpoint)
   step = checkpoint_files.step_of(checkpoint)
   # The stage whose update made this checkpoint; at step 0, the first one.
   estimator = estimators.build(
@@ -190,11 +195,20 @@ def _measure(run, checkpoint):
       steps=math.ceil(dataset.num_eval_examples / params.eval.batch_size),
       checkpoint_path=checkpoint,
     )
-  return {
+  metrics = {
     name: float(value)
     for name, value in sorted(metrics.items())
     if name != 'global_step'
   }
+  broken = {name: x for name, x in metrics.items() if not math.isfinite(x)}
+  if broken:
+    found = ', '.join(f'{name} is {value}' for name, value in broken.items())
+    raise checkpoints.NotFiniteError(
+      f'{found} in the evaluation of {checkpoint}, whose variables are finite; '
+      'see --mode=embed for the first image of which that comes, and go back '
+      'to an earlier checkpoint.'
+    )
+  return metrics
 
 
 def _total_steps(run, checkpoint):
@@ -429,6 +443,7 @@ class EvaluateEach:
 
     Raises:
       checkpoints.MismatchError: If one is of another model.
+      checkpoints.NotFiniteError: If one, or a metric, is NaN or infinite.
       faults.BadExampleError: If an image cannot be decoded.
       runs.TrainerGoneError: If no trainer was there for --eval_timeout_secs.
     """

@@ -55,6 +55,7 @@ class TrainerGoneError(RuntimeError):
 _STOPPED = (
   hooks.NanLossError,
   checkpoints.MismatchError,
+  checkpoints.NotFiniteError,
   faults.BadExampleError,
   workers.LostWorkerError,
   retries.LostSessionError,
@@ -344,16 +345,20 @@ class Run:
         warm_start.assignment_map(*wanted)  # Raises what does not fit.
         self._origins = warm_start.describe(*wanted)
         return
-      variables = model.variables
+      variables, optional = model.variables, set()
       if not is_eval:
-        stages.make_optimizers(
+        optional = stages.unreached_slots(
           self.plan,
           model,
           tf1.train.get_or_create_global_step(),
           self.params.loss.include_bias_in_weight_decay,
+          self.params.architecture,
         )
         variables = tf1.global_variables()
-      checkpoints.require_same(variables, [model.name], newest)
+      adopted = checkpoints.require_same(
+        variables, [model.name], newest, optional
+      )
+      self._origins = adopted.describe(newest)
 
   def _look_at_images(self) -> None:
     """Finds bad images and measures colors, as far as that was asked for.

@@ -85,6 +85,7 @@ class Train:
 
     Raises:
       hooks.NanLossError: If the loss is not a number any more.
+      checkpoints.NotFiniteError: If what is evaluated is not.
       faults.BadExampleError: If an image cannot be decoded.
       workers.LostWorkerError: If another machine is gone.
       locks.LockLostError: If another trainer has taken model_dir over.

@@ -41,7 +41,7 @@ def find_trained_model(
   classes.
 
   Raises:
-    ValueError: If there is no checkpoint, or it is of another model.
+    ValueError: If there is no checkpoint, or it is of another model, or NaN.
   """
   model_dir = model_dirs.ModelDir(options.model_dir)
   checkpoint = model_dir.newest()
@@ -62,6 +62,7 @@ def find_trained_model(
   with tf.Graph().as_default():
     network = model.build()
     checkpoints.require_same(network.variables, [network.name], checkpoint)
+    checkpoints.require_finite(network.variables, checkpoint)
   if known:
     changes.warn_of_use(known.params, params)
     model = dataclasses.replace(
@@ -182,6 +183,7 @@ class Embed:
     """Computes and writes.
 
     Raises:
+      checkpoints.NotFiniteError: If an output is NaN or infinite.
       faults.BadExampleError: If an image cannot be decoded.
     """
     split, model = self._split, self._model
@@ -213,6 +215,7 @@ class Embed:
       ):
         end = position + len(batch['labels'])
         ids = [split.example_id(i) for i in range(position, end)]
+        _check_outputs(batch, model, ids)
         writer.add({**batch, 'ids': ids})
         position = end
     print(f'Embeddings of {position} images: {self._options.output}')
@@ -248,7 +251,11 @@ class Predict:
     )
 
   def run(self) -> None:
-    """Prints a line for each image, and one for each of its neighbours."""
+    """Prints a line for each image, and one for each of its neighbours.
+
+    Raises:
+      checkpoints.NotFiniteError: If an output is NaN or infinite.
+    """
     results = []
     for batch in outputs.compute(
       self._options,
@@ -271,6 +278,9 @@ class Predict:
 
   def _describe(self, batch, first):
     """Yields what is said of each image of a batch."""
+    count = len(batch['labels'])
+    ids = [self._split.example_id(first + row) for row in range(count)]
+    _check_outputs(batch, self._model, ids)
     probabilities = _softmax(batch['logits'])
     neighbours = [[]] * len(probabilities)
     if self._index:
@@ -278,7 +288,7 @@ class Predict:
     for row, values in enumerate(probabilities):
       best = int(np.argmax(values))
       yield {
-        'image': self._split.example_id(first + row),
+        'image': ids[row],
         'class': self._model.class_names[best],
         'label': best,
         'probability': float(values[best]),
@@ -298,6 +308,14 @@ class Predict:
       ]
       for row in zip(positions, cosines)
     ]
+
+
+def _check_outputs(batch, model, ids):
+  checkpoints.require_finite_outputs(
+    {key: batch[key] for key in trained.OUTPUTS.values()},
+    model.checkpoint,
+    [texts.printable(name) for name in ids],
+  )
 
 
 def _print(result):

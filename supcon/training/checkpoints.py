@@ -1,12 +1,16 @@
 """Checkpoints against the variables that a model expects of them."""
 
+from collections.abc import Collection
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import dataclasses
+import re
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
@@ -22,6 +26,10 @@ _OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
 
 class MismatchError(ValueError):
   """A checkpoint of model_dir is not one of the model that was asked for."""
+
+
+class NotFiniteError(ValueError):
+  """A checkpoint, or what it says of images, is NaN or infinite."""
 
 
 # --- What is in a checkpoint --------------------------------------------------
@@ -53,16 +61,37 @@ class Index:
   def shapes(self) -> dict[str, list[int]]:
     return {name: entry.shape for name, entry in self.entries.items()}
 
-  def check_values(self, names: Iterable[str]) -> None:
-    """Reads variables, which compares them with their checksums.
+  def values(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (name, value) of variables, one after the other.
 
     Raises:
       ValueError: If one cannot be read.
     """
     with _reading(self.checkpoint):
       reader = tf.train.load_checkpoint(self.checkpoint)
-      for name in names:
-        reader.get_tensor(self.entries[name].key)
+    for name in names:
+      with _reading(self.checkpoint):
+        value = reader.get_tensor(self.entries[name].key)
+      yield name, value
+
+  def check_values(self, names: Iterable[str]) -> None:
+    """Reads variables, which compares them with their checksums.
+
+    Raises:
+      ValueError: If one cannot be read.
+      NotFiniteError: If one is NaN or infinite.
+    """
+    names = list(names)
+    broken = [
+      name
+      for name, value in self.values(names)
+      if not np.all(np.isfinite(value))
+    ]
+    if broken:
+      raise NotFiniteError(
+        f'{self.checkpoint} is NaN or infinite in {len(broken)} of '
+        f'{len(names)} variables (the first is {broken[0]}); {_GO_BACK}.'
+      )
 
 
 def index(checkpoint: str, scope: str | None = None) -> Index:
@@ -218,14 +247,22 @@ def compare(
 
 
 def require_same(
-  variables: Iterable[tf.Variable], scopes: Sequence[str], checkpoint: str
-) -> None:
+  variables: Iterable[tf.Variable],
+  scopes: Sequence[str],
+  checkpoint: str,
+  optional: Collection[str] = (),
+) -> 'Adoption':
   """Checks that a checkpoint of model_dir is one of this model.
 
   Args:
     variables: All that the checkpoint has to hold, under their full names.
     scopes: Names of models; see `compare`.
     checkpoint: Checkpoint prefix.
+    optional: Names of slots that it need not hold, as long as it holds others
+      of their kind.
+
+  Returns:
+    Where the variables get their values from.
 
   Raises:
     MismatchError: If it cannot be read, or says in which part the networks
@@ -237,9 +274,17 @@ def require_same(
     held = index(checkpoint)
   except ValueError as error:
     raise MismatchError(f'found in --model_dir: {error}') from error
-  difference = compare(variables, scopes, held).describe()
+  adopted = adoption(shapes, held)
+  entries = {name: held.entries[key] for name, key in adopted.keys.items()}
+  held = dataclasses.replace(held, entries={**held.entries, **entries})
+  found = compare(variables, scopes, held)
+  adopted = adopted._replace(
+    initial=[name for name in adopted.initial if name in optional]
+  )
+  missing = [name for name in found.missing if name not in adopted.initial]
+  difference = found._replace(missing=missing).describe()
   if not difference:
-    return
+    return adopted
   parts = [
     part
     for scope in scopes
@@ -262,10 +307,141 @@ def require_same(
   )
 
 
+def require_finite(variables: Iterable[tf.Variable], checkpoint: str) -> None:
+  """Checks that all that a checkpoint holds of variables are numbers.
+
+  What is computed with others need not show it: on CPU, a batch norm and its
+  relu are one op, which makes 0 of NaN.
+
+  Args:
+    variables: What the checkpoint holds, under their full names.
+    checkpoint: Checkpoint prefix.
+
+  Raises:
+    NotFiniteError: If a value is NaN or infinite.
+    ValueError: If one cannot be read.
+  """
+  index(checkpoint).check_values(v.op.name for v in variables)
+
+
+def require_finite_outputs(
+  outputs: Mapping[str, np.ndarray], checkpoint: str, ids: Sequence[str]
+) -> None:
+  """Checks that what a model says of images are numbers.
+
+  Args:
+    outputs: {name: float [n, ...]}.
+    checkpoint: That of the model.
+    ids: What the n images are called.
+
+  Raises:
+    NotFiniteError: If one is NaN or infinite.
+  """
+  for name, values in outputs.items():
+    is_broken = ~np.isfinite(values.reshape([len(values), -1])).all(axis=1)
+    if is_broken.any():
+      raise NotFiniteError(
+        f'{name} of {ids[np.argmax(is_broken)]} are NaN or infinite by '
+        f'{checkpoint}, whose variables are not; {_GO_BACK}.'
+      )
+
+
+_GO_BACK = (
+  'its training has diverged: go back to an earlier checkpoint, or train again '
+  'at a lower learning rate'
+)
+
+
 def _is_slot(name, names):
   """Whether a variable's name lies below that of another: KERNEL/Momentum."""
+  return bool(_slot(name, names))
+
+
+def _slot(name, names):
+  """Returns 'Momentum' of KERNEL/Momentum; '' of what is no slot."""
   parts = name.split('/')
-  return any('/'.join(parts[:n]) in names for n in range(1, len(parts)))
+  for count in range(1, len(parts)):
+    if '/'.join(parts[:count]) in names:
+      return '/'.join(parts[count:])
+  return ''
+
+
+# --- What the published code calls otherwise, or does not have ----------------
+
+
+class Adoption(NamedTuple):
+  """Where variables get their values from that are not in a checkpoint as such.
+
+  Attributes:
+    keys: {variable name: what it is called in the checkpoint}.
+    initial: Names of slots that start at their initial values.
+  """
+
+  keys: Mapping[str, str]
+  initial: Sequence[str]
+
+  def describe(self, checkpoint: str) -> list[str]:
+    """Returns lines for people."""
+    lines = []
+    if self.keys:
+      names = ', '.join(f'{key} as {name}' for name, key in self.keys.items())
+      lines.append(f'{checkpoint} is of the published code: read {names}')
+    if self.initial:
+      some = ', '.join(self.initial[:3])
+      more = len(self.initial) - 3
+      lines.append(
+        f'{checkpoint} lacks what an optimizer keeps of variables that no loss '
+        f'reached; {len(self.initial)} start at their initial values: {some}'
+        f'{f" and {more} more" if more > 0 else ""}'
+      )
+    return lines
+
+
+# Of Adam's betas; the published code makes them in a branch of a condition:
+# train/cond_1/beta1_power.
+_POWER = re.compile(r'(.+/)?(beta[12]_power)(_[0-9]+)?')
+
+
+def adoption(names: Iterable[str], held: Index) -> Adoption:
+  """Finds values for variables that a checkpoint does not have by their names.
+
+  The published code has no slot for a variable that no loss reaches in a stage.
+  Ours has one of every variable. A checkpoint that has no such slot of any
+  variable is of another optimizer, and none of these.
+
+  Args:
+    names: Of the variables.
+    held: What the checkpoint holds.
+  """
+  names = list(names)
+  missing = [name for name in names if name not in held.entries]
+  slots = {_slot(name, held.entries) for name in held.entries}
+  keys = {}
+  for stem in ('beta1_power', 'beta2_power'):
+    ours = _powers(missing, stem, is_top=True)
+    theirs = _powers(held.entries, stem, is_top=False)
+    if len(ours) == len(theirs):
+      keys.update(zip(ours, theirs))
+  initial = [
+    name
+    for name in missing
+    if (slot := _slot(name, set(names))) and slot in slots
+  ]
+  return Adoption(keys, initial)
+
+
+def _powers(names, stem, is_top):
+  """Returns the names of a power of Adam's, in the order of the stages."""
+  matches = [
+    match
+    for match in map(_POWER.fullmatch, names)
+    if match and match[2] == stem and is_top == (match[1] is None)
+  ]
+  numbers = {
+    match[0]: [int(part) for part in re.findall(r'_([0-9]+)', match[0])]
+    for match in matches
+  }
+  return sorted(numbers, key=numbers.get)
 
 
 # --- What the networks are ----------------------------------------------------

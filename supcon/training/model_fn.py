@@ -140,12 +140,17 @@ class ModelFn:
     # it is the mean over all examples, also when the last batch is padded.
     global_batch = labels.shape[0] * replicas.num_replicas()
     batches = math.ceil(self.num_eval_examples / global_batch)
-    scale = weights * (batches / self.num_eval_examples)
+    scale = batches / self.num_eval_examples
+
+    def mean(loss):  # 0 * NaN would be NaN.
+      loss = tf.where(weights > 0, scale * weights * loss, 0.0)
+      return replicas.sum(tf.reduce_sum(loss))
+
     parts = stages.loss_parts(
       self.stage,
       model,
-      replicas.sum(tf.reduce_sum(scale * contrastive_loss)),
-      replicas.sum(tf.reduce_sum(scale * cross_entropy_loss)),
+      mean(contrastive_loss),
+      mean(cross_entropy_loss),
       self.params.loss.include_bias_in_weight_decay,
     )
     return TPUEstimatorSpec(
@@ -183,10 +188,9 @@ class ModelFn:
   def _losses(self, outputs, labels, is_valid=None):
     """Returns contrastive loss and cross-entropy, each float32 [B], in nats."""
     options = self.params.loss.contrastive
-    one_hot = tf.one_hot(labels, self.num_classes)
     contrastive_loss = losses.contrastive_loss(
       outputs.projection,
-      labels=one_hot if options.use_labels else None,
+      labels=labels if options.use_labels else None,
       temperature=options.temperature,
       contrast_mode=options.contrast_mode,
       summation_location=options.summation_location,
@@ -196,7 +200,7 @@ class ModelFn:
       is_valid=is_valid,
     )
     cross_entropy_loss = losses.cross_entropy_loss(
-      one_hot,
+      labels,
       outputs.logits,
       label_smoothing=self.params.loss.cross_entropy.label_smoothing,
     )

@@ -187,6 +187,53 @@ def make_optimizers(
   return result
 
 
+def unreached_slots(
+  run: Plan,
+  model: contrastive.ContrastiveModel,
+  step: tf.Tensor,
+  include_bias: bool,
+  architecture: hparams.Architecture,
+) -> set[str]:
+  """Makes the optimizers and names the slots that no loss ever changes.
+
+  The published code has no slots of variables that no loss reaches.
+
+  Args:
+    run: The plan of all stages.
+    model: The model.
+    step: The global step.
+    include_bias: Whether biases decay.
+    architecture: That of the model.
+  """
+  names = set()
+  for number, optimizer in make_optimizers(
+    run, model, step, include_bias
+  ).items():
+    stage = run.stages[number - 1]
+    reached = []
+    if stage.params.contrastive_loss_weight:
+      reached += model.projection_head.trainable_variables
+      if not architecture.stop_gradient_before_projection_head:
+        reached += model.encoder.trainable_variables
+    if stage.params.cross_entropy_loss_weight:
+      reached += model.classification_head.trainable_variables
+      if not architecture.stop_gradient_before_classification_head:
+        reached += model.encoder.trainable_variables
+    if (
+      stage.params.optimizer != enums.Optimizer.LARS
+      and stage.params.weight_decay
+    ):
+      reached += _decayed_variables(stage, model, include_bias)
+    reached = {variable.ref() for variable in reached}
+    names |= {
+      optimizer.get_slot(variable, slot).op.name
+      for slot in optimizer.get_slot_names()
+      for variable in model.trainable_variables
+      if variable.ref() not in reached
+    }
+  return names
+
+
 class Subject(NamedTuple):
   """What has to be finite for a step to be made."""
 

@@ -735,6 +735,12 @@ def test_measured_colors_are_kept(tmp_path, monkeypatch):
   assert whitening.read(str(path)) is None
   path.write_text(json.dumps(vars(found)))
   assert whitening.read(str(path)) == found
-  path.write_text('{"mean": 3}')
-  with pytest.raises(ValueError, match='whitening.json holds no mean'):
-    whitening.read(str(path))
+  for content in (
+    '{"mean": 3}',
+    json.dumps({**vars(found), 'mean': [0, 0]}),
+    json.dumps({**vars(found), 'mean': [0, float('nan'), 0]}),
+    json.dumps({**vars(found), 'std': [1, 1, 0]}),
+  ):
+    path.write_text(content)
+    with pytest.raises(ValueError, match='whitening.json holds no mean'):
+      whitening.read(str(path))

@@ -717,20 +717,33 @@ def test_blurring_here_equals_blurring_later(side, dtype):
   assert change.max() > 0.05
 
 
-@pytest.mark.parametrize(
-  'key, probability',
-  [
-    ('flip_probability', preprocessing._FLIP_PROBABILITY),
-    ('random_apply_0.8', preprocessing._JITTER_PROBABILITY),
-    ('jitter_applied_probability_observed', preprocessing._JITTER_PROBABILITY),
-    ('blur_changed_fraction_observed', hparams.Preprocessing.blur_probability),
-  ],
-)
-def test_probabilities_are_the_golden_ones(key, probability):
-  # The number of draws behind these is not listed; three decimals: 1000.
-  observed = golden.json(_CASES)['statistics'][key]
-  error = np.sqrt(probability * (1 - probability) / 1000)
-  assert abs(observed - probability) <= 4 * error
+def test_what_happens_as_often_as_in_the_published_pipeline():
+  # The whole image, whose columns get brighter.
+  n = 4000
+  image = np.zeros([8, 8, 3], np.uint8)
+  image[..., 0] = np.arange(100, 108)
+  params = _params(
+    image_size=8,
+    crop_area_range=(1.0, 1.0),
+    num_views=1,
+    blur_probability=hparams.Preprocessing.blur_probability,
+  )
+  features = next(iter(_unfinished(image, n, params).batch(n)))
+  images = features['images'].numpy().astype(int)[:, 0]
+  is_flipped = images[:, 0, 0, 0] > images[:, 0, -1, 0]
+  order = features['jitter_order'].numpy()[:, 0]
+  is_jittered = (order != colors.NO_EFFECT).all(axis=1)
+  is_blurred = features['blur_sigmas'].numpy()[:, 0] > 0
+  for key, happens in (
+    ('flip_probability', is_flipped),
+    ('random_apply_0.8', is_jittered),
+    ('jitter_applied_probability_observed', is_jittered),
+    ('blur_changed_fraction_observed', is_blurred),
+  ):
+    # Of how many draws that is a share is not listed; three decimals: 1000.
+    expected, share = golden.json(_CASES)['statistics'][key], happens.mean()
+    error = np.sqrt(expected * (1 - expected) * (1 / 1000 + 1 / n))
+    assert abs(share - expected) <= 4 * error, (key, share, expected)
 
 
 # ----------------------------------------------- what is left to the model

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from supcon import checkpoint_files
+from supcon import enums
 from supcon import hparams
 from supcon.models import contrastive
 from supcon.training import checkpoints
@@ -514,6 +515,41 @@ def test_require_same_refuses_what_is_damaged(whole):
     _compare(_SHAPES, ['Model'], whole, checkpoints.require_same)
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_named(tmp_path, value):
+  values = {name: np.zeros(shape, 'f') for name, shape in _SHAPES.items()}
+  bad = sorted(values)[1]
+  values[bad].flat[-1] = value
+  # A slot is no part of the model.
+  values[f'{bad}/Momentum'] = np.float32([np.nan])
+  checkpoint = writing.write_values(tmp_path / 'model.ckpt-1', values)
+
+  def require(variables, scopes, checkpoint):
+    del scopes
+    checkpoints.require_finite(variables, checkpoint)
+
+  with pytest.raises(
+    checkpoints.NotFiniteError,
+    match=f'^{checkpoint} is NaN or infinite in 1 of {len(_SHAPES)} variables '
+    rf'\(the first is {bad}\); .* go back',
+  ):
+    _compare(_SHAPES, ['Model'], checkpoint, require)
+  values[bad].flat[-1] = 0
+  checkpoint = writing.write_values(tmp_path / 'model.ckpt-2', values)
+  _compare(_SHAPES, ['Model'], checkpoint, require)
+
+
+def test_outputs_that_are_not_finite_are_named():
+  outputs = {'logits': np.zeros([3, 2]), 'embeddings': np.zeros([3, 4])}
+  checkpoints.require_finite_outputs(outputs, 'c-1', ['a', 'b', 'c'])
+  outputs['embeddings'][1:, 2] = np.inf
+  with pytest.raises(
+    checkpoints.NotFiniteError,
+    match='^embeddings of b are NaN or infinite by c',
+  ):
+    checkpoints.require_finite_outputs(outputs, 'c-1', ['a', 'b', 'c'])
+
+
 def _mismatch(tmp_path, there, here, num_classes=3):
   """Returns what require_same says of a checkpoint of another model."""
   checkpoint = _write_corners(tmp_path / 'c-1', _shapes_of(there))
@@ -581,6 +617,114 @@ _STEM = {
   'imagenet': [],
 }
 _NUM_CLASSES = {'cifar': 10, 'imagenet': 1000}
+
+
+_GOLDEN_RUNS = golden.json('train_parity/train_parity.json')['configs']
+
+
+def _expected_of(config, **changes):
+  """Returns the variables of training, and the name of the model."""
+  _, params = flag_parsing.parse(config['flags'])
+  for path, value in changes.items():
+    params = params.replace(path.replace('__', '.'), value)
+  model = contrastive.ContrastiveModel(
+    params.architecture, config['num_classes']
+  )
+  stages.make_optimizers(
+    stages.plan(params, config['training_set_size']),
+    model,
+    tf1.train.get_or_create_global_step(),
+    params.loss.include_bias_in_weight_decay,
+  )
+  return tf1.global_variables(), model.name
+
+
+def _final_values(config):
+  values = golden.npz(f'train_parity/{config["name"]}/values.npz')
+  start = 'final/'
+  return {
+    name[len(start) :]: value
+    for name, value in values.items()
+    if name.startswith(start)
+  }
+
+
+@pytest.mark.parametrize('config', _GOLDEN_RUNS, ids=lambda c: c['name'])
+def test_a_published_run_without_some_slots_is_continued(tmp_path, config):
+  # Had both heads been cut from the encoder, there would be no slots for it.
+  values = _final_values(config)
+  variables = {name for name in values if 'stage' not in name}
+  lacking = [
+    name
+    for name in values
+    if name.startswith('ContrastiveModel/Encoder/') and name not in variables
+  ]
+  assert lacking
+  published = {n: x for n, x in values.items() if n not in lacking}
+  whole = writing.write_values(tmp_path / 'model.ckpt-7', values)
+  part = writing.write_values(tmp_path / 'model.ckpt-8', published)
+  none = writing.write_values(
+    tmp_path / 'model.ckpt-9', {name: values[name] for name in variables}
+  )
+  with tf.Graph().as_default():
+    expected, scope = _expected_of(config)
+    assert checkpoints.require_same(expected, [scope], whole) == ({}, [])
+    adopted = checkpoints.require_same(expected, [scope], part, lacking)
+    assert not adopted.keys and sorted(adopted.initial) == sorted(lacking)
+    # Of variables that a loss reaches it holds slots, or is damaged.
+    with pytest.raises(
+      checkpoints.MismatchError, match='Encoder/.* is not in it'
+    ):
+      checkpoints.require_same(expected, [scope], part)
+    (line,) = adopted.describe(part)
+    assert line.startswith(f'{part} lacks ') and lacking[0] in line
+    assert f' {len(lacking)} start at their initial values' in line
+    # Without any slot it is of another optimizer.
+    with pytest.raises(checkpoints.MismatchError, match='or optimizer'):
+      checkpoints.require_same(expected, [scope], none, lacking)
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path):
+  config = _GOLDEN_RUNS[0]
+  _, params = flag_parsing.parse(config['flags'])
+  other = next(
+    choice
+    for choice in (enums.Optimizer.NESTEROV, enums.Optimizer.MOMENTUM)
+    if choice is not params.stage_1.optimizer
+  )
+  path = writing.write_values(tmp_path / 'c-1', _final_values(config))
+  with tf.Graph().as_default():
+    expected, scope = _expected_of(config, stage_1__optimizer=other)
+    with pytest.raises(checkpoints.MismatchError, match='or optimizer'):
+      checkpoints.require_same(expected, [scope], path)
+
+
+def test_powers_of_adam_are_found_in_the_order_of_the_stages(tmp_path):
+  there = {**_SHAPES}
+  for name in ('cond_10', 'cond_9'):
+    there[f'train/{name}/beta1_power'] = []
+    there[f'train/{name}/beta2_power'] = []
+  here = {**_SHAPES}
+  for name in ('beta1_power', 'beta2_power'):
+    here[name] = here[f'{name}_1'] = []
+  checkpoint = writing.write(tmp_path / 'c-1', there)
+  adopted = _compare(here, ['Model'], checkpoint, checkpoints.require_same)
+  assert adopted == (
+    {
+      'beta1_power': 'train/cond_9/beta1_power',
+      'beta1_power_1': 'train/cond_10/beta1_power',
+      'beta2_power': 'train/cond_9/beta2_power',
+      'beta2_power_1': 'train/cond_10/beta2_power',
+    },
+    [],
+  )
+  (line,) = adopted.describe(checkpoint)
+  assert 'read train/cond_9/beta1_power as beta1_power, ' in line
+  # Adam in one stage there, in both here.
+  del there['train/cond_9/beta1_power'], there['train/cond_9/beta2_power']
+  checkpoint = writing.write(tmp_path / 'c-2', there)
+  with pytest.raises(checkpoints.MismatchError, match='beta1_power is not in'):
+    _compare(here, ['Model'], checkpoint, checkpoints.require_same)
 
 
 @pytest.mark.parametrize('table', _tables('training_checkpoint_*.tsv'))

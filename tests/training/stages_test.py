@@ -13,6 +13,7 @@ import tensorflow as tf
 from supcon import enums
 from supcon import hparams
 from supcon import replicas
+from supcon.models import contrastive
 from supcon.models import layers
 from supcon.training import stages
 from tests import flag_parsing
@@ -791,3 +792,62 @@ def test_variables_of_a_published_training_checkpoint(script):
       (v.op.name, tuple(v.shape), v.trainable) for v in tf1.global_variables()
     }
   assert ours == published
+
+
+# --- Slots of what no loss reaches --------------------------------------------
+
+
+@pytest.mark.parametrize('stops_projection', [False, True])
+@pytest.mark.parametrize('stops_classifier', [False, True])
+def test_unreached_slots_are_those_without_a_gradient(
+  stops_projection, stops_classifier
+):
+  # Stage 1 decays the encoder alone; stage 2 decays inside the optimizer.
+  params = _params(
+    {
+      'optimizer': enums.Optimizer.MOMENTUM,
+      'weight_decay': 0.1,
+      'use_encoder_weight_decay': True,
+      'use_projection_head_weight_decay': False,
+      'cross_entropy_loss_weight': 0.0,
+    },
+    {
+      'optimizer': enums.Optimizer.LARS,
+      'weight_decay': 0.1,
+      'contrastive_loss_weight': 0.0,
+      'cross_entropy_loss_weight': 1.0,
+    },
+  )
+  architecture = dataclasses.replace(
+    params.architecture,
+    encoder_depth=18,
+    encoder_width=1 / 16,
+    stop_gradient_before_projection_head=stops_projection,
+    stop_gradient_before_classification_head=stops_classifier,
+  )
+  run = stages.plan(params, 100)
+  with tf.Graph().as_default():
+    model = contrastive.ContrastiveModel(architecture, 3)
+    names = stages.unreached_slots(
+      run, model, tf1.train.get_or_create_global_step(), True, architecture
+    )
+    outputs = model(tf.zeros([2, 2, 8, 8, 3]), training=True)
+    expected = set()
+    for stage, loss, slot in zip(
+      run.stages,
+      (outputs.projection, outputs.logits),
+      ('MomentumOptimizer_stage1', 'LARSOptimizer_stage2/Momentum'),
+    ):
+      total = tf.reduce_sum(loss)
+      total += stages.weight_decay_loss(stage, model, include_bias=True)
+      gradients = stages.gradients(model, total)
+      expected |= {
+        f'{variable.op.name}/{slot}'
+        for variable, gradient in zip(model.trainable_variables, gradients)
+        if gradient is None
+      }
+  assert names == expected
+  kernel = 'ContrastiveModel/Encoder/Conv2DFixedPadding/conv2d/kernel'
+  assert f'{kernel}/MomentumOptimizer_stage1' not in names  # It decays.
+  in_2 = f'{kernel}/LARSOptimizer_stage2/Momentum'
+  assert (in_2 in names) == stops_classifier
