@@ -102,6 +102,7 @@ def runs(tmp_path_factory):
           ('fewer images', {'data_dir': fewer}),
           ('fewer images accepted', {'data_dir': fewer, 'accept_new_plan': 1}),
           ('larger batch', {'batch_size': 32}),
+          ('fewer images, older version', {'data_dir': fewer}),
           ('later end', {}),
         ],
       ),
@@ -143,6 +144,10 @@ def runs(tmp_path_factory):
   for name, (source, flags, _) in {**of_half, **of_whole}.items():
     model_dir = directory / name
     shutil.copytree(source, model_dir)
+    if 'older version' in name:
+      record = _json(model_dir / 'hparams.json')
+      del record['facts']
+      (model_dir / 'hparams.json').write_text(json.dumps(record))
     flags = {**whole_flags, **flags, 'model_dir': model_dir}
     flags = {
       flag: str(value).format(model_dir=model_dir)
@@ -251,6 +256,15 @@ def test_what_may_not_change_is_refused_and_changes_nothing(runs, name, words):
     for each in (source, runs.directory / name)
   )
   assert after == before
+
+
+def test_what_nobody_has_written_down_is_not_believed_to_be_over(runs):
+  # On 30 images 2 epochs end with step 3.
+  _assert_refused(
+    runs.done['fewer images, older version'],
+    'model.ckpt-6 holds step 6, but the plan that ',
+    'hparams.json tells of ends with step 3 (30 training examples',
+  )
 
 
 def test_a_job_that_trains_nothing_changes_no_fact(runs):

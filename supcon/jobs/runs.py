@@ -234,13 +234,17 @@ class Run:
           '): go on with the former one, or add --accept_new_plan to go on at '
           f'{counting.place(now, to)}.',
         )
-    elif step > now.last_step:
+    elif before or step > now.last_step:
+      # Of an older version, or the published one: nobody knows what has moved.
+      plan, says = before or now, 'these flags make'
+      if before:
+        says = f'{self.model_dir.join(model_dirs.HPARAMS)} tells of'
       raise ValueError(
-        f'{self.checkpoint} holds step {step}, but these flags end with step '
-        f'{now.last_step} ({now.num_examples} training examples, batch_size '
-        f'{now.batch_size}, {" + ".join(map(str, now.epochs))} epochs), and '
-        'nothing says how it was counted; give the flags and the data that it '
-        'was trained with, or more epochs.'
+        f'{self.checkpoint} holds step {step}, but the plan that {says} ends '
+        f'with step {plan.last_step} ({plan.num_examples} training examples, '
+        f'batch_size {plan.batch_size}, {" + ".join(map(str, plan.epochs))} '
+        'epochs); give the flags and the data that it was trained with'
+        f'{", or delete the file if it is wrong" if before else ""}.'
       )
 
   def _counting_before(self):
