@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from supcon import installation
+from tests.serving import elsewhere
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 installation.choose_keras()
@@ -20,3 +21,21 @@ def no_network(monkeypatch):
 
   monkeypatch.setattr(socket.socket, 'connect', refuse)
   monkeypatch.setattr(socket, 'getaddrinfo', refuse)
+
+
+def pytest_collection_modifyitems(config, items):
+  """Leaves the tests of hub.Module to an environment that has it.
+
+  elsewhere_test.py has them run there. Without such an environment they are
+  skipped.
+  """
+  concerned = [item for item in items if item.get_closest_marker('hub_module')]
+  if not concerned or elsewhere.has_hub_module():
+    return
+  why_not = elsewhere.why_not()
+  if why_not:
+    for item in concerned:
+      item.add_marker(pytest.mark.skip(why_not))
+  else:
+    config.hook.pytest_deselected(items=concerned)
+    items[:] = [item for item in items if item not in concerned]

@@ -2,19 +2,38 @@
 
 It keeps what https://tfhub.dev/google/supcon/resnet_v1_50 promises: see `write`
 for tags, signatures and collections.
+
+TensorFlow alone writes it. tensorflow_hub 0.15 is the last one that could, and
+it needs TensorFlow 2.15 or older. A module is a directory with
+
+  saved_model.pb: a SavedModel with one MetaGraphDef per set of tags. They say
+    nothing of where the variables are: whoever opens a module looks there.
+  variables/: a checkpoint of the variables, under their names in the graphs.
+  tfhub_module.pb: a ModuleDef, by which tensorflow_hub knows the format.
 """
 
-import functools
+import os
 
 import tensorflow as tf
-import tensorflow_hub as hub
 
 from supcon.serving import trained
 from supcon.training import stages
 
 tf1 = tf.compat.v1
 
-_TRAIN_TAG = 'train'
+# The sets of tags, and whether batch norm trains in their graphs.
+_GRAPHS = (((), False), (('train',), True))
+
+_COLLECTIONS = (
+  tf1.GraphKeys.GLOBAL_VARIABLES,
+  tf1.GraphKeys.TRAINABLE_VARIABLES,
+  tf1.GraphKeys.UPDATE_OPS,
+  tf1.GraphKeys.REGULARIZATION_LOSSES,
+)
+# What is attached to a graph; tensorflow_hub alone reads it.
+_ATTACHMENTS = 'hub_module_attachments'
+
+_FORMAT_V3 = 3  # Of tensorflow_hub's formats the only one in use.
 
 
 def write(model: trained.TrainedModel, path: str) -> None:
@@ -34,26 +53,26 @@ def write(model: trained.TrainedModel, path: str) -> None:
     model: What is exported.
     path: The directory to write.
   """
-  spec = hub.create_module_spec(
-    functools.partial(_build, model),
-    tags_and_args=[
-      (set(), {'training': False}),
-      ({_TRAIN_TAG}, {'training': True}),
-    ],
+  graphs = []
+  for tags, training in _GRAPHS:
+    with tf.Graph().as_default():
+      network = model.build()
+      graphs.append(_meta_graph(model, network, tags, training))
+  _write_variables(
+    network.variables,
+    model.checkpoint,
+    os.path.join(path, tf.saved_model.VARIABLES_DIRECTORY),
   )
-  # Nothing is computed that would be worth an accelerator, which may be busy.
-  config = tf1.ConfigProto(device_count={'GPU': 0})
-  with tf.Graph().as_default(), tf1.Session(config=config) as session:
-    module = hub.Module(spec)
-    tf1.train.init_from_checkpoint(model.checkpoint, module.variable_map)
-    session.run(tf1.global_variables_initializer())
-    module.export(path, session)
+  _write_file(
+    os.path.join(path, tf.saved_model.SAVED_MODEL_FILENAME_PB),
+    _saved_model(graphs),
+  )
+  _write_file(os.path.join(path, 'tfhub_module.pb'), _module_def())
 
 
-def _build(model, training):
-  """Builds one of the graphs."""
+def _meta_graph(model, network, tags, training):
+  """Builds on a network in the current graph; returns a MetaGraphDef."""
   size = model.image_size
-  network = model.build()
   images = tf1.placeholder(tf.float32, [None, size, size, 3], trained.IMAGES)
   outputs = trained.outputs(network, model.from_unit_range(images), training)
   norms = stages.weight_norms(
@@ -63,13 +82,111 @@ def _build(model, training):
     tf1.add_to_collection(tf1.GraphKeys.REGULARIZATION_LOSSES, norm)
   for update in network.batch_norm_updates():
     tf1.add_to_collection(tf1.GraphKeys.UPDATE_OPS, update.op)
+  # Without attributes of default values: another version of TensorFlow may not
+  # know them.
+  graph = tf1.train.export_meta_graph(
+    collection_list=_COLLECTIONS, clear_devices=True, strip_default_attrs=True
+  )
+  graph.meta_info_def.tags.extend(tags)
   for name, keys in trained.IMAGE_SIGNATURES.items():
-    hub.add_signature(
-      name,
-      inputs={trained.IMAGES: images},
-      outputs={output: outputs[key] for output, key in keys.items()},
+    signature = graph.signature_def[name]
+    _set_info(signature.inputs[trained.IMAGES], images)
+    for output, key in keys.items():
+      _set_info(signature.outputs[output], outputs[key])
+  graph.collection_def[_ATTACHMENTS].bytes_list.value.append(
+    _image_module_info(size)
+  )
+  return graph
+
+
+def _set_info(info, tensor):
+  """Makes a TensorInfo say which tensor it is about."""
+  info.name = tensor.name
+  info.dtype = tensor.dtype.as_datatype_enum
+  info.tensor_shape.CopyFrom(tensor.shape.as_proto())
+
+
+def _write_variables(variables, checkpoint, directory):
+  """Copies variables from a checkpoint."""
+  tf.io.gfile.makedirs(directory)
+  names = [variable.op.name for variable in variables]
+  slices = [''] * len(names)
+  # Nothing is computed that would be worth an accelerator, which may be busy.
+  config = tf1.ConfigProto(device_count={'GPU': 0})
+  with tf.Graph().as_default(), tf1.Session(config=config) as session:
+    values = tf.raw_ops.RestoreV2(
+      prefix=checkpoint,
+      tensor_names=names,
+      shape_and_slices=slices,
+      dtypes=[variable.dtype.base_dtype for variable in variables],
     )
-  info = hub.ImageModuleInfo()
-  info.default_image_size.height = size
-  info.default_image_size.width = size
-  hub.attach_image_module_info(info)
+    session.run(
+      tf.raw_ops.SaveV2(
+        prefix=os.path.join(directory, tf.saved_model.VARIABLES_FILENAME),
+        tensor_names=names,
+        shape_and_slices=slices,
+        tensors=values,
+      )
+    )
+
+
+def _write_file(path, content):
+  with tf.io.gfile.GFile(path, 'wb') as file:
+    file.write(content)
+
+
+# -------------------------------------------------------------- messages
+#
+# Around the graphs there are seven fields, each an integer or bytes. They are
+# written out as protobuf encodes them,
+# https://protobuf.dev/programming-guides/encoding. The class of a SavedModel is
+# private to TensorFlow; classes for the others would have to be declared here
+# field by field, by calls that differ from one version of protobuf to another.
+
+
+def _saved_model(graphs):
+  """Returns a SavedModel.
+
+  message SavedModel { repeated MetaGraphDef meta_graphs = 2; }
+  """
+  return b''.join(
+    _embedded(2, graph.SerializeToString(deterministic=True))
+    for graph in graphs
+  )
+
+
+def _module_def():
+  """Returns a ModuleDef.
+
+  message ModuleDef { Format format = 1; }
+  """
+  return _integer(1, _FORMAT_V3)
+
+
+def _image_module_info(size):
+  """Returns a ModuleAttachment with an ImageModuleInfo.
+
+  message ModuleAttachment { string key = 1; bytes value = 2; }
+  message ImageModuleInfo { InputSize default_image_size = 1; }
+  message InputSize { int32 height = 1; int32 width = 2; }
+  """
+  input_size = _integer(1, size) + _integer(2, size)
+  return _embedded(1, b'image_module_info') + _embedded(
+    2, _embedded(1, input_size)
+  )
+
+
+def _integer(field, value):
+  """Returns a field that holds an integer, at least 0."""
+  return _varint(field << 3) + _varint(value)
+
+
+def _embedded(field, value):
+  """Returns a field that holds bytes, a string or another message."""
+  return _varint(field << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(value):
+  """Returns 7 bits a byte, the lowest first; all but the last have the top."""
+  high, low = divmod(value, 128)
+  return bytes([low | 128]) + _varint(high) if high else bytes([low])

@@ -140,7 +140,9 @@ logits = model(images)
 embeddings = model(images, output='unnormalized_embeddings')
 ```
 
-In Keras; with TensorFlow 2.16 or newer, take `tf_keras` for `tf.keras`:
+In Keras 2. With TensorFlow 2.16 or newer, set `TF_USE_LEGACY_KERAS=1` in the
+environment first: then `tf.keras` is the package `tf_keras`, which
+tensorflow_hub needs there. (It also needs `setuptools<81`.)
 
 ```python
 import tensorflow as tf
@@ -172,6 +174,19 @@ signature = layer.resolved_object.signatures['default']
 _, height, width, _ = signature.structured_input_signature[1]['images'].shape
 ```
 
+In Keras 3. It can be trained further, but batch norm keeps its statistics, and
+there are no losses of regularization:
+
+```python
+import keras
+import tensorflow as tf
+
+model = keras.layers.TFSMLayer({path!r}, call_endpoint='default')
+outputs = model(tf.zeros([1, {size}, {size}, 3]))  # RGB in [0, 1].
+logits = outputs['logits']
+embeddings = outputs['unnormalized_embeddings']
+```
+
 TensorFlow Serving, with encoded images (JPEG, PNG, BMP, GIF) of any size:
 
 ```sh
@@ -200,7 +215,9 @@ batch; moves none |
 ## TF-Hub module
 
 The TF1 Hub format. In TensorFlow 1, or `tensorflow.compat.v1`, with
-tensorflow_hub 0.15 or older, which have `hub.Module`:
+tensorflow_hub 0.15 or older, which have `hub.Module`. The newest TensorFlow for
+them is 2.15, with Python 3.9 to 3.11:
+`pip install tensorflow==2.15.1 tensorflow-hub==0.15.0 'setuptools<81'`.
 
 ```python
 import tensorflow.compat.v1 as tf

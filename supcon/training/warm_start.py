@@ -30,7 +30,6 @@ _FETCH_ERRORS = (
   OSError,  # Also what tensorflow_hub, urllib and ssl raise.
   http.client.HTTPException,
   ValueError,
-  ImportError,
   tf.errors.OpError,
 )
 
@@ -151,13 +150,22 @@ def _newest_export(directory):
 
 def _fetch(handle):
   """Returns the directory of a TF-Hub module."""
+  try:
+    # Late, for nothing else here needs it.
+    import tensorflow_hub as hub
+  # Versions that do not go together raise anything.
+  except Exception as error:
+    raise ValueError(
+      f'--reference_ckpt={handle} cannot be fetched, for tensorflow_hub cannot '
+      f'be imported ({texts.one_line(error)}); install a version of it that '
+      f'goes with TensorFlow {tf.__version__} (from 2.16 on 0.16.1, with '
+      'tf_keras) and setuptools<81, or download the module, unpack it and name '
+      'its directory.'
+    ) from error
   logging.info('fetching %s, unless $TFHUB_CACHE_DIR has it', handle)
   before = socket.getdefaulttimeout()
   socket.setdefaulttimeout(_TIMEOUT_SECONDS)
   try:
-    # Late, for nothing else here needs it.
-    import tensorflow_hub as hub
-
     return hub.resolve(handle)
   except _FETCH_ERRORS as error:
     raise ValueError(

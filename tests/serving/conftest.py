@@ -1,8 +1,11 @@
 """One export, which all tests of what is exported look at."""
 
+import os
+
 import pytest
 
 from supcon.serving import exports
+from tests.serving import elsewhere
 from tests.serving import exported
 
 
@@ -17,23 +20,14 @@ def model(checkpoint):
 
 
 @pytest.fixture(scope='session')
-def facts():
-  return {
-    'dataset': 'digits',
-    'train_split': 'train',
-    'eval_split': 'test',
-    'num_train_examples': 1437,
-    'num_eval_examples': 360,
-    'total_steps': 40,
-    'metrics': {'top_1_accuracy': 0.9125, 'loss/cross_entropy_loss': 0.25},
-  }
-
-
-@pytest.fixture(scope='session')
-def export(model, facts, tmp_path_factory):
+def export(model, tmp_path_factory):
   """Both formats, written in a process of TensorFlow 2."""
+  path = os.environ.get(elsewhere.EXPORT)
+  if path:  # Written by another TensorFlow, see elsewhere_test.py.
+    return exports.Export(path, path, f'{path}/hub')
   directory = str(tmp_path_factory.mktemp('exports'))
-  return exports.write(model, directory, ('saved_model', 'hub'), 0, facts)
+  formats = ('saved_model', 'hub')
+  return exports.write(model, directory, formats, 0, exported.FACTS)
 
 
 @pytest.fixture(scope='session')

@@ -442,7 +442,7 @@ def test_index_of_others(tmp_path):
   path = _save(
     tmp_path,
     embeddings=_TWO.astype('>f2', order='F'),
-    labels=np.array([7, -1], np.uint8).astype(np.int64),
+    labels=np.array([7, 255], np.uint8).astype(np.int64),
     ids=np.array(['é'.encode(), b'\xff']),
     more=np.array([{}], object),  # Never looked at.
   )

@@ -35,7 +35,11 @@ def main(checkpoint, directory, how=''):
   if how == 'hang':
     hub_module.write = _hang
   export = exports.write(
-    exported.trained_model(checkpoint), directory, ('saved_model', 'hub'), 0, {}
+    exported.trained_model(checkpoint),
+    directory,
+    ('saved_model', 'hub'),
+    0,
+    exported.FACTS,
   )
   assert not tf.executing_eagerly()
   print(json.dumps(export._asdict()))

@@ -1,183 +1,116 @@
-"""Tests of supcon.serving.hub_module: a real module, used by hub.Module."""
+"""Tests of supcon.serving.hub_module: what it writes.
 
-import numpy as np
+hub_load_test.py and tensorflow_1_test.py use it as others do.
+"""
+
+import dataclasses
+import pathlib
+
 import pytest
 import tensorflow as tf
-import tensorflow_hub as hub
+from tensorflow.core.protobuf import saved_model_pb2
 
+from supcon.serving import hub_module
 from tests.serving import exported
 
-tf1 = tf.compat.v1
-
-_TAGS = {False: None, True: {'train'}}
-_NUM_BATCH_NORMS = 1 + 4 * 2 * 2 + 4  # Stem, blocks of two, shortcuts.
-
-
-@pytest.fixture(name='path')
-def _path(export):
-  """Of the module, in a graph of TensorFlow 1."""
-  with tf.Graph().as_default():
-    yield export.hub_module
+_COLLECTIONS = {
+  'hub_module_attachments',
+  'regularization_losses',
+  'trainable_variables',
+  'variables',
+}
 
 
-def _collection(name):
-  return tf1.get_collection(getattr(tf1.GraphKeys, name))
+@pytest.fixture(scope='module', name='path')
+def _path(model, tmp_path_factory):
+  path = tmp_path_factory.mktemp('hub') / 'module'
+  hub_module.write(model, str(path))
+  return path
 
 
-def _images():
-  return tf.constant(exported.unit_range(exported.images()))
+@pytest.fixture(scope='module', name='graphs')
+def _graphs(path):
+  return _meta_graphs(path)
 
 
-def _values(module, session):
-  return session.run(module.variable_map)
+def _meta_graphs(path):
+  """Returns {tags: MetaGraphDef}."""
+  proto = saved_model_pb2.SavedModel()
+  proto.ParseFromString((path / 'saved_model.pb').read_bytes())
+  return {tuple(graph.meta_info_def.tags): graph for graph in proto.meta_graphs}
 
 
-def _assert_same_bits(actual, expected):
-  assert set(actual) == set(expected)
-  for name, value in actual.items():
-    assert value.tobytes() == expected[name].tobytes(), name
+def test_files(path):
+  assert set(exported.tree(path)) == {
+    'saved_model.pb',
+    'tfhub_module.pb',
+    'variables/variables.data-00000-of-00001',
+    'variables/variables.index',
+  }
+  # Field 1, an integer: 3, FORMAT_V3.
+  assert (path / 'tfhub_module.pb').read_bytes() == b'\x08\x03'
 
 
-def test_what_it_says_of_itself(path):
-  spec = hub.load_module_spec(path)
-  assert {*spec.get_tags()} == {frozenset(), frozenset({'train'})}
-  side = exported.SIDE
-  for tags in (None, {'train'}):
-    assert sorted(spec.get_signature_names(tags)) == [
+def test_a_graph_without_tags_and_one_to_train(graphs):
+  assert set(graphs) == {(), ('train',)}
+  for graph in graphs.values():
+    assert set(graph.signature_def) == {
       'default',
       'image_classification',
       'image_feature_vector',
-    ]
-    for name in spec.get_signature_names(tags):
-      (info,) = spec.get_input_info_dict(name, tags).items()
-      assert info[0] == 'images'
-      assert info[1].get_shape().as_list() == [None, side, side, 3]
-      assert info[1].dtype == tf.float32
-  assert hub.get_num_image_channels(spec) == 3
+    }
+    # What nobody asks for would be in each graph that uses the module.
+    assert not {'SaveV2', 'RestoreV2'} & {n.op for n in graph.graph_def.node}
+    assert not graph.HasField('saver_def')
 
 
-@pytest.mark.parametrize('training', [False, True])
-def test_it_knows_the_size_of_images(path, training):
-  module = hub.Module(path, tags=_TAGS[training])
-  expected = [exported.SIDE, exported.SIDE]
-  assert hub.get_expected_image_size(module) == expected
-  # Attached, as the common signature says; not only guessed from the input.
-  info = hub.image_util.get_image_module_info(module, required=True)
-  size = info.default_image_size
-  assert [size.height, size.width] == expected
+def test_only_the_graph_to_train_has_updates(graphs):
+  assert set(graphs[()].collection_def) == _COLLECTIONS
+  assert set(graphs['train',].collection_def) == {*_COLLECTIONS, 'update_ops'}
+
+
+@pytest.mark.parametrize(
+  'size, attachment',
+  [
+    # {1: 'image_module_info', 2: {1: {1: 12, 2: 12}}}: strings and messages,
+    # tagged 10 and 18, have their length before them, integers are tagged 8 and
+    # 16. The key is 17 long, the inner messages 6 and 4.
+    (12, b'\x0a\x11image_module_info\x12\x06\x0a\x04\x08\x0c\x10\x0c'),
+    # 224 = 1 * 128 + 96 takes two bytes: 96 + 128, for more is to come, and 1.
+    (
+      224,
+      b'\x0a\x11image_module_info\x12\x08\x0a\x06\x08\xe0\x01\x10\xe0\x01',
+    ),
+  ],
+)
+def test_the_size_of_images_is_attached(model, tmp_path, size, attachment):
+  params = model.params.replace('input_data.preprocessing.image_size', size)
+  hub_module.write(dataclasses.replace(model, params=params), str(tmp_path))
+  for graph in _meta_graphs(tmp_path).values():
+    attached = graph.collection_def['hub_module_attachments']
+    assert [*attached.bytes_list.value] == [attachment]
+    shape = graph.signature_def['default'].inputs['images'].tensor_shape
+    assert [dim.size for dim in shape.dim] == [-1, size, size, 3]
 
 
 def test_variables_are_those_of_the_checkpoint(path, checkpoint):
-  module = hub.Module(path)
-  with tf1.Session() as session:
-    session.run(tf1.global_variables_initializer())
-    _assert_same_bits(_values(module, session), exported.values(checkpoint))
+  found = exported.values(str(path / 'variables' / 'variables'))
+  expected = exported.values(checkpoint)
+  assert set(found) == set(expected)
+  for name, value in expected.items():
+    assert found[name].dtype == value.dtype
+    assert found[name].tobytes() == value.tobytes(), name
 
 
-@pytest.mark.parametrize('training', [False, True])
-def test_outputs_are_those_of_the_model(path, expected, training):
-  module = hub.Module(path, tags=_TAGS[training])
-  default = module(_images())
-  by_name = module(_images(), as_dict=True)
-  classification = module(_images(), signature='image_classification')
-  features = module(_images(), signature='image_feature_vector')
-  outputs = expected.outputs[training]
-  with tf1.Session() as session:
-    session.run(tf1.global_variables_initializer())
-    found = session.run(by_name)
-    assert set(found) == {
-      *exported.NAMES,
-      'default',
-      'normalized_embeddings',
-    }
-    exported.assert_close({'logits': found.pop('default')}, outputs)
-    exported.assert_close(found, outputs)
-    for logits in session.run([default, classification]):
-      exported.assert_close({'logits': logits}, outputs)
-    exported.assert_close(
-      {'unnormalized_embeddings': session.run(features)}, outputs
-    )
+def test_nothing_of_where_it_was_made(path, graphs, checkpoint):
+  for graph in graphs.values():
+    assert {node.device for node in graph.graph_def.node} == {''}
+  for content in exported.tree(path).values():
+    assert str(pathlib.Path(checkpoint).parent).encode() not in content
+    assert b'/tmp' not in content
 
 
-def test_collections_of_a_trainable_module(path, checkpoint):
-  module = hub.Module(path, trainable=True, tags={'train'})
-  losses = _collection('REGULARIZATION_LOSSES')
-  assert len(losses) == 3
-  assert not _collection('UPDATE_OPS')
-  names = {v.op.name for v in tf1.trainable_variables()}
-  assert names == {
-    f'module/{name}'
-    for name in exported.values(checkpoint)
-    if 'moving_' not in name
-  }
-  for calls in (1, 2):
-    module(_images())
-    assert len(_collection('UPDATE_OPS')) == calls * 2 * _NUM_BATCH_NORMS
-    assert _collection('REGULARIZATION_LOSSES') == losses
-  # Encoder, projection head, classifier: sums of v^2/2, without coefficient.
-  with tf1.Session() as session:
-    session.run(tf1.global_variables_initializer())
-    np.testing.assert_allclose(
-      session.run(losses),
-      exported.norms(exported.values(checkpoint)),
-      rtol=1e-5,
-    )
-
-
-def test_updates_move_the_statistics_as_training_does(path, expected):
-  module = hub.Module(path, trainable=True, tags={'train'})
-  logits = module(_images())
-  with tf1.Session() as session:
-    session.run(tf1.global_variables_initializer())
-    session.run(logits)  # Alone it moves nothing.
-    session.run(_collection('UPDATE_OPS'))
-    for name, value in _values(module, session).items():
-      np.testing.assert_allclose(
-        value, expected.moved[name], rtol=1e-4, atol=1e-5, err_msg=name
-      )
-
-
-def test_frozen_it_has_nothing_to_train_and_nothing_changes(path, checkpoint):
-  module = hub.Module(path)
-  outputs = module(_images(), as_dict=True)
-  for name in ('REGULARIZATION_LOSSES', 'UPDATE_OPS', 'TRAINABLE_VARIABLES'):
-    assert not _collection(name), name
-  with tf1.Session() as session:
-    session.run(tf1.global_variables_initializer())
-    for _ in range(2):
-      session.run(outputs)
-    _assert_same_bits(_values(module, session), exported.values(checkpoint))
-
-
-def test_trained_with_frozen_statistics(path):
-  # Without the tag: weights and their norms, but batch norm in inference mode.
-  module = hub.Module(path, trainable=True)
-  module(_images())
-  assert len(_collection('REGULARIZATION_LOSSES')) == 3
-  assert not _collection('UPDATE_OPS')
-  assert tf1.trainable_variables()
-
-
-def test_learns_digits(path, checkpoint):
-  images, labels = exported.digits_to_learn()
-  module = hub.Module(path, trainable=True, tags={'train'})
-  loss = tf1.losses.sparse_softmax_cross_entropy(
-    labels, module(tf.constant(images))
-  )
-  total = loss + 0.01 * tf.add_n(_collection('REGULARIZATION_LOSSES'))
-  with tf.control_dependencies(_collection('UPDATE_OPS')):
-    train_op = tf1.train.GradientDescentOptimizer(0.5).minimize(total)
-  # Training stops the gradient of logits at the classifier, for the sake of the
-  # contrastive loss; here it reaches the encoder.
-  variables = tf1.trainable_variables()
-  gradients = tf1.gradients(loss, variables)
-  for variable, gradient in zip(variables, gradients):
-    in_projection_head = 'ProjectionHead' in variable.name
-    assert (gradient is None) == in_projection_head, variable.name
-  with tf1.Session() as session:
-    session.run(tf1.global_variables_initializer())
-    losses = [session.run([loss, train_op])[0] for _ in range(10)]
-    after = _values(module, session)
-  assert losses[-1] < 0.8 * losses[0], losses
-  for name, value in exported.values(checkpoint).items():
-    assert np.any(value != after[name]), name
+def test_a_device_scope_around_it_is_not_in_it(model, path, tmp_path):
+  with tf.Graph().as_default(), tf.device('/job:worker/gpu:7'):
+    hub_module.write(model, str(tmp_path))
+  assert exported.tree(tmp_path) == exported.tree(path)

@@ -139,6 +139,7 @@ def test_nothing_of_the_page_is_left_out():
   assert _PAGE.count(_ADDRESS) == 5
 
 
+@pytest.mark.hub_module
 @pytest.mark.parametrize(
   'index, output', [(0, 'logits'), (1, 'unnormalized_embeddings')]
 )
@@ -154,6 +155,7 @@ def test_use_in_tf1(export, expected, images, index, output):
   exported.assert_close({output: logits}, expected.outputs[False])
 
 
+@pytest.mark.hub_module
 def test_fine_tuning_in_tf1(export, expected, checkpoint, images):
   with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
     found = _run(_examples('TF1')[2], export.hub_module, None)
@@ -174,9 +176,11 @@ def test_fine_tuning_in_tf1(export, expected, checkpoint, images):
 def test_logits_in_tf2(export, expected, images):
   (code, _) = _examples('TF2')
   # This has never worked: tensorflow_hub cannot tell the size for a KerasLayer,
-  # of whatever module.
+  # of whatever module; newer versions do not try.
   assert _SIZE_OF_KERAS_LAYER in code
-  with pytest.raises(AttributeError, match='get_attached_message'):
+  with pytest.raises(
+    AttributeError, match='get_attached_message|get_expected_image_size'
+  ):
     _run(code, export.hub_module, images)
   # What the model cards give instead.
   instead = (

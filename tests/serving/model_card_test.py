@@ -1,6 +1,7 @@
 """Tests of supcon.serving.model_card: what it tells, and that it works."""
 
 import base64
+import collections
 import dataclasses
 import json
 import os
@@ -57,19 +58,47 @@ def _rows(text, head):
 # --- Its examples -------------------------------------------------------------
 
 
-def test_examples_run_as_they_are(cards, export):
-  blocks = _blocks(cards[export.path], 'python')
-  assert len(blocks) == 6
+def _run(cards, export, use):
+  """Runs the examples that use something; returns the variables of each."""
   found = []
-  for code in blocks:
-    found.append(variables := {})
-    exec(code, variables)
-  loading, keras, size, module, fine_tuning, frozen = found
+  for code in _blocks(cards[export.path], 'python'):
+    if _use(code) == use:
+      found.append(variables := {})
+      exec(code, variables)
+  return found
+
+
+def _use(code):
+  """Returns what the environment must have to run an example."""
+  if 'hub.Module(' in code:
+    return 'hub.Module'
+  # keras_3_test.py runs it.
+  return 'Keras 3' if 'TFSMLayer' in code else 'Keras 2'
+
+
+def test_no_example_is_left_out(cards, export):
+  blocks = _blocks(cards[export.path], 'python')
+  assert collections.Counter(map(_use, blocks)) == {
+    'Keras 2': 4,
+    'hub.Module': 2,
+    'Keras 3': 1,
+  }
+
+
+def test_examples_of_tensorflow_2_run_as_they_are(cards, export):
+  loading, keras, size, frozen = _run(cards, export, 'Keras 2')
   assert loading['logits'].shape == [1, 10]
   assert loading['embeddings'].shape == [1, 32]
   assert keras['logits'].shape == [1, 10]
   assert len(keras['encoder'].losses) == 3
-  for each in (size, module, frozen):
+  for each in (size, frozen):
+    assert (each['height'], each['width']) == (exported.SIDE, exported.SIDE)
+
+
+@pytest.mark.hub_module
+def test_examples_of_tensorflow_1_run_as_they_are(cards, export):
+  module, fine_tuning = _run(cards, export, 'hub.Module')
+  for each in (module, fine_tuning):
     assert (each['height'], each['width']) == (exported.SIDE, exported.SIDE)
   assert module['logits'].shape.as_list() == [1, 10]
   assert module['embeddings'].shape.as_list() == [1, 32]
@@ -84,7 +113,7 @@ def test_each_names_its_own_place(cards, export):
     assert f"hub.Module('{export.hub_module}')" in text
   assert 'saved_model.load' not in of_module
   # Examples aside they say the same.
-  assert _blocks(of_module, 'python') == _blocks(both, 'python')[3:]
+  assert _blocks(of_module, 'python') == _blocks(both, 'python')[4:]
   for head in ('Part', 'Name', 'Training', 'Metric', 'Logit', 'Hyper'):
     assert _rows(of_module, head) == _rows(both, head)
 

@@ -21,6 +21,8 @@ import tensorflow as tf
 from supcon import hparams
 from supcon import replicas
 from supcon.models import contrastive
+from supcon.serving import hub_module
+from supcon.serving import trained
 from supcon.training import checkpoints
 from supcon.training import warm_start
 from tests import flag_parsing
@@ -37,16 +39,17 @@ _FLAGS = {  # Module: its field of hparams.WarmStart.
 }
 
 
-def _model(depth=18, width=1 / 64, num_classes=3, head=(4, 2), norm=False):
-  return contrastive.ContrastiveModel(
-    hparams.Architecture(
-      encoder_depth=depth,
-      encoder_width=width,
-      projection_head_layers=head,
-      projection_head_use_batch_norm=norm,
-    ),
-    num_classes,
+def _architecture(depth=18, width=1 / 64, head=(4, 2), norm=False):
+  return hparams.Architecture(
+    encoder_depth=depth,
+    encoder_width=width,
+    projection_head_layers=head,
+    projection_head_use_batch_norm=norm,
   )
+
+
+def _model(num_classes=3, **changes):
+  return contrastive.ContrastiveModel(_architecture(**changes), num_classes)
 
 
 @functools.cache
@@ -435,10 +438,31 @@ def test_a_cache_that_cannot_be_written_is_refused(server, monkeypatch):
   assert server.asked == []
 
 
-def test_a_handle_without_tensorflow_hub_is_refused(monkeypatch):
-  monkeypatch.setitem(sys.modules, 'tensorflow_hub', None)
-  with pytest.raises(ValueError, match='cannot be fetched .*tensorflow_hub'):
+@pytest.mark.parametrize(
+  'code, why',
+  [
+    # What imports of tensorflow_hub end in: no such package, setuptools 81,
+    # tensorflow_hub 0.15 beside TensorFlow 2.16.
+    ('raise ModuleNotFoundError("No module named x")', 'No module named x'),
+    ('import pkg_resources_', "No module named 'pkg_resources_'"),
+    ('import os; os.estimator', "module 'os' has no attribute 'estimator'"),
+  ],
+)
+def test_a_handle_without_a_tensorflow_hub_that_works_is_refused(
+  tmp_path, monkeypatch, code, why
+):
+  (tmp_path / 'tensorflow_hub.py').write_text(code)
+  monkeypatch.syspath_prepend(tmp_path)
+  monkeypatch.delitem(sys.modules, 'tensorflow_hub', raising=False)
+  with pytest.raises(ValueError) as caught:
     warm_start.find('https://tfhub.dev/x/1')
+  assert str(caught.value) == (
+    '--reference_ckpt=https://tfhub.dev/x/1 cannot be fetched, for '
+    f'tensorflow_hub cannot be imported ({why}); install a version of it that '
+    f'goes with TensorFlow {tf.__version__} (from 2.16 on 0.16.1, '
+    'with tf_keras) and setuptools<81, or download the module, unpack it and '
+    'name its directory.'
+  )
 
 
 def test_a_handle_is_what_tensorflow_hub_makes_of_it(tmp_path, monkeypatch):
@@ -779,6 +803,23 @@ def _written_by_tensorflow_2(directory, values):
   return checkpoint.save(str(directory / 'ckpt'))
 
 
+def _written_by_this_project(directory, values):
+  """A module of ours, in TF1 Hub format."""
+  params = hparams.HParams(
+    architecture=_architecture(width=_WIDTH),
+    input_data=hparams.InputData(
+      preprocessing=hparams.Preprocessing(image_size=32)
+    ),
+  )
+  checkpoint = _write_values(directory / 'model.ckpt-1', values)
+  module = str(directory / 'module')
+  hub_module.write(
+    trained.TrainedModel(params, checkpoint, ('a', 'b', 'c'), None, None),
+    module,
+  )
+  return warm_start.find(module)
+
+
 def _written_by_tensorflow_hub(directory, values):
   """A module of someone else, in TF1 Hub format."""
   import tensorflow_hub as hub
@@ -813,6 +854,7 @@ _WRITERS = {
   'a module': _written_below('module/'),
   'a deep scope': _written_below('a/b/hub_module_1/'),
   'copies': _written_beside_copies,
+  'this project': _written_by_this_project,
   'tensorflow_hub': _written_by_tensorflow_hub,
   'tensorflow_hub, fine-tuned': _fine_tuned_with_tensorflow_hub,
   'shards': _written_in_shards,
@@ -836,7 +878,16 @@ def _written(tmp_path_factory):
   return checkpoint
 
 
-@pytest.mark.parametrize('writer', _WRITERS)
+@pytest.mark.parametrize(
+  'writer',
+  [
+    pytest.param(
+      writer,
+      marks=[pytest.mark.hub_module] if 'tensorflow_hub' in writer else [],
+    )
+    for writer in _WRITERS
+  ],
+)
 def test_values_arrive_bit_for_bit(written, writer):
   checkpoint = written(writer)
   assert warm_start.find(checkpoint) == checkpoint
