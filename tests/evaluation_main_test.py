@@ -912,7 +912,9 @@ def test_best_takes_no_part_of_a_checkpoint(tmp_path):
   _consider(tmp_path, 1, 0.2)
   path = _write(tmp_path, 2)
   pathlib.Path(f'{path}.data-00000-of-00001').write_bytes(b'cut')
-  best = evaluated.Best(model_dirs.ModelDir(str(tmp_path)))
+  best = evaluated.Best(
+    model_dirs.ModelDir(str(tmp_path)), dict(_DATA), 'small'
+  )
   with pytest.raises(tf.errors.DataLossError, match='is not whole'):
     best.hold(path)
   assert _consider(tmp_path, 3, 0.3)
