@@ -1,6 +1,7 @@
 """Whole training runs against the published implementation, step by step."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -58,24 +59,37 @@ def _train_stage(config, params, run, stage, batches, variables):
 
 
 def _train(config, variables):
-  """Trains all stages of a configuration on its recorded batches."""
+  """Trains all stages of a configuration on its recorded batches.
+
+  The published code moves the statistics in every stage if any stage asks for
+  it (a deviation, see test_statistics_follow_the_flag_of_the_stage). So does
+  every stage here, in order that all variables can be compared.
+  """
   values = golden.npz(f'train_parity/{config["name"]}/values.npz')
   _, params = flag_parsing.parse(config['flags'])
   run = stages.plan(params, config['training_set_size'])
   assert run.stages[0].stop_step == config['stage_1_steps']
   assert run.total_steps == config['steps']
+  moves = any(
+    stage.params.update_encoder_batch_norm
+    for stage in run.stages
+    if stage.start_step < stage.stop_step
+  )
   batches = [
     (values[f'batch{step}/images'], values[f'batch{step}/labels'])
     for step in range(config['steps'])
   ]
   history = []
   for stage in run.stages:
+    stage = stage._replace(
+      params=dataclasses.replace(stage.params, update_encoder_batch_norm=moves)
+    )
     if stage.start_step < stage.stop_step:
       variables, steps = _train_stage(
         config, params, run, stage, batches, variables
       )
       history.extend(steps)
-  return variables, history, run
+  return variables, history
 
 
 def _initial_variables(config):
@@ -85,6 +99,20 @@ def _initial_variables(config):
   return {
     name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
   }
+
+
+def _by_plain_ops(self, x, training):
+  """Batch norm in training by plain ops, as the published layer computes it."""
+  assert training
+  mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
+  moving = variance
+  if not self._synchronised and x.shape.rank == 4:
+    # The published layer is fused there: its variance is the unbiased one.
+    count = x.shape[0] * x.shape[1] * x.shape[2]
+    moving = variance * (count / (count - 1))
+  self._batch_statistics = (mean, moving)
+  beta = 0.0 if self._beta is None else self._beta
+  return tf.nn.batch_normalization(x, mean, variance, beta, self._gamma, 1e-5)
 
 
 def _nudged(variables):
@@ -98,60 +126,60 @@ def _nudged(variables):
   }
 
 
-def _unfused(self, x, training):
-  """Batch norm in training by plain ops, as the published layer computes it."""
-  assert training
-  mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
-  self._batch_statistics = (mean, variance)
-  return tf.nn.batch_normalization(
-    x, mean, variance, self._beta, self._gamma, 1e-5
-  )
+# Relative, of losses; and of variables, as a part of the largest value.
+_LOSS_TOLERANCE = 1e-5
+_VARIABLE_TOLERANCE = 3e-4
+# Some of these runs are chaotic: 16 images in a batch, rates up to 1 and relu
+# everywhere. A twin with nudged weights shows how far rounding alone takes each
+# number. Where it stays near, to the end of a run or for some steps, the
+# published run has to be as near.
+_ALLOWANCE = 5
+_CALM = 1e-3  # Below this noise accuracies are the same.
 
 
-# These runs are chaotic: with 16 images in a batch, rates up to 1 and relu
-# everywhere, one activation that rounding puts on the other side of zero
-# changes a loss by a thousandth, and the next steps multiply that. Two twins
-# of each run show how far rounding alone takes each number: one whose initial
-# weights are nudged in their last places, one with batch norm computed by other
-# kernels. The published run may be further away than the tolerance only where
-# the twins are too, by this factor.
-_ALLOWANCE = 10
+def _assert_history(history, noise, config):
+  """Compares summaries.
+
+  Args:
+    history: [{tag: value}] of each step.
+    noise: The same, of how far rounding may have taken each of them.
+    config: Holds the published ones.
+  """
+  for ours, spread, published in zip(history, noise, config['per_step']):
+    step = published['global_step']
+    assert set(published) <= set(ours)
+    for tag, expected in published.items():
+      if 'accuracy' in tag:
+        continue
+      tolerance = max(_LOSS_TOLERANCE * abs(expected) + 1e-7, spread[tag])
+      assert abs(ours[tag] - expected) <= tolerance, (
+        f'{tag} at step {step}: {ours[tag]}, expected {expected}, {tolerance}'
+      )
+    loss = 'loss/cross_entropy_loss'
+    # Of equal logits the published code counts every one as best.
+    has_ties = not published['weight_decay/ClassificationHead_weights']
+    if not has_ties and spread[loss] < _CALM * published[loss]:
+      for tag in ('top_1_accuracy', 'top_5_accuracy'):
+        assert ours[tag] == pytest.approx(published[tag]), (tag, step)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('config', _CONFIGS, ids=[c['name'] for c in _CONFIGS])
 def test_both_stages_train_as_published(config, monkeypatch):
+  # Computed by the ops of the published layer, and so rounded alike.
+  monkeypatch.setattr(layers.BatchNorm, 'forward', _by_plain_ops)
   initial = _initial_variables(config)
-  variables, history, run = _train(config, initial)
-  nudged, nudged_history, _ = _train(config, _nudged(initial))
-  monkeypatch.setattr(layers.BatchNorm, 'forward', _unfused)
-  unfused, unfused_history, _ = _train(config, initial)
-
-  noise = collections.defaultdict(float)
-  for ours, *twins, published in zip(
-    history, nudged_history, unfused_history, config['per_step']
-  ):
-    step = published['global_step']
-    assert set(published) <= set(ours)
-    for tag, expected in published.items():
-      if 'accuracy' in tag:
-        continue  # Of equal logits the published code counts every one as best.
+  variables, history = _train(config, initial)
+  twin, twin_history = _train(config, _nudged(initial))
+  noise, most = [], collections.defaultdict(float)
+  for ours, others in zip(history, twin_history):
+    for tag, value in ours.items():
       # What rounding has done by now does not go away again.
-      noise[tag] = max(noise[tag], *(abs(ours[tag] - t[tag]) for t in twins))
-      tolerance = abs(expected) * (1e-4 if step < 4 else 1e-3) + 1e-7
-      assert abs(ours[tag] - expected) <= max(
-        tolerance, _ALLOWANCE * noise[tag]
-      ), f'{tag} at step {step}: {ours[tag]}, expected {expected}, {noise[tag]}'
+      most[tag] = max(most[tag], _ALLOWANCE * abs(value - others[tag]))
+    noise.append(dict(most))
+  assert len(history) == config['steps']
+  _assert_history(history, noise, config)
 
-  # The published code moves the statistics in every stage if any stage asks
-  # for it; ours stops with the stage's own flag.
-  statistics_differ = 1 < len(
-    {
-      stage.params.update_encoder_batch_norm
-      for stage in run.stages
-      if stage.start_step < stage.stop_step
-    }
-  )
   finals = {
     key[len('final/') :]: value
     for key, value in golden.npz(
@@ -161,12 +189,8 @@ def test_both_stages_train_as_published(config, monkeypatch):
   }
   assert set(finals) == set(variables)
   for name, expected in finals.items():
-    if '/moving_' in name and statistics_differ:
-      continue
-    spread = max(
-      np.max(np.abs(variables[name] - twin[name])) for twin in (nudged, unfused)
-    )
-    tolerance = 1e-3 * np.max(np.abs(expected)) + 1e-9
+    spread = np.max(np.abs(variables[name] - twin[name]))
+    tolerance = _VARIABLE_TOLERANCE * np.max(np.abs(expected)) + 1e-9
     np.testing.assert_allclose(
       variables[name],
       expected,
@@ -174,6 +198,32 @@ def test_both_stages_train_as_published(config, monkeypatch):
       atol=max(tolerance, _ALLOWANCE * spread),
       err_msg=name,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('config', _CONFIGS, ids=[c['name'] for c in _CONFIGS])
+def test_the_fused_kernel_begins_as_published(config):
+  # It rounds otherwise, which one update may magnify a thousandfold.
+  _, history = _train(config, _initial_variables(config))
+  noise = [
+    {tag: tolerance * abs(value) for tag, value in step.items()}
+    for step, tolerance in zip(history, (2e-5, 5e-3))
+  ]
+  _assert_history(history, noise, config)
+
+  # However far apart chance has taken them, a total is the sum of its parts.
+  _, params = flag_parsing.parse(config['flags'])
+  run = stages.plan(params, config['training_set_size'])
+  for steps in (history, config['per_step']):
+    for step, scalars in enumerate(steps):
+      stage = run.stage_at(step)
+      total = (
+        stage.params.contrastive_loss_weight * scalars['loss/contrastive_loss']
+        + stage.params.cross_entropy_loss_weight
+        * scalars['loss/cross_entropy_loss']
+        + scalars[f'weight_decay/stage{stage.number}_weight_decay_loss']
+      )
+      assert scalars['total_loss'] == pytest.approx(total, rel=2e-6), step
 
 
 def test_statistics_follow_the_flag_of_the_stage():
