@@ -680,7 +680,7 @@ def test_queries_that_are_none(tmp_path):
 # -------------------------------------------------------------------- origins
 
 
-def _index(path, origin):
+def _written_by(path, origin):
   with embeddings.open_writer(str(path), 5, _CLASSES, {}, origin) as writer:
     writer.add(_batch())
   return embeddings.read_index(str(path))
@@ -696,7 +696,9 @@ def warnings(monkeypatch):
 
 
 def test_an_index_of_the_model_is_taken(tmp_path, warnings):
-  _index(tmp_path / 'e.npz', _ORIGIN).check_origin(_ORIGIN, 'DIR/model.ckpt-3')
+  _written_by(tmp_path / 'e.npz', _ORIGIN).check_origin(
+    _ORIGIN, 'DIR/model.ckpt-3'
+  )
   assert warnings == []
 
 
@@ -714,14 +716,16 @@ def test_an_index_of_the_model_is_taken(tmp_path, warnings):
   ],
 )
 def test_an_index_of_another_model_is_refused(tmp_path, change, words):
-  index = _index(tmp_path / 'e.npz', _ORIGIN._replace(**change))
+  index = _written_by(tmp_path / 'e.npz', _ORIGIN._replace(**change))
   with pytest.raises(ValueError, match=words) as caught:
     index.check_origin(_ORIGIN, 'DIR/model.ckpt-3')
   assert str(caught.value).startswith(f'--index={tmp_path}/e.npz ')
 
 
 def test_an_index_that_says_nothing_is_taken_with_a_warning(tmp_path, warnings):
-  _index(tmp_path / 'e.npz', None).check_origin(_ORIGIN, 'DIR/model.ckpt-3')
+  _written_by(tmp_path / 'e.npz', None).check_origin(
+    _ORIGIN, 'DIR/model.ckpt-3'
+  )
   (line,) = warnings
   assert 'e.npz does not say which model made it' in line
 
