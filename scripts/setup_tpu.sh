@@ -95,8 +95,9 @@ constraints = [
   # What Debian calls a version need not be one for pip.
   if name and re.fullmatch(r'[0-9][0-9a-zA-Z.]*(\+[\w.]+)?', version)
 ]
-if int(installed.get('protobuf', '5').split('.')[0]) < 5:
-  # Later ones are for protobuf 5, and do not say so.
+protobuf = installed.get('protobuf', '7.0').split('.')[:2]
+if tuple(map(int, protobuf)) < (6, 31):
+  # Later ones are made for protobuf 6.31, and do not say so.
   constraints.append('tensorflow-metadata<1.18')
 for name, lines in (
   ('constraints', constraints),

@@ -79,6 +79,9 @@ def load() -> None:
   _check_version(tensorflow.__version__)
   with logs.hidden_stderr():
     _import('tensorflow_datasets')
+    if _is_there('tensorflow_metadata'):
+      # TensorFlow Datasets imports it late, in the midst of something else.
+      _import('tensorflow_metadata.proto.v0.schema_pb2')
 
 
 def _check_version(version):
@@ -155,9 +158,9 @@ def _mend(name):
   """Returns the command that is most likely to make `name` importable."""
   _, tensorflow = _tensorflow()
   protobuf, metadata = _version('protobuf'), _version('tensorflow-metadata')
-  if name == 'tensorflow_datasets' and protobuf and metadata:
-    # From 1.18 on it is made for protobuf 5, and does not say so.
-    if _major_minor(protobuf) < (5, 0) and _major_minor(metadata) >= (1, 18):
+  if name.startswith('tensorflow_') and protobuf and metadata:
+    # From 1.18 on it is made for protobuf 6.31, and does not say so.
+    if _major_minor(protobuf) < (6, 31) and _major_minor(metadata) >= (1, 18):
       return _pip('tensorflow-metadata<1.18')
   if name == 'tensorflow' or (tensorflow or '').startswith(_text(NEWEST)):
     return _pip('-r', str(_REQUIREMENTS))
