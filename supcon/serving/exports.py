@@ -18,6 +18,7 @@ from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import gc
 import json
 import os
 import pathlib
@@ -121,6 +122,8 @@ def write(
       saved_model.write(model, aside)
       _write_assets(model, os.path.join(aside, _ASSETS))
     if 'hub' in formats:
+      # The SavedModel's graphs are reference cycles that hold all variables.
+      gc.collect()
       hub_module.write(model, os.path.join(aside, _HUB))
     _write_text(aside, FACTS, _to_json(_facts(card, formats)))
     export = _publish(aside, directory, int(begun), formats, card)

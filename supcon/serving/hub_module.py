@@ -33,7 +33,7 @@ _COLLECTIONS = (
 # What is attached to a graph; tensorflow_hub alone reads it.
 _ATTACHMENTS = 'hub_module_attachments'
 
-_FORMAT_V3 = 3  # Of tensorflow_hub's formats the only one in use.
+_FORMAT_V3 = 3  # The only ModuleDef.Format that tensorflow_hub knows.
 
 
 def write(model: trained.TrainedModel, path: str) -> None:
@@ -149,6 +149,7 @@ def _saved_model(graphs):
 
   message SavedModel { repeated MetaGraphDef meta_graphs = 2; }
   """
+  # Maps in one order: the same model is the same file.
   return b''.join(
     _embedded(2, graph.SerializeToString(deterministic=True))
     for graph in graphs
