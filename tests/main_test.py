@@ -276,8 +276,9 @@ class TestTrainThenEval:
       f'SavedModel:  {trained.result["saved_model"]}',
       f'Hub module:  {trained.result["hub_module"]}',
       f'Metrics:     {trained.model_dir / "result.json"}',
+      # The path holds a space.
       f'TensorBoard: {sys.executable} -m tensorboard.main --logdir '
-      f'{trained.model_dir}',
+      f"'{trained.model_dir}'",
     ]
 
   def test_log(self, trained):

@@ -157,6 +157,9 @@ class Run:
   def _find_checkpoint(self):
     """Returns the checkpoint that the job is about, if there is one."""
     wanted = self.options.checkpoint
+    path = self.model_dir.path
+    if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
+      raise ValueError(f'--model_dir={path} is a file; name a directory.')
     if not wanted:
       return self.model_dir.newest()
     found = checkpoint_files.prefix_of(wanted)

@@ -773,7 +773,7 @@ def _finish_on_host(params, mean, std, dtype):
   )
 
 
-def _assert_same(actual, expected, std, dtype):
+def _assert_same(actual, expected, std, dtype, num_levels=1):
   """Equal but for rounding, of levels here and there and of bfloat16."""
   assert actual.dtype == dtype and actual.shape == expected.shape
   actual, expected = (
@@ -781,7 +781,7 @@ def _assert_same(actual, expected, std, dtype):
   )
   # Whitened values reach 4, blurred ones are rounded twice.
   rounding = 1e-5 if dtype == tf.float32 else 2**-5
-  level = _LEVEL / min(std or [1])
+  level = num_levels * _LEVEL / min(std or [1])
   difference = np.abs(actual - expected)
   assert difference.max() <= level + rounding
   assert (difference > rounding).mean() <= _RARELY
@@ -961,7 +961,9 @@ def test_compiled_equals_not_compiled(
     left = next(iter(_unfinished(image, n, params).batch(n)))
     features = _finish_on_host(params, _MEAN, _STD, dtype)(left)
     finished.append(features['images'])
-  _assert_same(*finished, _STD, dtype)
+  # RandAugment multiplies by up to 1.9 what rounding of the jitter has moved by
+  # a level.
+  _assert_same(*finished, _STD, dtype, 2 if kind is _STACKED else 1)
 
 
 @pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16])

@@ -130,7 +130,7 @@ def test_accuracy_is_right_answers_by_examples_to_the_last_bit(num_examples):
     ]
   )
   assert result['top_1_accuracy'].dtype == np.float64
-  assert result['top_1_accuracy'] == is_right.sum() / float(num_examples)
+  assert result['top_1_accuracy'] == int(is_right.sum()) / num_examples
   assert result['top_5_accuracy'] == 1.0
   assert history[-1] == result
   assert history[0]['top_1_accuracy'] == is_right[:8].mean(dtype=np.float64)
