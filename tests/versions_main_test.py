@@ -107,8 +107,7 @@ def test_the_other_tensorflow_evaluates_alike(python, unbroken, tmp_path):
     for directory in (unbroken[python], model_dir)
   )
   assert set(found) == set(expected)
-  for key, value in expected.items():
-    if isinstance(value, float):
-      np.testing.assert_allclose(
-        found[key], value, rtol=1e-5, atol=1e-6, err_msg=key
-      )
+  for key, value in expected['metrics'].items():
+    np.testing.assert_allclose(
+      found['metrics'][key], value, rtol=1e-4, atol=1e-6, err_msg=key
+    )
