@@ -8,9 +8,10 @@
 #   scripts/quickstart.sh
 #   scripts/quickstart.sh --use_labels=False    # SimCLR
 #
-# Makes .venv first if it is not there; PYTHON=... names the Python 3.10 to
-# 3.13 to make it with, by default the newest that is found. Trained models go to runs/, one directory for each list of
-# flags, so that what has been trained is not trained again.
+# Makes .venv first if it is not there; PYTHON=... names the Python 3.10 to 3.13
+# to make it with, by default the newest that is found. Trained models go to
+# runs/, one directory for each list of flags, so that what has been trained is
+# not trained again.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 

@@ -20,12 +20,10 @@ fail() {
 # Prints the version of TensorFlow, without importing it or what it needs.
 tensorflow_version() {
   "$python" -c '
-import importlib.util
-import re
-
-spec = importlib.util.find_spec("tensorflow")
-assert spec, "no TensorFlow"
 import importlib.metadata as metadata
+import importlib.util
+
+assert importlib.util.find_spec("tensorflow"), "no TensorFlow"
 for name in ("tensorflow", "tensorflow-cpu", "tensorflow-tpu", "tf-nightly"):
   try:
     print(metadata.version(name))
@@ -41,7 +39,7 @@ else:
   || fail "$python is too old, expected Python 3.10 to 3.13."
 version="$(tensorflow_version)" \
   || fail "$python has no TensorFlow ($(tail -n 1 "$work/error")), expected" \
-    '2.15 to 2.21; where none must stay, run scripts/setup.sh or' \
+    '2.15 to 2.21; where none must stay, run scripts/quickstart.sh or' \
     "$python -m pip install -r requirements.txt"
 IFS=. read -r major minor _ <<< "$version"
 if ((major < 2 || (major == 2 && minor < 15))); then
