@@ -1,6 +1,5 @@
 """Tests of supcon.changes: what may change is said of everything, and held."""
 
-from absl import logging
 import pytest
 
 import hparams_flags
@@ -24,15 +23,6 @@ def _other(value):
   if isinstance(value, tuple):
     return (*value, value[-1])
   return next(member for member in type(value) if member != value)
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-  found = []
-  monkeypatch.setattr(
-    logging, 'warning', lambda message, *args: found.append(message % args)
-  )
-  return found
 
 
 def test_every_hyper_parameter_stands_in_it_once():

@@ -3,6 +3,7 @@
 import os
 import socket
 
+from absl import logging
 import pytest
 
 from supcon import installation
@@ -21,6 +22,16 @@ def no_network(monkeypatch):
 
   monkeypatch.setattr(socket.socket, 'connect', refuse)
   monkeypatch.setattr(socket, 'getaddrinfo', refuse)
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+  """All warnings that are logged from now on, a list that grows."""
+  found = []
+  monkeypatch.setattr(
+    logging, 'warning', lambda message, *args: found.append(message % args)
+  )
+  return found
 
 
 def pytest_collection_modifyitems(config, items):

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 
-from absl import logging
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -94,16 +93,6 @@ def _write_state(model_dir, content):
   path.unlink()
   if content is not None:
     path.write_bytes(content)
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-  """All warnings that are logged."""
-  found = []
-  monkeypatch.setattr(
-    logging, 'warning', lambda message, *args: found.append(message % args)
-  )
-  return found
 
 
 # --- Which one is newest ------------------------------------------------------

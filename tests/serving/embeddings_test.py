@@ -10,7 +10,6 @@ import sys
 import tracemalloc
 import zipfile
 
-from absl import logging
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -684,15 +683,6 @@ def _written_by(path, origin):
   with embeddings.open_writer(str(path), 5, _CLASSES, {}, origin) as writer:
     writer.add(_batch())
   return embeddings.read_index(str(path))
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-  found = []
-  monkeypatch.setattr(
-    logging, 'warning', lambda message, *args: found.append(message % args)
-  )
-  return found
 
 
 def test_an_index_of_the_model_is_taken(tmp_path, warnings):
