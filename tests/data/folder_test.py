@@ -8,7 +8,6 @@ import json
 import os
 import unicodedata
 
-from absl import logging
 import numpy as np
 from PIL import Image
 from PIL import ImageOps
@@ -119,16 +118,6 @@ def test_classes_are_the_folders_of_the_training_split(tmp_path):
     (b'cow of val', 1),
     (b'dog of val', 2),
   ]
-
-
-@pytest.fixture(name='warnings')
-def fixture_warnings(monkeypatch):
-  """All warnings that are logged."""
-  found = []
-  monkeypatch.setattr(
-    logging, 'warning', lambda message, *args: found.append(message % args)
-  )
-  return found
 
 
 def test_one_line_says_what_is_left_out(tmp_path, warnings):

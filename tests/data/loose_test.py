@@ -2,7 +2,6 @@
 
 import os
 
-from absl import logging
 import numpy as np
 from PIL import Image
 from PIL import ImageOps
@@ -183,11 +182,7 @@ def test_names_that_are_no_text(tmp_path):
   )
 
 
-def test_one_line_says_what_is_left_out(tmp_path, monkeypatch):
-  warnings = []
-  monkeypatch.setattr(
-    logging, 'warning', lambda message, *args: warnings.append(message % args)
-  )
+def test_one_line_says_what_is_left_out(tmp_path, warnings):
   _write(
     tmp_path, 'a/1.jfif', 'a/2.webp', 'a/deep/3.webp', 'b/4.jpe', 'b/5.txt'
   )
