@@ -41,6 +41,9 @@ _TENSORFLOWS = (
 # What TensorFlow is compiled for, or generated code for. Other versions fail at
 # import, or later.
 _COMPILED_FOR = ('numpy', 'protobuf')
+# What else they need and do not say: TensorFlow 2.20 takes any newer protobuf,
+# but an argument by which it writes graphs is gone from protobuf 7.
+_NEEDED_UNSAID = {(2, 20): ('protobuf<7',)}
 
 
 class InstallationError(ValueError):
@@ -121,7 +124,9 @@ def _check_what_tensorflow_needs():
   except ImportError:
     return  # The import of TensorFlow will tell.
   name, version = _tensorflow()
-  for line in importlib.metadata.requires(name) or () if name else ():
+  lines = list(importlib.metadata.requires(name) or ()) if name else []
+  lines += _NEEDED_UNSAID.get(_major_minor(version), ()) if name else ()
+  for line in lines:
     needed = requirements.Requirement(line)
     if needed.name not in _COMPILED_FOR:
       continue

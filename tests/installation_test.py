@@ -89,6 +89,15 @@ _CASES = {
     'protobuf!=4.21.0,<5,>=3.20.3; run: {pip} '
     "'protobuf!=4.21.0,<5,>=3.20.3'",
   ),
+  'a protobuf that TensorFlow does not know to be too new': (
+    dict(
+      versions=_versions('2.20.0', protobuf='7.36.2'),
+      modules=_modules('2.20.0', 'tensorflow_estimator', 'tf_keras'),
+      requires=('protobuf>=5.28.0',),
+    ),
+    'protobuf 7.36.2 does not go with TensorFlow 2.20.0, which needs '
+    "protobuf<7; run: {pip} 'protobuf<7'",
+  ),
   'broken': (
     dict(
       versions=_versions('2.15.1'),
@@ -135,7 +144,7 @@ def test_what_does_not_fit_is_one_line_with_the_command_that_mends_it(
 ):
   environment, expected = _CASES[case]
   packages = fake_packages.make(
-    tmp_path / 'packages', requires=_NEEDS, **environment
+    tmp_path / 'packages', **{'requires': _NEEDS, **environment}
   )
   ran = _run(
     packages,
