@@ -12,14 +12,26 @@
 # CDPATH would send a relative cd elsewhere, and make it print.
 ROOT="$(CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-# Becomes main.py with the given flags, under $PYTHON if that is set, else under
-# the checkout's .venv if there is one, else under python3.
-run_main() {
+# Prints the interpreter: $PYTHON if that is set, else that of the checkout's
+# .venv if there is one, else python3.
+interpreter() {
   local default_python=python3
   if [[ -x "$ROOT/.venv/bin/python" ]]; then
     default_python="$ROOT/.venv/bin/python"
   fi
-  exec "${PYTHON:-$default_python}" "$ROOT/main.py" "$@"
+  echo "${PYTHON:-$default_python}"
+}
+
+# Becomes main.py with the given flags.
+run_main() {
+  exec "$(interpreter)" "$ROOT/main.py" "$@"
+}
+
+# Prints a number that is another one for other arguments.
+checksum_of() {
+  local checksum
+  checksum="$(printf '%s\n' "$@" | cksum)"
+  printf '%08x' "${checksum%% *}"
 }
 
 # Takes a script's arguments and leaves them in REFERENCE_FLAGS, of which the

@@ -19,8 +19,7 @@ prepare_environment requirements.txt
 
 run=quickstart
 if [[ $# -gt 0 ]]; then
-  checksum="$(printf '%s\n' "$@" | cksum)"
-  run="quickstart-$(printf '%08x' "${checksum%% *}")"
+  run="quickstart-$(checksum_of "$@")"
 fi
 
 run_main "${SUPCON[@]}" "${DIGITS[@]}" \

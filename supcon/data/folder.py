@@ -3,6 +3,10 @@
 The folders of the training split are the classes. Examples are not in the order
 of their names, in which one class would follow the other, but in that of a hash
 of them: the first n are a fair sample, and a shuffle buffer sees all classes.
+
+A split may be a part of a folder, such as train[:80%], which takes that part of
+each class, by the same order: what is in which part changes only where images
+come or go. The folder `.` is the directory itself: DIRECTORY/CLASS/IMAGE.
 """
 
 import collections
@@ -17,6 +21,8 @@ import functools
 import hashlib
 import math
 import os
+import re
+from typing import NamedTuple
 import unicodedata
 import zlib
 
@@ -41,7 +47,13 @@ COMMON_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif')
 _EXPECTED = f'CLASS/*{{{",".join(COMMON_ENDINGS)}}}'
 
 # ImageNet's is called val.
-_EVAL_NAMES = ('val', 'validation', 'test')
+EVAL_NAMES = ('val', 'validation', 'test')
+
+# The directory itself, in which the classes may be without a split.
+WHOLE = '.'
+
+# A split that is a part of a folder.
+_PART = re.compile(r'(?P<folder>.*)\[(?P<begin>[^:\]]*):(?P<end>[^:\]]*)\]')
 
 # Directories are listed, and files looked at, so many at a time: in an object
 # store each takes a request.
@@ -57,7 +69,8 @@ class FolderSplit:
   """See `splits.Split`.
 
   Attributes:
-    name: The folder's.
+    name: The folder's, and which part of it, if not all.
+    folder: The folder's name, or `WHOLE`.
     directory: Its path.
     class_names: In the order of the labels.
     labels: int32 [N], by position.
@@ -66,6 +79,7 @@ class FolderSplit:
   """
 
   name: str
+  folder: str
   directory: str
   class_names: tuple[str, ...]
   labels: np.ndarray
@@ -122,7 +136,8 @@ class FolderSplit:
     return os.path.join(self.directory, self._relative_path(position))
 
   def example_id(self, position: int) -> str:
-    return f'{self.name}/{self._relative_path(position)}'
+    path = self._relative_path(position)
+    return path if self.folder == WHOLE else f'{self.folder}/{path}'
 
   def damage(self) -> None:
     return None
@@ -138,12 +153,14 @@ def load(
 
   Args:
     data_dir: The directory that holds the splits, local or gs://.
-    train_split: The folder to train on; '' is train.
-    eval_split: The folder to evaluate on; '' is the first of val, validation,
-      test. Its classes must be among those of the training split.
+    train_split: The folder to train on, or a part of one; '' is train.
+    eval_split: The folder to evaluate on, or a part of one; '' is the first of
+      val, validation, test. Its classes must be among those of the training
+      split.
 
   Raises:
-    ValueError: If a folder is missing or empty, or a class is unknown.
+    ValueError: If a folder or a part is missing or empty, or a class is
+      unknown.
   """
   if not data_dir:
     raise ValueError(
@@ -155,37 +172,126 @@ def load(
       f'--data_dir={data_dir} is not a directory; name the one that holds '
       f'train/{_EXPECTED}.'
     )
-  names = _folders(data_dir)
+  names = folders(data_dir)
   try:
     train_split = splits.choose(train_split, 'train_split', ['train'], names)
-    eval_split = splits.choose(eval_split, 'eval_split', _EVAL_NAMES, names)
+    eval_split = splits.choose(eval_split, 'eval_split', EVAL_NAMES, names)
   except ValueError as error:
     raise ValueError(
       f'--data_dir={data_dir}: {error}{_advice(data_dir, names)}.'
     ) from error
+  places = []
   for flag, name in (('train', train_split), ('eval', eval_split)):
-    if not tf.io.gfile.isdir(os.path.join(data_dir, name)):
+    place = place_of(data_dir, name, f'--{flag}_split')
+    if not tf.io.gfile.isdir(place.directory):
       raise ValueError(
         f'--{flag}_split={name} is not in --data_dir={data_dir}, which holds '
         f'{splits.listed(names)}.'
       )
+    places.append(place)
 
-  train_dir = os.path.join(data_dir, train_split)
-  eval_dir = os.path.join(data_dir, eval_split)
-  class_names = _class_folders(train_dir)
-  eval_names = _class_folders(eval_dir)
-  _check_forms(train_dir, class_names, eval_dir, eval_names)
-  _check_known(train_dir, class_names, eval_dir, eval_names, names)
-  train, left_out = _list(train_split, train_dir, class_names, class_names)
-  evaluation, more = _list(eval_split, eval_dir, eval_names, class_names)
+  train_place, eval_place = places
+  class_names = _class_folders(train_place.directory)
+  eval_names = _class_folders(eval_place.directory)
+  directories = (train_place.directory, class_names)
+  directories += (eval_place.directory, eval_names)
+  _check_forms(*directories)
+  _check_known(*directories, names)
+  train, left_out = _list(train_place, class_names, class_names)
+  evaluation, more = _list(eval_place, eval_names, class_names)
   # The same folder may be both.
   warn_of({**left_out, **more}, data_dir)
+  train = _part_of(train, train_place, '--train_split', class_names)
   return splits.Source(
     train=train,
-    evaluation=evaluation,
+    evaluation=_part_of(evaluation, eval_place, '--eval_split', ()),
     class_names=class_names,
     image_shape=None,
   )
+
+
+class Place(NamedTuple):
+  """Where a split is.
+
+  Attributes:
+    name: As the user chose it.
+    folder: The folder, or `WHOLE`.
+    directory: Its path.
+    percent: (begin, end) of a part, None for all of it.
+  """
+
+  name: str
+  folder: str
+  directory: str
+  percent: tuple[int, int] | None
+
+
+def place_of(data_dir: str, name: str, flag: str = '') -> Place:
+  """Returns where a split is that may be a part of a folder.
+
+  Args:
+    data_dir: The directory that holds the folders.
+    name: Of the split.
+    flag: That names it.
+
+  Raises:
+    ValueError: If the part is none.
+  """
+
+  def place(folder, percent):
+    directory = os.path.join(data_dir, folder)
+    return Place(
+      name, folder, data_dir if folder == WHOLE else directory, percent
+    )
+
+  match = _PART.fullmatch(name)
+  if not match or tf.io.gfile.isdir(os.path.join(data_dir, name)):
+    return place(name, None)
+  bounds = []
+  for text, default in ((match['begin'], 0), (match['end'], 100)):
+    number = text.removesuffix('%')
+    is_percentage = number.isdecimal() and text.endswith('%')
+    bounds.append(int(number) if is_percentage else default)
+    if text and not (is_percentage and int(number) <= 100):
+      raise ValueError(
+        f'{flag}={name}: {text!r} is no percentage; expected a part of each '
+        'class, such as train[:80%] or train[80%:].'
+      )
+  return place(match['folder'] or WHOLE, tuple(bounds))
+
+
+def _part_of(split, place, flag, needed):
+  """Returns the part of each class that a place names.
+
+  Args:
+    split: All that is in its folder.
+    place: The `Place`.
+    flag: That names it.
+    needed: Names of classes of which there must be an image.
+
+  Raises:
+    ValueError: If there is nothing in it, or of a needed class nothing.
+  """
+  if place.percent is None:
+    return split
+  kept = np.zeros(split.num_examples, bool)
+  found = set()
+  for label, name in enumerate(split.class_names):
+    of_class = np.flatnonzero(split.labels == label)
+    # Rounded half up, so that neighbouring parts share no image.
+    begin, end = ((len(of_class) * p + 50) // 100 for p in place.percent)
+    kept[of_class[begin:end]] = True
+    if begin < end:
+      found.add(name)
+  missing = [name for name in needed if name not in found]
+  if missing or not kept.any():
+    what = f'no images of {texts.printable(missing[0])}' if missing else 'none'
+    raise ValueError(
+      f'{flag}={place.name} takes a part of each class of {split.directory} '
+      f'and gets {what}; choose a larger part, or add images.'
+    )
+  part = split.select(np.flatnonzero(kept).tolist())
+  return dataclasses.replace(part, name=place.name)
 
 
 def visible_names(directory: str) -> list[str]:
@@ -283,7 +389,8 @@ def _constant(data):
   return tf.io.decode_compressed(tf.constant(zlib.compress(data)), 'ZLIB')
 
 
-def _folders(directory):
+def folders(directory: str) -> tuple[str, ...]:
+  """Returns the visible folders in a directory, sorted."""
   names = visible_names(directory)
   paths = [os.path.join(directory, name) for name in names]
   are_folders = in_parallel(tf.io.gfile.isdir, paths)
@@ -302,13 +409,14 @@ def _advice(data_dir, names):
   if any(map(is_image, first)) and 'train' not in names:
     return (
       f'. If {splits.listed(names)} are the classes, move them into '
-      f'{data_dir}/train, and some images of each into {data_dir}/val'
+      f'{data_dir}/train, and some images of each into {data_dir}/val, or '
+      "take parts of each: --train_split='.[:80%]' --eval_split='.[80%:]'"
     )
   return ''
 
 
 def _class_folders(directory):
-  names = _folders(directory)
+  names = folders(directory)
   for name in names:
     if texts.has_controls(name):
       raise ValueError(
@@ -360,12 +468,14 @@ def _check_known(train_dir, class_names, eval_dir, eval_names, names):
   )
 
 
-def _list(name, directory, found_names, class_names):
-  """Returns the split with the images of the classes `found_names`.
+def _list(place, found_names, class_names):
+  """Returns all in a folder that is an image of the classes `found_names`.
 
   And {path: whether it is a folder} of what is in their folders besides, and
   of files that are in none.
   """
+
+  directory = place.directory
 
   def files(class_name):
     return visible_names(os.path.join(directory, class_name))
@@ -382,7 +492,7 @@ def _list(name, directory, found_names, class_names):
     if not is_image(file)
   ]
   left_out = dict(zip(others, in_parallel(tf.io.gfile.isdir, others)))
-  beside = set(visible_names(directory)) - set(_folders(directory))
+  beside = set(visible_names(directory)) - set(folders(directory))
   left_out |= {os.path.join(directory, file): False for file in beside}
   empty = [found for found in found_names if not files_of[found]]
   if empty:
@@ -401,7 +511,8 @@ def _list(name, directory, found_names, class_names):
   examples.sort()
   _, labels, files = zip(*examples)
   split = FolderSplit(
-    name=name,
+    name=place.folder,
+    folder=place.folder,
     directory=directory,
     class_names=class_names,
     labels=np.array(labels, np.int32),

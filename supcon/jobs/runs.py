@@ -25,6 +25,7 @@ from supcon import workers
 from supcon.data import datasets
 from supcon.data import faults
 from supcon.data import inputs
+from supcon.data import orientation
 from supcon.data import preprocessing
 from supcon.data import whitening
 from supcon.jobs import skipped
@@ -491,6 +492,26 @@ class Run:
       logging.info('  %s', line)
     if options.trains:
       logging.info('%s', self.devices.describe(self.params.batch_size))
+    self._warn_of_flips()
+
+  def _warn_of_flips(self):
+    """Says so if flips look as if they would spoil the labels."""
+    preprocessing, input_fn = (
+      self.params.input_data.preprocessing,
+      self.params.input_data.input_fn,
+    )
+    is_new = self.options.trains and not self.checkpoint
+    if not (is_new or self.options.inspects) or not self.devices.is_chief:
+      return
+    if (
+      datasets.is_unvetted(input_fn)
+      and self.dataset.info.flips
+      and preprocessing.random_flip
+      and not preprocessing.train_on_eval_views
+    ):
+      found = orientation.of_split(self.dataset.train)
+      if found.matters:
+        logging.warning('WARNING: %s', found.advice())
 
   def _write_for_inspection(self):
     before = self.model_dir.read_json(model_dirs.HPARAMS)
