@@ -25,7 +25,8 @@ while IFS= read -r flag; do
   flags+=("$flag")
 done <<< "$chosen"
 
-directory="$(CDPATH='' cd -- "$1" && pwd)"
+# As a whole, if it is a local one.
+directory="$(CDPATH='' cd -- "$1" 2> /dev/null && pwd)" || directory="$1"
 shift
 run="$(basename -- "$directory" | tr -c '[:alnum:]._\n-' _)"
 

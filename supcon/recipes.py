@@ -42,7 +42,7 @@ _STAGE_2_EPOCHS = 5
 
 # Rates for a batch of 256. Those of the quickstart, see DIGITS in
 # scripts/configs.sh.
-_RATE, _WEIGHT_DECAY, _STAGE_2_RATE = '0.004', '1e-4', '0.1'
+_RATE, _WEIGHT_DECAY, _STAGE_2_RATE = '0.008', '1e-4', '0.1'
 # A network of 50 layers diverges at that rate.
 _DEEP_RATE = '0.001'
 

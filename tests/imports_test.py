@@ -25,6 +25,7 @@ _LAYERS = (
     'supcon.texts',
     'supcon.path_names',
     'supcon.counting',
+    'supcon.recipes',
   ),
   ('supcon.installation', 'supcon.tpu_estimator'),
   ('supcon.changes',),

@@ -135,7 +135,7 @@ def test_every_set_gets_a_run_that_fits_it(count, gpus, side, classes):
   assert 0 < batch_size <= sum(sizes)
   assert batch_size % max(gpus, 1) == 0
   _, params = flag_parsing.parse(
-    *(f'--{name}={value}' for name, value in flags.items())
+    [f'--{name}={value}' for name, value in flags.items()]
   )
   params.check()
   assert isinstance(params, hparams.HParams)

@@ -733,3 +733,94 @@ def test_measured_colors_are_kept(tmp_path, monkeypatch):
     path.write_text(content)
     with pytest.raises(ValueError, match='whitening.json holds no mean'):
       whitening.read(str(path))
+
+
+# -------------------------------------------------------------------- parts
+
+
+def _ids(split):
+  return {split.example_id(p) for p in range(split.num_examples)}
+
+
+def _of_two_classes(directory, prefix, num_cats=10, num_dogs=5):
+  files = {f'{prefix}cat/{i}.png': b'cat' for i in range(num_cats)}
+  files |= {f'{prefix}dog/{i}.png': b'dog' for i in range(num_dogs)}
+  return _write(directory, files), set(files)
+
+
+@pytest.mark.parametrize('name, prefix', [('train', 'train/'), ('.', '')])
+def test_a_split_may_be_a_part_of_each_class(tmp_path, name, prefix):
+  data_dir, files = _of_two_classes(tmp_path, prefix)
+  parts = {'train_split': f'{name}[:80%]', 'eval_split': f'{name}[80%:]'}
+  dataset = datasets.load('folder', data_dir, **parts)
+  assert dataset.class_names == ('cat', 'dog')
+  # 80% of 10 and of 5.
+  assert np.bincount(dataset.train.labels).tolist() == [8, 4]
+  assert np.bincount(dataset.evaluation.labels).tolist() == [2, 1]
+  # They share nothing, and together they are all.
+  train, evaluation = _ids(dataset.train), _ids(dataset.evaluation)
+  assert train | evaluation == files
+  assert not train & evaluation
+  assert dataset.train.name == parts['train_split']
+  assert dataset.evaluation.name == parts['eval_split']
+  for position in range(3):
+    split = dataset.evaluation
+    assert split.where(position) == f'{data_dir}/{split.example_id(position)}'
+  assert sorted(_records(dataset.evaluation)) == [
+    (b'cat', 0),
+    (b'cat', 0),
+    (b'dog', 1),
+  ]
+  again = datasets.load('folder', data_dir, **parts)
+  assert again.train.fingerprint == dataset.train.fingerprint
+  assert again.evaluation.fingerprint == dataset.evaluation.fingerprint
+
+
+def test_parts_keep_the_order_of_the_whole(tmp_path):
+  data_dir, _ = _of_two_classes(tmp_path, 'train/')
+  whole = datasets.load('folder', data_dir, eval_split='train').train
+  part = datasets.load(
+    'folder', data_dir, train_split='train[20%:]', eval_split='train[:20%]'
+  ).train
+  order = [whole.where(p) for p in range(15)]
+  kept = [part.where(p) for p in range(12)]
+  assert kept == [path for path in order if path in kept]
+
+
+def test_parts_of_odd_numbers_share_no_image(tmp_path):
+  data_dir, files = _of_two_classes(tmp_path, 'train/', 7, 3)
+  names = ('train[:33%]', 'train[33%:67%]', 'train[67%:]')
+  found = []
+  for name in names:
+    loaded = datasets.load('folder', data_dir, 0, 'train', name)
+    found += _ids(loaded.evaluation)
+  assert sorted(found) == sorted(files)
+
+
+def test_a_folder_may_be_called_like_a_part(tmp_path):
+  files = {**_FEW, 'val[:50%]/cat/1.png': _PNG}
+  dataset = datasets.load(
+    'folder', _write(tmp_path, files), eval_split='val[:50%]'
+  )
+  assert _ids(dataset.evaluation) == {'val[:50%]/cat/1.png'}
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (('train[:12]', 'val'), "--train_split=train[:12]: '12' is no percentage"),
+    (('train[x%:]', 'val'), "--train_split=train[x%:]: 'x%' is no percentage"),
+    (('train', 'val[:101%]'), "--eval_split=val[:101%]: '101%' is no percent"),
+    (('train[:10%]', 'val'), '--train_split=train[:10%] takes a part of each '),
+    (('train', 'val[50%:50%]'), '--eval_split=val[50%:50%] takes a part of e'),
+    (('part[:10%]', 'val'), '--train_split=part[:10%] is not in --data_dir='),
+  ],
+)
+def test_what_is_no_part_is_named(tmp_path, flags, message):
+  assert message in _error(_write(tmp_path, _FEW), 0, *flags)
+
+
+def test_advises_parts_where_classes_are_in_no_split(tmp_path):
+  files = {'cat/1.png': _PNG, 'dog/1.png': _PNG}
+  error = _error(_write(tmp_path, files))
+  assert "--train_split='.[:80%]' --eval_split='.[80%:]'" in error
