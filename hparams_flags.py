@@ -151,8 +151,9 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   ),
   'train_split': (
     'input_data.train_split',
-    'Split to train on: a folder, or in the language of TFDS, such as '
-    'train[:80%]. Default: train.',
+    'Split to train on: a folder (. is --data_dir itself), or in the language '
+    'of TFDS, such as train[:80%], of folders a part of each class. Default: '
+    'train.',
   ),
   'eval_split': (
     'input_data.eval_split',

@@ -33,7 +33,7 @@ _FEW_CLASSES = 32
 
 # Steps after which a narrow network on a CPU (a wide one on a GPU) has learned
 # what is to be learned; bounds of the epochs that make so many.
-_STEPS = {False: 700, True: 3000}
+_STEPS = {False: 500, True: 3000}
 _EPOCHS = {False: (4, 100), True: (20, 300)}
 # Photographs are many things: a large network sees each of them often.
 _PHOTOGRAPH_EPOCHS = {False: 30, True: 100}

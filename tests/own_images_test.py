@@ -108,7 +108,8 @@ def test_all_mistakes_are_told_at_once(tmp_path, choose):
     ('--resnet_depth=19', '--resnet_depth=19 does not exist'),
     ('more', "'more' is no flag"),
     ('--mode=fly', 'value should be one of'),
-    ('--train_split=.[:x]', 'no percentage'),
+    ('--train_split=.[:50%]', 'name the part to evaluate on, too'),
+    ('--train_split=china', 'china holds no folders of classes'),
   ],
 )
 def test_wrong_flags_are_told(tmp_path, choose, flag, message):

@@ -50,9 +50,9 @@ def test_small_grey_digits():
   assert flags['crop_padding'] == '0'
   assert flags['augmentation_type'] == 'IDENTITY'
   assert flags['random_flip'] == 'False'
-  # 3000 images in batches of 128 are 23.4 steps; 30 epochs are 703.
+  # 3000 images in batches of 128 are 23.4 steps; 22 epochs are 516.
   assert flags['batch_size'] == '128'
-  assert flags['stage_1_epochs'] == '30'
+  assert flags['stage_1_epochs'] == '22'
   assert flags['stage_2_epochs'] == '5'
 
 

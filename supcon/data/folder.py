@@ -226,6 +226,11 @@ class Place(NamedTuple):
   percent: tuple[int, int] | None
 
 
+def is_part(name: str) -> bool:
+  """Whether a split looks like a part of a folder, such as train[:80%]."""
+  return bool(_PART.fullmatch(name))
+
+
 def place_of(data_dir: str, name: str, flag: str = '') -> Place:
   """Returns where a split is that may be a part of a folder.
 

@@ -84,6 +84,11 @@ def layout_of(
   if not train_split and 'train' in names:
     train_split = 'train'
   if train_split:
+    if not eval_split and folder.is_part(train_split):
+      return (
+        f'--train_split={texts.printable(train_split)} is a part of a folder; '
+        'name the part to evaluate on, too, with --eval_split.'
+      )
     if eval_split or evaluations:
       return Layout(train_split, eval_split or evaluations[0], False)
     return Layout(train_split + _TRAIN_PART, train_split + _EVAL_PART, True)

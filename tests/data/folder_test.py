@@ -347,6 +347,7 @@ def test_names_do_not_swell_the_graph():
   num = 20000
   split = folder.FolderSplit(
     name='train',
+    folder='train',
     directory='/data/train',
     class_names=('n01440764', 'n01443537'),
     labels=np.arange(num, dtype=np.int32) % 2,
@@ -381,7 +382,7 @@ def test_names_do_not_swell_the_graph():
     (
       {'cat/1.png': _PNG, 'dog/1.png': _PNG},
       'If cat, dog are the classes, move them into {0}/train, and some images '
-      'of each into {0}/val.',
+      'of each into {0}/val, or take parts of each: ',
     ),
     (
       {**_FEW, 'train/emu/1.txt': b''},

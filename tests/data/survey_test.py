@@ -57,6 +57,7 @@ def test_what_the_user_says_counts(tmp_path):
   path = str(tmp_path)
   assert survey.layout_of(path, 'a') == survey.Layout('a', 'val', False)
   assert survey.layout_of(path, 'a', 'b') == survey.Layout('a', 'b', False)
+  assert 'name the part to evaluate on' in survey.layout_of(path, 'a[:50%]')
 
 
 def test_says_what_is_no_directory_of_classes(tmp_path):
