@@ -438,8 +438,7 @@ class TestSetUp:
     assert flags['use_tpu'] == 'False'
     assert flags['input_fn'] == 'digits'
     assert flags['data_dir'] == str(self.checkout / 'runs/data')
-    _, params = flag_parsing.parse([f'--{a}' for a in arguments])
-    params.check()
+    flag_parsing.parse([f'--{a}' for a in arguments])  # It knows all of them.
 
   def test_test_passes_options_to_pytest(self):
     _fake_python(self.path, 'python3.11', '3.11.2')
