@@ -15,21 +15,35 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from supcon import enums
+from supcon import hparams
 from supcon.models import layers
 
 _RESNEXT_GROUPS = 32
 
 
+class _Conv(NamedTuple):
+  """A convolution of a block."""
+
+  in_channels: int
+  out_channels: int
+  kernel_size: int
+  stride: int
+  groups: int = 1
+
+
 class _Block(layers.Module):
-  """relu(body(x) + shortcut(x)); subclasses make the body.
+  """relu(body(x) + shortcut(x)); subclasses describe the body.
 
   Attributes:
     name: Scope of the block.
     expansion: Output channels of the block over its channels.
+    last_gamma: Initial gamma of the last batch norm.
   """
 
   scope: str
   expansion: int
+  # The block starts as its shortcut alone, which trains better.
+  last_gamma = 0.0
 
   def __init__(self, parent, in_channels, channels, stride, project, norm):
     """Makes the variables.
@@ -44,17 +58,25 @@ class _Block(layers.Module):
       norm: Called as norm(parent, channels); `layers.BatchNorm`, bound.
     """
     super().__init__(parent, self.scope)
-    out_channels = channels * self.expansion
     self._shortcut = None
     if project:
-      self._shortcut = (
-        layers.Conv2D(self, in_channels, out_channels, 1, stride),
-        norm(self, out_channels),
-      )
-    self._body = self._make_body(in_channels, channels, stride, norm)
+      conv = self.shortcut(in_channels, channels, stride)
+      self._shortcut = _make(self, conv, norm)
+    *first, last = self.body(in_channels, channels, stride)
+    # Pairs of a convolution and its batch norm; relu stands between them.
+    self._body = [
+      *(_make(self, conv, norm) for conv in first),
+      _make(self, last, norm, gamma=self.last_gamma),
+    ]
 
-  def _make_body(self, in_channels, channels, stride, norm):
-    """Returns (convolution, batch norm) pairs; relu stands between them."""
+  @classmethod
+  def shortcut(cls, in_channels, channels, stride) -> _Conv:
+    """Returns the convolution of a shortcut that is one."""
+    return _Conv(in_channels, channels * cls.expansion, 1, stride)
+
+  @classmethod
+  def body(cls, in_channels, channels, stride) -> Sequence[_Conv]:
+    """Returns the convolutions of the body in their order."""
     raise NotImplementedError
 
   def forward(self, x, training):
@@ -69,23 +91,26 @@ class _Block(layers.Module):
     return tf.nn.relu(x + shortcut)
 
 
+def _make(parent, conv, norm, **options):
+  """Makes a convolution and its batch norm."""
+  if conv.groups > 1:
+    layer = layers.GroupConv2D(parent, *conv)
+  else:
+    layer = layers.Conv2D(parent, *conv[:-1])
+  return layer, norm(parent, conv.out_channels, **options)
+
+
 class _ResidualBlock(_Block):
   """Two 3x3 convolutions."""
 
   scope = 'ResidualBlock'
   expansion = 1
 
-  def _make_body(self, in_channels, channels, stride, norm):
+  @classmethod
+  def body(cls, in_channels, channels, stride):
     return (
-      (
-        layers.Conv2D(self, in_channels, channels, 3, stride),
-        norm(self, channels),
-      ),
-      (
-        layers.Conv2D(self, channels, channels, 3, 1),
-        # The block starts as its shortcut alone, which trains better.
-        norm(self, channels, gamma=0.0),
-      ),
+      _Conv(in_channels, channels, 3, stride),
+      _Conv(channels, channels, 3, 1),
     )
 
 
@@ -95,21 +120,12 @@ class _BottleneckBlock(_Block):
   scope = 'BottleneckBlock'
   expansion = 4
 
-  def _make_body(self, in_channels, channels, stride, norm):
-    out_channels = channels * self.expansion
+  @classmethod
+  def body(cls, in_channels, channels, stride):
     return (
-      (
-        layers.Conv2D(self, in_channels, channels, 1, 1),
-        norm(self, channels),
-      ),
-      (
-        layers.Conv2D(self, channels, channels, 3, stride),
-        norm(self, channels),
-      ),
-      (
-        layers.Conv2D(self, channels, out_channels, 1, 1),
-        norm(self, out_channels, gamma=0.0),
-      ),
+      _Conv(in_channels, channels, 1, 1),
+      _Conv(channels, channels, 3, stride),
+      _Conv(channels, channels * cls.expansion, 1, 1),
     )
 
 
@@ -118,40 +134,49 @@ class _ResNeXtBlock(_Block):
 
   scope = 'ResNextBlock'
   expansion = 4
+  last_gamma = 1.0
 
-  def _make_body(self, in_channels, channels, stride, norm):
+  @classmethod
+  def body(cls, in_channels, channels, stride):
     inner = 2 * channels
-    out_channels = channels * self.expansion
     # The published layer divides the channels before doubling: its 32 groups
     # of `channels` are 64 groups of the inner width.
-    groups = 2 * _RESNEXT_GROUPS
     return (
-      (
-        layers.Conv2D(self, in_channels, inner, 1, 1),
-        norm(self, inner),
-      ),
-      (
-        layers.GroupConv2D(self, inner, inner, 3, stride, groups),
-        norm(self, inner),
-      ),
-      (
-        layers.Conv2D(self, inner, out_channels, 1, 1),
-        norm(self, out_channels),
-      ),
+      _Conv(in_channels, inner, 1, 1),
+      _Conv(inner, inner, 3, stride, groups=2 * _RESNEXT_GROUPS),
+      _Conv(inner, channels * cls.expansion, 1, 1),
     )
 
 
-class _BlockGroup(layers.Module):
+class _Group(NamedTuple):
   """Blocks of one resolution; the first changes stride and channels."""
 
-  def __init__(
-    self, parent, name, block, num_blocks, in_channels, channels, stride, norm
-  ):
+  block: type[_Block]
+  num_blocks: int
+  in_channels: int
+  channels: int
+  stride: int
+
+  @property
+  def out_channels(self):
+    return self.channels * self.block.expansion
+
+  def inputs(self):
+    """Yields each block's (input channels, stride, whether it projects)."""
+    yield self.in_channels, self.stride, True
+    for _ in range(self.num_blocks - 1):
+      yield self.out_channels, 1, False
+
+
+class _BlockGroup(layers.Module):
+  """The layers of a group."""
+
+  def __init__(self, parent, name, group, norm):
     super().__init__(parent, name)
-    out_channels = channels * block.expansion
-    self._blocks = [block(self, in_channels, channels, stride, True, norm)]
-    for _ in range(num_blocks - 1):
-      self._blocks.append(block(self, out_channels, channels, 1, False, norm))
+    self._blocks = [
+      group.block(self, in_channels, group.channels, stride, project, norm)
+      for in_channels, stride, project in group.inputs()
+    ]
 
   def forward(self, x, training):
     for block in self._blocks:
@@ -194,38 +219,17 @@ class Encoder(layers.Module):
       ValueError: If the encoder does not exist in this depth or width.
     """
     super().__init__(parent, 'Encoder')
-    block, group_sizes = _look_up(architecture)
     norm = functools.partial(
       layers.BatchNorm, synchronised=architecture.use_global_batch_norm
     )
-    width = architecture.encoder_width
-    channels = int(64 * width)
+    stem, groups = _table(architecture)
     self._use_max_pool = architecture.use_initial_max_pool
-    self._stem = layers.Conv2D(
-      self,
-      3,
-      channels,
-      architecture.first_conv_kernel_size,
-      architecture.first_conv_stride,
-    )
-    self._stem_norm = norm(self, channels)
-    self._groups = []
-    for index, num_blocks in enumerate(group_sizes):
-      in_channels, channels = channels, int(64 * 2**index * width)
-      self._groups.append(
-        _BlockGroup(
-          self,
-          f'BlockGroup{index}',
-          block,
-          num_blocks,
-          in_channels,
-          channels,
-          stride=1 if index == 0 else 2,
-          norm=norm,
-        )
-      )
-      channels *= block.expansion
-    self.embedding_size = channels
+    self._stem, self._stem_norm = _make(self, stem, norm)
+    self._groups = [
+      _BlockGroup(self, f'BlockGroup{index}', group, norm)
+      for index, group in enumerate(groups)
+    ]
+    self.embedding_size = groups[-1].out_channels
 
   def forward(self, x, training):
     """Maps images [B, H, W, 3] to embeddings, float32 [B, D]."""
@@ -236,6 +240,90 @@ class Encoder(layers.Module):
     for group in self._groups:
       x = group(x, training)
     return tf.reduce_mean(tf.cast(x, tf.float32), [1, 2])
+
+
+class Activation(NamedTuple):
+  """A tensor that the encoder makes of each image, with values for one."""
+
+  height: int
+  width: int
+  channels: int
+
+  @property
+  def size(self) -> int:
+    return self.height * self.width * self.channels
+
+
+def activations(
+  architecture: hparams.Architecture, image_size: int
+) -> list[Activation]:
+  """Returns the tensors that a training step holds for its backward pass.
+
+  These are, in the order of the forward pass: what a convolution says, which
+  its batch norm needs; what a relu says, which the relu and the next
+  convolution need; and the inputs that strided convolutions have padded. What
+  stands between batch norm and relu, nobody needs: it becomes the relu's output
+  in place.
+
+  Args:
+    architecture: Of the encoder.
+    image_size: Height and width of the images, in pixels.
+
+  Raises:
+    ValueError: If the encoder does not exist in this depth or width.
+  """
+  stem, groups = _table(architecture)
+  result = []
+
+  def add(side, channels):
+    result.append(Activation(side, side, channels))
+
+  def convolve(side, conv):
+    """Adds what a convolution holds; returns the side of its output."""
+    if conv.stride > 1:  # As _pad and, inside the op, 'SAME' do it.
+      if conv.groups == 1 and conv.kernel_size > 1:
+        add(side + conv.kernel_size - 1, conv.in_channels)
+      side = -(-side // conv.stride)
+    add(side, conv.out_channels)
+    return side
+
+  add(image_size, stem.in_channels)
+  side = convolve(image_size, stem)
+  add(side, stem.out_channels)
+  if architecture.use_initial_max_pool:
+    side = -(-side // 2)
+    add(side, stem.out_channels)
+  for group in groups:
+    for in_channels, stride, project in group.inputs():
+      shape = in_channels, group.channels, stride
+      if project:
+        convolve(side, group.block.shortcut(*shape))
+      for conv in group.block.body(*shape):
+        side = convolve(side, conv)
+        add(side, conv.out_channels)
+  return result
+
+
+def num_values(architecture: hparams.Architecture) -> int:
+  """Returns how many values the variables of the encoder have."""
+  stem, groups = _table(architecture)
+  convs = [stem]
+  for group in groups:
+    for in_channels, stride, project in group.inputs():
+      shape = in_channels, group.channels, stride
+      convs += [group.block.shortcut(*shape)] if project else []
+      convs += group.block.body(*shape)
+  return sum(
+    conv.kernel_size**2 * conv.in_channels // conv.groups * conv.out_channels
+    + 4 * conv.out_channels  # Of the batch norm.
+    for conv in convs
+  )
+
+
+def embedding_size(architecture: hparams.Architecture) -> int:
+  """Returns the length of an embedding."""
+  _, groups = _table(architecture)
+  return groups[-1].out_channels
 
 
 class Description(NamedTuple):
@@ -291,6 +379,32 @@ def _width(channels):
   """
   width = math.ceil(100 * channels / 512) / 100
   return width if int(512 * width) == channels else channels / 512
+
+
+def _table(architecture):
+  """Returns the convolution of the stem, and the groups."""
+  block, group_sizes = _look_up(architecture)
+  width = architecture.encoder_width
+  channels = int(64 * width)
+  stem = _Conv(
+    3,
+    channels,
+    architecture.first_conv_kernel_size,
+    architecture.first_conv_stride,
+  )
+  groups = []
+  for index, num_blocks in enumerate(group_sizes):
+    groups.append(
+      _Group(
+        block,
+        num_blocks,
+        in_channels=channels,
+        channels=int(64 * 2**index * width),
+        stride=1 if index == 0 else 2,
+      )
+    )
+    channels = groups[-1].out_channels
+  return stem, groups
 
 
 def _look_up(architecture):

@@ -330,3 +330,58 @@ def test_what_is_none_of_the_encoders_is_not_recognised():
   }
   for what, variables in others.items():
     assert resnet.describe(variables) is None, what
+
+
+# --- What it holds ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  'kind, depth, width, stem, image_size',
+  [
+    ('RESNET_V1', 18, 0.25, 'cifar', 32),
+    ('RESNET_V1', 18, 0.25, 'imagenet', 45),
+    ('RESNET_V1', 50, 0.125, 'imagenet', 45),
+    ('RESNEXT', 50, 0.5, 'cifar', 19),
+  ],
+)
+def test_activations_are_those_of_the_graph(
+  kind, depth, width, stem, image_size
+):
+  architecture = hparams.Architecture(
+    encoder_architecture=enums.EncoderArchitecture[kind],
+    encoder_depth=depth,
+    encoder_width=width,
+    **_STEMS[stem],
+  )
+  encoder = resnet.Encoder(layers.Module(None, 'Model'), architecture)
+  images = tf1.placeholder(tf.float32, [1, image_size, image_size, 3])
+  with pytest.MonkeyPatch.context() as patch:
+    # As it is on most machines: one op, not one for each channel of a group.
+    patch.setattr(layers, '_has_group_convolution_gradient', lambda: True)
+    encoder(images, training=True)
+
+  def is_held(op):
+    # Padding by nothing is no op once the graph is optimised.
+    return op.type in ('Conv2D', 'Relu', 'MaxPool') or (
+      op.type == 'Pad' and op.inputs[0].shape != op.outputs[0].shape
+    )
+
+  operations = tf1.get_default_graph().get_operations()
+  held = [tuple(op.outputs[0].shape[1:]) for op in operations if is_held(op)]
+  expected = [tuple(images.shape[1:]), *held]
+  found = resnet.activations(architecture, image_size)
+  assert sorted(found) == sorted(expected)
+  assert found[0].size == 3 * image_size**2
+
+
+@pytest.mark.parametrize('kind, depth', [('RESNET_V1', 34), ('RESNEXT', 50)])
+def test_values_are_those_of_the_variables(kind, depth):
+  architecture = hparams.Architecture(
+    encoder_architecture=enums.EncoderArchitecture[kind],
+    encoder_depth=depth,
+    encoder_width=0.5,
+  )
+  encoder = resnet.Encoder(layers.Module(None, 'Model'), architecture)
+  count = sum(v.shape.num_elements() for v in encoder.variables)
+  assert resnet.num_values(architecture) == count
+  assert resnet.embedding_size(architecture) == encoder.embedding_size
