@@ -13,7 +13,7 @@ import dataclasses
 import enum
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from supcon import enums
 
@@ -43,8 +43,8 @@ class Field(str):
   """The path of a hyper-parameter, in a message for people who know flags."""
 
 
-class ChangedError(ValueError):
-  """A run cannot go on as it is told to.
+class FieldsError(ValueError):
+  """A message that names hyper-parameters, for people who know flags.
 
   Attributes:
     parts: The message, in strings of which some are Fields.
@@ -53,6 +53,10 @@ class ChangedError(ValueError):
   def __init__(self, *parts: str):
     super().__init__(''.join(parts))
     self.parts = parts
+
+
+class ChangedError(FieldsError):
+  """A run cannot go on as it is told to."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -125,6 +129,38 @@ class Architecture:
       f'--projection_head_layers={_joined(self.projection_head_layers)} must '
       'be one or more positive sizes, such as 2048,128.',
     )
+
+  def reaches(self, stage: 'Stage') -> list['Reach']:
+    """Returns where the weighted losses of a stage get to."""
+    result = []
+    if stage.contrastive_loss_weight:
+      result.append(
+        Reach(
+          'contrastive loss',
+          'projection head',
+          'stop_gradient_before_projection_head',
+          not self.stop_gradient_before_projection_head,
+        )
+      )
+    if stage.cross_entropy_loss_weight:
+      result.append(
+        Reach(
+          'cross-entropy',
+          'classifier',
+          'stop_gradient_before_classification_head',
+          not self.stop_gradient_before_classification_head,
+        )
+      )
+    return result
+
+
+class Reach(NamedTuple):
+  """A loss that has a weight, and whether its gradient gets to the encoder."""
+
+  name: str
+  head: str  # Which it trains in any case.
+  flag: str  # That lets it reach the encoder if it is False.
+  reaches_encoder: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,6 +348,17 @@ class Preprocessing:
         f'--{name}={getattr(self, name)} must be a probability in [0, 1].',
       )
 
+  def oddities(self) -> Iterator[str]:
+    """Yields, in a line each, what few may want of the images."""
+    side, padding = self.image_size, self.crop_padding
+    method = self.eval_crop_method
+    if method != enums.EvalCropMethod.IDENTITY and padding > side:
+      yield (
+        f'--crop_padding={padding} is large against --image_size={side}: an '
+        f'evaluation sees {side / (side + padding):.0%} of the shorter side of '
+        f'an image; {round(side / 7)} would make it 7/8, as the default is.'
+      )
+
 
 @dataclasses.dataclass(frozen=True)
 class InputData:
@@ -426,6 +473,56 @@ class HParams:
       -(2**31) <= self.seed < 2**31,
       f'--seed={self.seed} must fit into 32 bits.',
     )
+
+  def check_reach(self) -> None:
+    """Checks that the losses reach what a training is to train.
+
+    Not part of `check`: a checkpoint is evaluated and exported whatever it was
+    trained with.
+
+    Raises:
+      ValueError: If a stage trains a head on an encoder that neither a loss has
+        reached by then nor a reference gives its values.
+    """
+    has_encoder = self.warm_start.warm_start_encoder
+    for number, stage in enumerate(self.stages, start=1):
+      if not stage.epochs:
+        continue
+      reaches = self.architecture.reaches(stage)
+      has_encoder = has_encoder or any(loss.reaches_encoder for loss in reaches)
+      _require(
+        has_encoder,
+        f'stage {number} trains on an encoder at random: '
+        + ' and '.join(
+          f'--{loss.flag}=True keeps the {loss.name} out of it'
+          for loss in reaches
+        )
+        + ', and nothing has trained it before. Pass '
+        + ' or '.join(f'--{loss.flag}=False' for loss in reaches)
+        + ', or take an encoder from --reference_ckpt with '
+        '--warm_start_encoder.',
+      )
+
+  def oddities(self) -> Iterator[str]:
+    """Yields, in a line each, what a training does that few may want."""
+    yield from self.input_data.preprocessing.oddities()
+    for number, stage in enumerate(self.stages, start=1):
+      if not stage.epochs:
+        continue
+      reaches = self.architecture.reaches(stage)
+      reached = [loss for loss in reaches if loss.reaches_encoder]
+      for loss in reaches if reached else ():
+        if not loss.reaches_encoder:
+          yield (
+            f'stage {number}: the {loss.name} trains the {loss.head} alone, '
+            f'since --{loss.flag}=True keeps it out of the encoder; pass '
+            f'--{loss.flag}=False for a joint loss.'
+          )
+      if not reached and stage.weight_decay and stage.use_encoder_weight_decay:
+        yield (
+          f'stage {number}: no loss reaches the encoder, but its weights decay;'
+          f' pass --stage_{number}_use_encoder_weight_decay=False to keep them.'
+        )
 
   def replace(self, path: str, value: Any) -> 'HParams':
     """Returns a copy in which the field at dotted `path` has `value`."""

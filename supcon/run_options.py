@@ -90,6 +90,12 @@ class RunOptions:
     return self.uses_trained_model or self.mode == 'eval'
 
   @property
+  def starts_from_reference(self) -> bool:
+    """Whether --reference_ckpt counts, and there is a run to start from it."""
+    trains = self.trains or self.inspects
+    return bool(trains and self.reference_ckpt and self.model_dir)
+
+  @property
   def needs_accelerator(self) -> bool:
     """Whether it computes more than files and a few images."""
     return self.mode not in ('inspect_data', 'export', 'predict', 'status')
@@ -112,7 +118,7 @@ class RunOptions:
         '--model_dir is empty; name the directory for checkpoints, summaries '
         'and exports.'
       )
-    self._check_paths()
+    self.check_paths()
     for name in (
       'steps_per_loop',
       'summary_interval_steps',
@@ -133,6 +139,7 @@ class RunOptions:
       )
     if not self.takes_recorded:
       self._check_reference(params)
+      params.check_reach()
     self._check_use()
     self._check_devices()
     if self.force and not self.trains:
@@ -155,7 +162,12 @@ class RunOptions:
         '--eval_once, which evaluate it.'
       )
 
-  def _check_paths(self):
+  def check_paths(self) -> None:
+    """Checks that the paths are names that can be used.
+
+    Raises:
+      ValueError: Names the flag and what is wrong.
+    """
     for name in (
       'model_dir',
       'data_dir',

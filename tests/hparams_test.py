@@ -199,3 +199,127 @@ def test_resnext_has_groups_only_at_some_widths():
     params.replace('architecture.encoder_width', 0.3).check()
   with pytest.raises(ValueError, match='--resnet_depth=18'):
     params.replace('architecture.encoder_depth', 18).check()
+
+
+# --- What the losses reach ----------------------------------------------------
+
+_STOP_CLASSIFIER = 'architecture.stop_gradient_before_classification_head'
+_STOP_PROJECTION = 'architecture.stop_gradient_before_projection_head'
+
+
+def _with(*stages, **more):
+  """Returns HParams with (contrastive, cross-entropy) weights; None skips."""
+  params = _DEFAULT
+  for number, weights in enumerate(stages, start=1):
+    if weights is None:
+      params = params.replace(f'stage_{number}.epochs', 0)
+      continue
+    for name, weight in zip(('contrastive', 'cross_entropy'), weights):
+      params = params.replace(f'stage_{number}.{name}_loss_weight', weight)
+  for path, value in more.items():
+    path = {'classifier': _STOP_CLASSIFIER, 'projection': _STOP_PROJECTION}.get(
+      path, path.replace('__', '.')
+    )
+    params = params.replace(path, value)
+  params.check()
+  return params
+
+
+@pytest.mark.parametrize(
+  'params, words',
+  [
+    # Cross-entropy alone, on an encoder at random that no gradient reaches.
+    (
+      _with((0, 1), None),
+      [
+        'stage 1',
+        '--stop_gradient_before_classification_head=True keeps the '
+        'cross-entropy out',
+        'Pass --stop_gradient_before_classification_head=False',
+        '--warm_start_encoder',
+      ],
+    ),
+    # A second stage would not make up for it.
+    (_with((0, 1), (1, 1)), ['stage 1']),
+    (
+      _with((1, 0), (0, 1), projection=True),
+      ['stage 1', 'Pass --stop_gradient_before_projection_head=False'],
+    ),
+    # Neither of two losses.
+    (
+      _with((1, 1), None, projection=True),
+      ['_projection_head=False or --stop_gradient_before_classification_head='],
+    ),
+    # Without a stage 1.
+    (_with(None, (0, 1)), ['stage 2']),
+  ],
+)
+def test_an_encoder_that_nothing_trains_is_refused(params, words):
+  with pytest.raises(ValueError) as error:
+    params.check_reach()
+  for word in words:
+    assert word in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'params',
+  [
+    _DEFAULT,
+    _with((1, 0), (0, 1)),
+    _with((0, 1), None, classifier=False),
+    _with((1, 1), None, projection=True, classifier=False),
+    _with((1, 1), None),
+    # The encoder is another model's.
+    _with((0, 1), None, warm_start__warm_start_encoder=True),
+    _with((1, 0), None, projection=True, warm_start__warm_start_encoder=True),
+    # Skipped are stages without epochs, whatever their losses.
+    _with(None, (0, 1), classifier=False),
+  ],
+)
+def test_an_encoder_that_something_trains_is_not(params):
+  params.check_reach()
+
+
+def test_a_loss_that_trains_its_head_alone_is_told():
+  (line,) = _with((1, 1), (0, 1)).oddities()
+  assert line.startswith('stage 1: the cross-entropy trains the classifier ')
+  assert 'pass --stop_gradient_before_classification_head=False' in line
+  (line,) = _with((1, 1), None, projection=True, classifier=False).oddities()
+  assert line.startswith('stage 1: the contrastive loss trains the projection')
+  assert not list(_with((1, 1), None, classifier=False).oddities())
+  assert not list(_DEFAULT.oddities())
+
+
+def test_weights_that_only_decay_are_told():
+  params = _with((1, 0), (0, 1), stage_2__weight_decay=1e-4)
+  (line,) = params.oddities()
+  assert line.startswith('stage 2: no loss reaches the encoder, but its weight')
+  assert '--stage_2_use_encoder_weight_decay=False' in line
+  params = params.replace('stage_2.use_encoder_weight_decay', False)
+  assert not list(params.oddities())
+
+
+@pytest.mark.parametrize(
+  'side, padding, method, is_told',
+  [
+    # 16 / (16 + 32) = 1/3 of the side.
+    (16, 32, 'RESIZE_THEN_CROP', True),
+    (16, 17, 'CROP_THEN_RESIZE', True),
+    (16, 16, 'CROP_THEN_DISTORT', False),  # A half.
+    (224, 32, 'RESIZE_THEN_CROP', False),
+    (16, 32, 'IDENTITY', False),  # Which has no use for it.
+  ],
+)
+def test_a_padding_that_leaves_little_is_told(side, padding, method, is_told):
+  params = _with(
+    input_data__preprocessing__image_size=side,
+    input_data__preprocessing__crop_padding=padding,
+    input_data__preprocessing__eval_crop_method=enums.EvalCropMethod[method],
+  )
+  lines = list(params.oddities())
+  assert len(lines) == is_told
+  for line in lines:
+    assert f'--crop_padding={padding} is large against --image_size=16' in line
+  if padding == 32 and is_told:
+    assert '33% of the shorter side' in lines[0]

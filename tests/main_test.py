@@ -903,6 +903,13 @@ def _assert_refused(returncode, stdout, stderr, words):
       ['--reference_ckpt=somewhere', '--warm_start_encoder'],
     ),
     ({'warm_start_encoder': True}, ['--reference_ckpt is empty']),
+    (
+      {
+        'stop_gradient_before_classification_head': True,
+        'stage_1_contrastive_loss_weight': 0,
+      },
+      ['stage 1', '--stop_gradient_before_classification_head=False'],
+    ),
   ],
   ids=lambda each: ' '.join(each) if isinstance(each, dict) else '',
 )
