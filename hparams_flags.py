@@ -64,8 +64,10 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
   ),
   'reference_ckpt': (
     'Checkpoint, training directory, export, or TF-Hub module (path or URL) to '
-    'warm-start from as the --warm_start_* flags say. Batch norm then runs in '
-    'inference mode during training, unless --batch_norm_in_train_mode.'
+    'warm-start from as the --warm_start_* flags say. What is known of its '
+    'architecture, image size, crop and whitening holds where no flag says '
+    'otherwise. Batch norm then runs in inference mode during training, unless '
+    '--batch_norm_in_train_mode.'
   ),
   'use_tpu': (
     'Run on the Cloud TPU that --tpu_name names. With False, on the GPUs of '
@@ -487,25 +489,29 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     _define(values, flag, params.get(fields[0]), text)
 
 
-def read(values: flags.FlagValues, arguments=(), find_recorded=None):
+def read(values: flags.FlagValues, arguments=(), load_facts=None):
   """Returns (RunOptions, HParams) of parsed flags, not yet checked.
+
+  Where a flag is not given, --mode may use what was trained in --model_dir, or
+  a training what belongs to its --reference_ckpt.
 
   Args:
     values: The parsed flags.
     arguments: What stands after the flags: more --images.
-    find_recorded: From a model_dir to the HParams of what was trained there, or
-      None. They hold where a flag is not given and --mode is to use that.
+    load_facts: Returns the module supcon.facts, which knows both; None to take
+      the defaults instead.
 
   Raises:
-    ValueError: If an item of a list, or --hparams, cannot be read, or there are
-      arguments where no images are asked for.
+    ValueError: If an item of a list, or --hparams, cannot be read, there are
+      arguments where no images are asked for, or what is known of earlier runs
+      cannot be read.
   """
   options = _read_options(values, arguments)
   if values['hparams'].value is not None:
     return options, hparams.parse(values['hparams'].value)
   params = recorded = None
-  if find_recorded and options.takes_recorded:
-    params = recorded = find_recorded(options.model_dir)
+  if load_facts and options.takes_recorded and options.model_dir:
+    params = recorded = load_facts().recorded_params(options.model_dir)
   params = params or hparams.HParams()
   for flag, (fields, _) in hparams_flags().items():
     if recorded and not values[flag].present:
@@ -521,6 +527,16 @@ def read(values: flags.FlagValues, arguments=(), find_recorded=None):
       except ValueError as error:
         raise ValueError(f'--{flag}: {error}') from error
       params = params.replace(field, converted)
+  takes = options.starts_from_reference and params.warm_start.is_asked_for
+  if load_facts and takes:
+    options.check_paths()
+    taken = load_facts().taken(
+      options.model_dir, options.reference_ckpt, params
+    )
+    flag_of = _flag_of()
+    for field, value in taken.items():
+      if not values[flag_of[field]].present:
+        params = params.replace(field, value)
   return options, params
 
 

@@ -48,7 +48,7 @@ def _main(argv):
     logging.set_verbosity(logging.INFO)
   logs.shorten()
   try:
-    options, params = hparams_flags.read(FLAGS, argv[1:], _find_recorded)
+    options, params = hparams_flags.read(FLAGS, argv[1:], _load_facts)
     params.check()
     options.check(params)
     if options.mode != 'status':
@@ -83,14 +83,12 @@ def _main(argv):
     return 69 if isinstance(error, jobs.TrainerGoneError) else 1
 
 
-def _find_recorded(model_dir):
-  """Returns the HParams of what was trained in model_dir, or None."""
-  if not model_dir:
-    return None
+def _load_facts():
+  """Returns what knows of earlier runs; late, for it loads TensorFlow."""
   installation.load()
   from supcon import facts
 
-  return facts.recorded_params(model_dir)
+  return facts
 
 
 def _refuse(error):

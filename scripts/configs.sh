@@ -73,16 +73,20 @@ RESNET200=("${RESNET[@]}" --resnet_depth=200)
 
 # --- Data sets, with the stem of the encoder that suits their images --------
 
-IMAGENET=(
+IMAGENET_INPUT=(
   --input_fn=imagenet
   --shard_per_host=True
+  --blur_probability=0.5
+  --augmentation_magnitude=1.0
+  --label_smoothing=0.05
+)
+
+IMAGENET=(
+  "${IMAGENET_INPUT[@]}"
   --first_conv_kernel_size=7
   --first_conv_stride=2
   --use_initial_max_pool=True
   --image_size=224
-  --blur_probability=0.5
-  --augmentation_magnitude=1.0
-  --label_smoothing=0.05
 )
 
 CIFAR10=(
@@ -184,7 +188,10 @@ SIMCLR=(
 )
 
 # Stage 1 trains the classifier alone, on an encoder from --reference_ckpt. To
-# stand after a group that sets the same flags otherwise.
+# stand after a group that sets the same flags otherwise. A script that starts
+# from a reference gives no flag of an encoder, stem or crop: these are the
+# reference's, or where nothing is known of it the defaults, which are those of
+# a ResNet-50 for ImageNet; the user's flags win over both.
 CLASSIFIER_ONLY=(
   --warm_start_encoder=True
   --stage_1_contrastive_loss_weight=0.0

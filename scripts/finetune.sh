@@ -1,5 +1,5 @@
 #!/bin/bash
-# Fine-tuning of a pretrained ResNet-50, classifier included, on any data set.
+# Fine-tuning of a pretrained encoder, with a new classifier, on any data set.
 # Hardware: one GPU; a TPU with --tpu_name and a larger batch. Published top-1:
 # none.
 #
@@ -10,12 +10,12 @@
 # REFERENCE is a checkpoint, a training directory, an export, or a TF-Hub module
 # (a directory or a URL). All of the network is trained with cross-entropy at a
 # small learning rate; the classifier is new, as large as the data set has
-# classes. For an encoder other than a ResNet-50 for ImageNet add its flags:
-# --resnet_depth, --resnet_width, and those of the stem.
+# classes. What is known of the reference, its architecture, stem, image size,
+# crop and whitening, is taken over; your flags win over it.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/configs.sh"
 require_reference "$@"
-run_main "${TPU[@]}" "${RESNET50[@]}" "${IMAGENET[@]}" "${CROSS_ENTROPY[@]}" \
+run_main "${TPU[@]}" "${IMAGENET_INPUT[@]}" "${CROSS_ENTROPY[@]}" \
   --warm_start_encoder=True \
   --batch_norm_in_train_mode=True \
   --batch_size=256 \

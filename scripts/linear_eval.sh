@@ -1,6 +1,6 @@
 #!/bin/bash
-# Linear evaluation of a pretrained ResNet-50 on any data set: only the
-# classifier is trained. Hardware: one GPU, or a CPU where the data set is small.
+# Linear evaluation of a pretrained encoder on any data set: only the classifier
+# is trained. Hardware: one GPU, or a CPU where the data set is small.
 # Published top-1: none.
 #
 # Usage: scripts/linear_eval.sh REFERENCE --input_fn=NAME \
@@ -14,7 +14,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/configs.sh"
 require_reference "$@"
-run_main "${TPU[@]}" "${RESNET50[@]}" "${IMAGENET[@]}" "${SUPCON[@]}" \
+run_main "${TPU[@]}" "${IMAGENET_INPUT[@]}" "${SUPCON[@]}" \
   "${CLASSIFIER_ONLY[@]}" \
   --normalize_embedding=True \
   --projection_head_layers=128 \

@@ -1,5 +1,5 @@
 #!/bin/bash
-# A classifier on a frozen, pretrained ResNet-50, ImageNet. Hardware: TPU v3, as
+# A classifier on a frozen, pretrained encoder, ImageNet. Hardware: TPU v3, as
 # many cores as the batch needs. Published top-1: none.
 #
 # Usage: scripts/train_classification_head_from_pretrained_encoder.sh \
@@ -8,9 +8,9 @@
 # --use_tpu=False for GPU or CPU.
 #
 # REFERENCE is a checkpoint, a training directory, an export, or a TF-Hub module.
-# --reference_ckpt=REFERENCE among the flags does as well. For the encoder of
-# another script add the flags of its encoder and, for those of
-# supcon_imagenet_*.sh, --normalize_embedding=True.
+# --reference_ckpt=REFERENCE among the flags does as well. The encoder, image
+# size and crop are those of the reference, see finetune.sh; for the encoders of
+# supcon_imagenet_*.sh add --normalize_embedding=True.
 #
 # The published script of this name cannot work: a line continuation is missing
 # and a flag group is not defined, so nothing is warm-started, stage 1 trains
@@ -22,7 +22,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/configs.sh"
 require_reference "$@"
-run_main "${TPU[@]}" "${RESNET50[@]}" "${IMAGENET[@]}" "${SIMCLR[@]}" \
+run_main "${TPU[@]}" "${IMAGENET_INPUT[@]}" "${SIMCLR[@]}" \
   "${CLASSIFIER_ONLY[@]}" \
   --batch_size=6144 \
   --augmentation_type=SIMCLR \

@@ -16,22 +16,27 @@ What may change when a run goes on stands in `changes`, how steps are counted in
 `counting`.
 """
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 import os
+import re
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from supcon import checkpoint_files
 from supcon import counting as counting_lib
+from supcon import enums
 from supcon import hparams
 from supcon import model_dirs
 from supcon import storage
 from supcon import texts
 from supcon.data import datasets
 from supcon.data import whitening
+from supcon.models import resnet
 from supcon.training import stages
+from supcon.training import warm_start
 
 EXPORT = 'export.json'  # In an export.
 
@@ -263,6 +268,216 @@ def of_export(known: Facts) -> dict[str, Any]:
 
 # --- What is known of a reference ---------------------------------------------
 
+# What a part that is taken from a reference takes with it: its architecture,
+# and how its images were made.
+_OF_ENCODER = (
+  'architecture.encoder_architecture',
+  'architecture.encoder_depth',
+  'architecture.encoder_width',
+  'architecture.first_conv_kernel_size',
+  'architecture.first_conv_stride',
+  'architecture.use_initial_max_pool',
+  'input_data.preprocessing.image_size',
+  'input_data.preprocessing.eval_crop_method',
+  'input_data.preprocessing.crop_padding',
+  'input_data.preprocessing.apply_whitening',
+)
+_OF_PROJECTION_HEAD = (
+  'architecture.projection_head_layers',
+  'architecture.projection_head_use_batch_norm',
+  'architecture.projection_head_use_batch_norm_beta',
+  'architecture.normalize_projection_head_inputs',
+)
+_OF_CLASSIFIER = ('architecture.normalize_classifier_inputs',)
+
+# What no variable tells.
+_OF_IMAGES = tuple(
+  path for path in _OF_ENCODER if path.startswith('input_data.')
+)
+
+# Part of the handles of the published modules, all of them for ImageNet, and
+# what besides their variables is known of their encoders.
+_PUBLISHED = '/google/supcon/'
+_OF_PUBLISHED = {
+  'architecture.first_conv_stride': 2,
+  'architecture.use_initial_max_pool': True,
+  'input_data.preprocessing.image_size': 224,
+  'input_data.preprocessing.eval_crop_method': (
+    enums.EvalCropMethod.RESIZE_THEN_CROP
+  ),
+  'input_data.preprocessing.crop_padding': 32,
+  'input_data.preprocessing.apply_whitening': False,
+}
+
+
+def taken(
+  model_dir: str, reference: str, params: hparams.HParams
+) -> dict[str, Any]:
+  """Returns what a training takes from its reference besides variables.
+
+  A run that has begun has taken it, and does not need the reference any more.
+
+  Args:
+    model_dir: Of the training.
+    reference: What --reference_ckpt names.
+    params: The hyper-parameters of the training, as far as its flags say them.
+
+  Returns:
+    {path of a hyper-parameter: value}.
+
+  Raises:
+    ValueError: If the reference, or what was written down of it, cannot be
+      read.
+  """
+  try:
+    if newest := model_dirs.ModelDir(model_dir).newest():
+      known = find(model_dirs.ModelDir(model_dir), newest)
+      values = _values(known.params) if known else {}
+    else:
+      values = of_reference(warm_start.find(reference), reference)
+  except tf.errors.OpError as error:
+    raise ValueError(
+      f'--reference_ckpt={reference} cannot be read ({storage.reason(error)}); '
+      'name a checkpoint, export or module that can.'
+    ) from error
+  # To be measured here: what they were there, is of no use.
+  is_measured = params.input_data.preprocessing.measure_whitening
+  return {
+    path: values[path]
+    for path in _taken_paths(params.warm_start)
+    if path in values
+    and not (is_measured and path.endswith('.apply_whitening'))
+  }
+
+
+def of_reference(checkpoint: str, reference: str = '') -> dict[str, Any]:
+  """Returns what is known of a model: {path of a hyper-parameter: value}.
+
+  Args:
+    checkpoint: Of a training directory, its best/, an export, or the TF-Hub
+      module in an export; or any other one of such an encoder, whose variables
+      tell a part.
+    reference: How it was named, which tells published modules.
+
+  Raises:
+    ValueError: If what should say it is damaged.
+    tf.errors.OpError: If it cannot be read.
+  """
+  if params := _params_of_reference(checkpoint):
+    return _values(params)
+  shapes = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+  scope = re.compile(r'.*ContrastiveModel/Encoder/')
+  found = resnet.describe(
+    {scope.sub('', n): s for n, s in shapes.items() if scope.match(n)}
+  )
+  if not found:
+    return {}
+  values = {
+    'architecture.encoder_architecture': found.architecture,
+    'architecture.encoder_depth': found.depth,
+    'architecture.encoder_width': float(found.width),
+    'architecture.first_conv_kernel_size': found.first_conv_kernel_size,
+  }
+  return values | (_OF_PUBLISHED if _PUBLISHED in reference else {})
+
+
+def compare_with_reference(
+  checkpoint: str, reference: str, params: hparams.HParams
+) -> Iterator[tuple[bool, str]]:
+  """Says in what a training is like its reference, and in what it is not.
+
+  Args:
+    checkpoint: That of the reference.
+    reference: How it was named.
+    params: The hyper-parameters of the training.
+
+  Yields:
+    Whether it is a warning, and a line.
+
+  Raises:
+    ValueError, tf.errors.OpError: As `of_reference`.
+  """
+  values = of_reference(checkpoint, reference)
+  defaults = hparams.HParams()
+  paths = _taken_paths(params.warm_start)
+
+  def shown(paths, values):
+    return ', '.join(
+      f'{path.rpartition(".")[-1]}={getattr(value, "name", value)}'
+      for path, value in ((path, values(path)) for path in paths)
+    )
+
+  alike = [p for p in paths if p in values and params.get(p) == values[p]]
+  changed = [path for path in alike if values[path] != defaults.get(path)]
+  if changed:
+    yield False, f'taken from {checkpoint}: {shown(changed, values.get)}'
+  if others := [path for path in paths if path in values and path not in alike]:
+    yield (
+      True,
+      f'{shown(others, params.get)} here, but {checkpoint} was trained with '
+      f'{shown(others, values.get)}',
+    )
+  unknown = [p for p in paths if p in _OF_IMAGES and p not in values]
+  if unknown:
+    yield (
+      True,
+      f'nothing says how the images of {checkpoint} were made; here it is '
+      f'{shown(unknown, params.get)}',
+    )
+
+
+def _taken_paths(params):
+  """Returns the paths of what the parts that are taken take with them."""
+  return (
+    *(_OF_ENCODER if params.warm_start_encoder else ()),
+    *(_OF_PROJECTION_HEAD if params.warm_start_projection_head else ()),
+    *(_OF_CLASSIFIER if params.warm_start_classifier else ()),
+  )
+
+
+def _values(params):
+  paths = (*_OF_ENCODER, *_OF_PROJECTION_HEAD, *_OF_CLASSIFIER)
+  return {path: params.get(path) for path in paths}
+
+
+def _params_of_reference(checkpoint):
+  """Returns the HParams that are written down of a model, or None."""
+  if run := _run_of(checkpoint):
+    known = Record(run).find(checkpoint)
+    return known and known.params
+  for path, found in _exports_of(checkpoint):
+    if 'compact' in found:
+      try:
+        return hparams.parse(found['compact'])
+      except (TypeError, ValueError) as error:
+        raise ValueError(
+          f'{path} holds no hyper-parameters ({texts.one_line(error)}); '
+          'restore it, or name a checkpoint.'
+        ) from error
+  return None
+
+
+def _run_of(checkpoint):
+  """Returns the ModelDir that a checkpoint of a run is of; else None."""
+  directory, name = os.path.split(checkpoint)
+  if name == 'variables' or not checkpoint_files.prefix_of(checkpoint):
+    return None
+  if os.path.basename(directory).startswith(model_dirs.BEST):
+    directory = os.path.dirname(directory)
+  return model_dirs.ModelDir(directory)
+
+
+def _exports_of(checkpoint):
+  """Yields the path and the contents of each export.json that speaks of it."""
+  directory, name = os.path.split(checkpoint)
+  if name != 'variables':  # DIRECTORY/variables/variables, or in its hub/.
+    return
+  for _ in range(2):
+    directory = os.path.dirname(directory)
+    found = model_dirs.ModelDir(directory).read_json(EXPORT)
+    if isinstance(found, dict):
+      yield os.path.join(directory, EXPORT), found
+
 
 def whitening_of_reference(checkpoint: str) -> whitening.Statistics | None:
   """Returns by what the images of a model were whitened, if that is known.
@@ -279,31 +494,23 @@ def whitening_of_reference(checkpoint: str) -> whitening.Statistics | None:
     ValueError: If what should say it is damaged.
     tf.errors.OpError: If it cannot be read.
   """
-  directory, name = os.path.split(checkpoint)
-  if name == 'variables':  # DIRECTORY/variables/variables, or in its hub/.
-    above = os.path.dirname(directory)
-    return _whitening_of_export(above, checkpoint) or _whitening_of_export(
-      os.path.dirname(above), checkpoint
-    )
-  if os.path.basename(directory).startswith(model_dirs.BEST):
-    directory = os.path.dirname(directory)
-  if not checkpoint_files.prefix_of(checkpoint):
-    return None
-  return _whitening_of_run(model_dirs.ModelDir(directory), checkpoint)
+  if run := _run_of(checkpoint):
+    return _whitening_of_run(run, checkpoint)
+  for path, found in _exports_of(checkpoint):
+    if {'mean', 'std'} <= {*found}:
+      return _whitening_of_export(path, found, checkpoint)
+  return None
 
 
-def _whitening_of_export(directory, checkpoint):
-  found = model_dirs.ModelDir(directory).read_json(EXPORT)
+def _whitening_of_export(path, found, checkpoint):
   try:
-    if not found or not {'mean', 'std'} <= {*found}:
-      return None
     colors = [
       found[name] and tuple(map(float, found[name])) for name in ('mean', 'std')
     ]
   except (TypeError, ValueError) as error:
     raise ValueError(
-      f'{os.path.join(directory, EXPORT)} holds no mean and deviation '
-      f'({texts.one_line(error)}); restore it, or name a checkpoint.'
+      f'{path} holds no mean and deviation ({texts.one_line(error)}); restore '
+      'it, or name a checkpoint.'
     ) from error
   return whitening.Statistics(*colors, reference=checkpoint)
 

@@ -11,9 +11,12 @@ import tensorflow as tf
 
 from supcon import checkpoint_files
 from supcon import counting
+from supcon import enums
 from supcon import facts
 from supcon import hparams
 from supcon import model_dirs
+from supcon.models import layers
+from supcon.models import resnet
 from tests import command
 
 tf1 = tf.compat.v1
@@ -415,3 +418,125 @@ def test_whitening_of_what_nobody_knows(tmp_path):
   _write(tmp_path, 3)
   for name in ('model.ckpt-3', 'variables/variables', 'model'):
     assert facts.whitening_of_reference(str(tmp_path / name)) is None
+
+
+# What a run of _PARAMS was trained with, that is not the default.
+_OTHERS = {
+  'architecture.encoder_depth': 18,
+  'architecture.encoder_width': 0.25,
+  'architecture.first_conv_stride': 1,
+  'architecture.projection_head_layers': (8,),
+  'input_data.preprocessing.image_size': 16,
+  'input_data.preprocessing.crop_padding': 0,
+  'input_data.preprocessing.apply_whitening': False,
+}
+
+
+def _others():
+  params = _PARAMS
+  for path, value in _OTHERS.items():
+    params = params.replace(path, value)
+  return params
+
+
+def _taking(*parts):
+  """Returns HParams of a training that takes parts from its reference."""
+  params = hparams.HParams()
+  for part in parts:
+    params = params.replace(f'warm_start.warm_start_{part}', True)
+  return params
+
+
+def _taken(directory, params, reference):
+  """Returns what is taken and is not the default."""
+  found = facts.taken(str(directory / 'new'), str(reference), params)
+  defaults = hparams.HParams()
+  return {p: v for p, v in found.items() if v != defaults.get(p)}
+
+
+def test_an_encoder_brings_its_architecture_and_images(tmp_path):
+  run = tmp_path / 'run'
+  _train(run, dataclasses.replace(_OLD, params=_others()), [0, 6])
+  (run / 'best').mkdir()
+  checkpoint_files.copy(
+    str(run / 'model.ckpt-6'), str(run / 'best' / 'model.ckpt-6')
+  )
+  expected = {k: v for k, v in _OTHERS.items() if 'projection' not in k}
+  params = _taking('encoder')
+  for reference in (run, run / 'model.ckpt-6', run / 'best' / 'model.ckpt-6'):
+    assert _taken(tmp_path, params, reference) == expected
+  # Colors that are to be measured are not those of the reference.
+  measure = 'input_data.preprocessing.measure_whitening'
+  found = _taken(tmp_path, params.replace(measure, True), run)
+  assert 'input_data.preprocessing.apply_whitening' not in found
+  # A head brings its own alone.
+  head = 'architecture.projection_head_layers'
+  assert _taken(tmp_path, _taking('projection_head'), run) == {head: (8,)}
+  assert _taken(tmp_path, _taking('encoder', 'projection_head'), run) == {
+    **expected,
+    head: (8,),
+  }
+
+
+@pytest.mark.parametrize('where', ['variables', 'hub/variables'])
+def test_an_export_brings_them(tmp_path, where):
+  (tmp_path / where).mkdir(parents=True)
+  (tmp_path / where / 'variables.index').write_text('')
+  export = {'compact': _others().serialize()}
+  (tmp_path / 'export.json').write_text(json.dumps(export))
+  found = _taken(tmp_path, _taking('encoder'), tmp_path)
+  assert found['input_data.preprocessing.image_size'] == 16
+  (tmp_path / 'export.json').write_text('{"compact": "zz=1"}')
+  with pytest.raises(ValueError, match='export.json holds no hyper-parameters'):
+    _taken(tmp_path, _taking('encoder'), tmp_path)
+
+
+def test_variables_tell_a_part(tmp_path):
+  with tf.Graph().as_default(), tf1.Session() as session:
+    resnet.Encoder(
+      layers.Module(None, 'ContrastiveModel'),
+      hparams.Architecture(encoder_depth=34, encoder_width=0.0625),
+    )
+    session.run(tf1.global_variables_initializer())
+    checkpoint = tf1.train.Saver().save(session, str(tmp_path / 'of-others'))
+  found = facts.of_reference(checkpoint)
+  assert found == {
+    'architecture.encoder_architecture': enums.EncoderArchitecture.RESNET_V1,
+    'architecture.encoder_depth': 34,
+    'architecture.encoder_width': pytest.approx(0.07, abs=0.01),
+    'architecture.first_conv_kernel_size': 7,
+  }
+  params = _taking('encoder')
+  for path, value in found.items():
+    params = params.replace(path, value)
+  ((is_warning, line), *others) = facts.compare_with_reference(
+    checkpoint, checkpoint, params.replace('architecture.encoder_depth', 34)
+  )
+  assert not is_warning and line.startswith(f'taken from {checkpoint}: ')
+  ((is_warning, line),) = others
+  assert is_warning and line.startswith('nothing says how the images of ')
+  # Of published modules it is known.
+  handle = 'https://tfhub.dev/google/supcon/resnet_v1_50/imagenet/x/1'
+  published = facts.of_reference(checkpoint, handle)
+  assert published['input_data.preprocessing.image_size'] == 224
+  assert not published['input_data.preprocessing.apply_whitening']
+  assert len(published) == 10
+  lines = facts.compare_with_reference(
+    checkpoint,
+    handle,
+    _taking('encoder').replace('input_data.preprocessing.image_size', 32),
+  )
+  warnings = [line for is_warning, line in lines if is_warning]
+  assert len(warnings) == 1 and 'image_size=32' in warnings[0]
+  assert 'nothing says' not in warnings[0]
+
+
+def test_a_run_that_has_begun_takes_what_it_took(tmp_path):
+  _train(tmp_path / 'new', dataclasses.replace(_OLD, params=_others()), [0, 3])
+  found = _taken(tmp_path, _taking('encoder'), tmp_path / 'nowhere')
+  assert found['input_data.preprocessing.image_size'] == 16
+
+
+def test_a_reference_that_cannot_be_read_is_named(tmp_path):
+  with pytest.raises(ValueError, match='--reference_ckpt=.*does not exist'):
+    _taken(tmp_path, _taking('encoder'), tmp_path / 'nowhere')

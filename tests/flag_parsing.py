@@ -5,9 +5,9 @@ from absl import flags
 import hparams_flags
 
 
-def parse(arguments):
+def parse(arguments, load_facts=None):
   """Returns (RunOptions, HParams) of ['--flag=value', ...]; later ones win."""
   values = flags.FlagValues()
   hparams_flags.define(values)
   values(['main.py', *arguments])
-  return hparams_flags.read(values)
+  return hparams_flags.read(values, load_facts=load_facts)

@@ -91,6 +91,56 @@ def test_flags_set_their_fields():
   assert params.stage_2.decay_boundary_epochs == (1, 2)
 
 
+class _Facts:
+  """Stands in for supcon.facts, whose reference is a ResNet-18 of 16 pixels."""
+
+  taken_by = ()
+
+  def taken(self, model_dir, reference, params):
+    self.taken_by += ((model_dir, reference),)
+    assert params.warm_start.warm_start_encoder
+    return {
+      'architecture.encoder_depth': 18,
+      'input_data.preprocessing.image_size': 16,
+    }
+
+
+_TRANSFER = ('--model_dir=m', '--reference_ckpt=r', '--warm_start_encoder')
+
+
+@pytest.mark.parametrize('mode', ['train', 'train_then_eval', 'inspect_data'])
+def test_what_is_taken_from_a_reference_holds_where_no_flag_is(mode):
+  facts = _Facts()
+  arguments = [*_TRANSFER, f'--mode={mode}', '--image_size=224']
+  _, params = flag_parsing.parse(arguments, lambda: facts)
+  assert facts.taken_by == (('m', 'r'),)
+  assert params.architecture.encoder_depth == 18
+  # The default, but it was given.
+  assert params.input_data.preprocessing.image_size == 224
+
+
+@pytest.mark.parametrize(
+  'arguments',
+  [
+    ['--mode=status', *_TRANSFER],
+    _TRANSFER[:2],  # Of which nothing is taken: refused later.
+    ['--model_dir=m', '--warm_start_encoder'],
+    [*_TRANSFER, '--hparams=d=50,wse=1'],  # Says all.
+  ],
+)
+def test_nothing_is_taken_where_no_reference_counts(arguments):
+  facts = _Facts()
+  _, params = flag_parsing.parse(arguments, lambda: facts)
+  assert facts.taken_by == ()
+  assert params.architecture.encoder_depth == 50
+
+
+def test_a_reference_that_is_no_name_is_refused_first():
+  arguments = [*_TRANSFER, '--reference_ckpt=a*']
+  with pytest.raises(ValueError, match='--reference_ckpt=a'):
+    flag_parsing.parse(arguments, _Facts)
+
+
 def test_the_compact_string_replaces_the_flags():
   _, params = flag_parsing.parse(['--batch_size=64', '--hparams=d=18'])
   assert params == hparams.parse('d=18')

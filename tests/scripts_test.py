@@ -38,6 +38,20 @@ _HEAD_CHANGES = {
   'stage_2_warmup_epochs': '0',
 }
 
+# What a script that starts from a reference takes from there.
+_OF_REFERENCE = {
+  'resnet_architecture',
+  'resnet_depth',
+  'resnet_width',
+  'first_conv_kernel_size',
+  'first_conv_stride',
+  'use_initial_max_pool',
+  'image_size',
+  'eval_crop_method',
+  'crop_padding',
+  'apply_whitening',
+}
+
 # Prints its arguments as JSON, as main.py would get them.
 _ECHO = f"""#!/bin/sh
 exec '{sys.executable}' -S -c '
@@ -177,10 +191,24 @@ def test_headers_name_the_published_hardware():
 def test_classification_head_changes_only_what_it_says(tmp_path, echo):
   script = _ROOT / 'scripts' / f'{_HEAD}.sh'
   published = _published()[_HEAD]['flags']
+  expected = {**published, **_HEAD_CHANGES, 'reference_ckpt': 'runs/a b'}
+  left = {name: expected.pop(name) for name in _OF_REFERENCE & {*expected}}
   for reference in ('runs/a b', '--reference_ckpt=runs/a b'):
     arguments = _arguments(script, reference, cwd=tmp_path, echo=echo)
-    expected = {**published, **_HEAD_CHANGES, 'reference_ckpt': 'runs/a b'}
     assert _resolved(arguments) == expected
+  # Where nothing is known of the reference, what it leaves out is published.
+  with_them = [*arguments, *(f'--{k}={v}' for k, v in left.items())]
+  assert flag_parsing.parse(with_them) == flag_parsing.parse(arguments)
+
+
+@pytest.mark.parametrize('name', [_HEAD, *_TRANSFERS])
+def test_what_is_the_references_no_script_says(tmp_path, echo, name):
+  script = _ROOT / 'scripts' / f'{name}.sh'
+  arguments = _arguments(script, 'runs/a', cwd=tmp_path, echo=echo)
+  assert not _OF_REFERENCE & {*_resolved(arguments)}
+  # What the user says comes last, and so holds.
+  flag = '--image_size=16'
+  assert _arguments(script, 'a', flag, cwd=tmp_path, echo=echo)[-1] == flag
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ class Run:
     self._check_data()
     self.reference: str | None = None
     self._origins: list[str] = []  # Which variables come from where.
+    self._warnings: list[str] = []  # What to say before anything is done.
     self.skipped = skipped.Skipped(self.model_dir)
     # What goes into whitening.json.
     self._whitening: whitening.Statistics | None = None
@@ -352,6 +353,7 @@ class Run:
         wanted = (model, self.params.warm_start, self.reference)
         warm_start.assignment_map(*wanted)  # Raises what does not fit.
         self._origins = warm_start.describe(*wanted)
+        self._compare_with_reference()
         return
       variables, optional = model.variables, set()
       if not is_eval:
@@ -367,6 +369,15 @@ class Run:
         variables, [model.name], newest, optional
       )
       self._origins = adopted.describe(newest)
+
+  def _compare_with_reference(self):
+    for is_warning, line in facts_lib.compare_with_reference(
+      self.reference, self.options.reference_ckpt, self.params
+    ):
+      if is_warning:
+        self._warnings.append(line)
+      else:
+        self._origins.append(line)
 
   def _look_at_images(self) -> None:
     """Finds bad images and measures colors, as far as that was asked for.
@@ -490,6 +501,10 @@ class Run:
     )
     for line in self._origins:
       logging.info('  %s', line)
+    uses = self.params.input_data.preprocessing.oddities()
+    odd = uses if options.mode == 'eval' else self.params.oddities()
+    for line in (*self._warnings, *odd):
+      logging.warning('WARNING: %s', line)
     if options.trains:
       logging.info('%s', self.devices.describe(self.params.batch_size))
     self._warn_of_flips()

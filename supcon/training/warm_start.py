@@ -1,6 +1,7 @@
 """Which variables come from a reference: a checkpoint, an export, a module."""
 
 from collections.abc import Sequence
+import functools
 import http.client
 import os
 import re
@@ -148,6 +149,7 @@ def _newest_export(directory):
   return next(filter(None, found), None)
 
 
+@functools.cache
 def _fetch(handle):
   """Returns the directory of a TF-Hub module."""
   try:
