@@ -20,6 +20,7 @@ tf1 = tf.compat.v1
 cluster_resolver = tf.distribute.cluster_resolver
 
 _CONNECT_SECONDS = 10.0
+_GPU = 'GPU'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Devices:
   resolver: cluster_resolver.ClusterResolver | None = None
   strategy: tf.distribute.Strategy | None = None
   cluster: workers.Cluster | None = None
+
+  @property
+  def is_gpu(self) -> bool:
+    """Whether a replica is a GPU."""
+    return self.kind == _GPU
 
   @property
   def is_chief(self) -> bool:
@@ -137,7 +143,7 @@ def find(options: run_options.RunOptions) -> Devices:
       f'names {len(cluster.addresses)}; unset it.'
     )
   count = (num_gpus or options.num_replicas) if options.trains else 1
-  kind, name = ('GPU', '/gpu') if num_gpus else ('CPU device', '/cpu')
+  kind, name = (_GPU, '/gpu') if num_gpus else ('CPU device', '/cpu')
   names = [f'{name}:{index}' for index in range(count)]
   config = tf1.ConfigProto(
     allow_soft_placement=True,

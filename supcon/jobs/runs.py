@@ -13,6 +13,7 @@ from supcon import checkpoint_files
 from supcon import counting
 from supcon import devices as devices_lib
 from supcon import facts as facts_lib
+from supcon import footprint
 from supcon import hparams
 from supcon import locks
 from supcon import model_dirs
@@ -132,6 +133,7 @@ class Run:
     self.reference: str | None = None
     self._origins: list[str] = []  # Which variables come from where.
     self._warnings: list[str] = []  # What to say before anything is done.
+    self._footprint = ''  # How much memory training needs.
     self.skipped = skipped.Skipped(self.model_dir)
     # What goes into whitening.json.
     self._whitening: whitening.Statistics | None = None
@@ -139,6 +141,7 @@ class Run:
       self.check_checkpoints()
     if options.trains and self.known:
       self._check_facts(self.known)
+    self._check_fits()
     self._look_at_images()
     if options.trains and self.checkpoint:
       changes.check_class_names(
@@ -184,6 +187,36 @@ class Run:
       return
     inputs.check(self.dataset, self.params)
     self.plan = stages.plan(self.params, self.dataset.num_train_examples)
+
+  def _check_fits(self):
+    """Checks that the steps of the job fit into its devices.
+
+    Raises:
+      ValueError: If they do not.
+    """
+    options, num_classes = self.options, self.dataset.num_classes
+    room = footprint.room(self.devices)
+    if options.inspects or not room:
+      return
+    step = self.model_dir.newest_step()
+    if options.trains:
+      training = [
+        footprint.training_step(
+          self.params, stage.params, num_classes, self.devices.num_replicas
+        )
+        for stage in self.plan.stages
+        if stage.params.epochs and stage.stop_step > step
+      ]
+      # What has been trained has fitted, and with --force, or after a kill,
+      # another trainer is about to make room.
+      footprint.check(training, room, not (step or options.force))
+      if training:
+        largest = max(training, key=footprint.Step.num_bytes)
+        self._footprint = footprint.describe(largest, room)
+    if options.evaluates:
+      views = self.params.input_data.preprocessing.num_views
+      evaluation = footprint.evaluation_step(self.params, num_classes, views)
+      footprint.check([evaluation], room._replace(num_replicas=1))
 
   def _check_facts(self, known):
     """Checks what a run that goes on may not change, and logs what it does."""
@@ -507,6 +540,8 @@ class Run:
       logging.warning('WARNING: %s', line)
     if options.trains:
       logging.info('%s', self.devices.describe(self.params.batch_size))
+      if self._footprint:
+        logging.info('%s', self._footprint)
     self._warn_of_flips()
 
   def _warn_of_flips(self):

@@ -11,6 +11,7 @@ from supcon import changes
 from supcon import devices as devices_lib
 from supcon import enums
 from supcon import facts
+from supcon import footprint
 from supcon import hparams
 from supcon import model_dirs
 from supcon import run_options
@@ -104,6 +105,17 @@ def _num_classes(params, checkpoint):
   return shapes[kernel.op.name][-1]
 
 
+def _check_fits(devices, model):
+  """Checks that what a model says of a batch can be computed.
+
+  Raises:
+    ValueError: If it takes more memory than there is.
+  """
+  if room := footprint.room(devices):
+    step = footprint.evaluation_step(model.params, model.num_classes, 1)
+    footprint.check([step], room)
+
+
 class Export:
   """--mode=export: exports the newest checkpoint."""
 
@@ -163,6 +175,7 @@ class Embed:
     self._devices = devices_lib.find(options)
     devices_lib.check_batches(self._devices, options, params)
     self._model = find_trained_model(options, params)
+    _check_fits(self._devices, self._model)
     self._dataset = runs.load_dataset(options, params)
     self._input_fn = params.input_data.input_fn
     self._split = self._dataset.evaluation
@@ -229,6 +242,7 @@ class Predict:
     self._options = dataclasses.replace(options, use_tpu=False)
     self._devices = devices_lib.find(self._options)
     self._model = find_trained_model(options, params)
+    _check_fits(self._devices, self._model)
     self._index = None
     if options.neighbours:
       self._index = embeddings.read_index(options.index)
