@@ -1,11 +1,11 @@
 """Whether a step fits into a device: its largest tensor, and its memory.
 
 TensorFlow tells it with a crash, minutes after a run has begun. What is here is
-an estimate from shapes alone, made before anything is built. Measured on CPU,
-with TensorFlow 2.21, it is at most 10% below the peak of a process, and 1%
-above it (tests/benchmarks/memory.py). It cannot know what else a device is asked for, so
-it refuses only where it is well above what is there: a run that would have
-worked, and is refused, is worse than one that fails late.
+an estimate from shapes alone, made before anything is built. Measured on CPU
+with TensorFlow 2.21 (tests/benchmarks/memory.py), it is at most 10% below the
+peak of a process, and 1% above it. It cannot know what else a device is asked
+for, so it refuses only where it is well above what is there: a run that would
+have worked, and is refused, is worse than one that fails late.
 
 On TPU nothing is checked: XLA says what does not fit when it compiles, and it
 computes again what it does not keep.
