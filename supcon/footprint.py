@@ -142,12 +142,13 @@ def training_step(
   preprocessing = params.input_data.preprocessing
   reaches = params.architecture.reaches(stage)
   is_kept = any(loss.reaches_encoder for loss in reaches)
+  flag = 'batch_size'
   if preprocessing.train_on_eval_views and not is_kept:
     # The embeddings may be computed once, in batches of an evaluation.
-    size = min(params.batch_size, params.eval.batch_size)
-    params = params.replace('batch_size', max(size, num_replicas))
+    if params.eval.batch_size < params.batch_size:
+      flag, num_replicas = 'eval.batch_size', 1
   return Step(
-    'batch_size',
+    flag,
     params,
     num_classes,
     num_replicas,

@@ -105,7 +105,7 @@ def test_what_reaches_no_encoder_keeps_no_activations():
 def test_embeddings_are_computed_in_batches_of_an_evaluation():
   path = 'input_data.preprocessing.train_on_eval_views'
   step = _step(_DEFAULT.replace(path, True), number=2)
-  assert step.batch_size == 128
+  assert (step.flag, step.batch_size) == ('eval.batch_size', 128)
   assert _step(_DEFAULT.replace(path, True)).batch_size == 2048
 
 

@@ -178,6 +178,16 @@ def test_scripts_pass_exactly_the_published_flags(tmp_path, echo):
     assert len(arguments) == len(published['flags']), f'{name} repeats a flag'
 
 
+def test_losses_reach_the_encoder_in_every_script(tmp_path, echo):
+  for name in (*_published(), *_TRANSFERS):
+    script = _ROOT / 'scripts' / f'{name}.sh'
+    reference = ['runs/a'] if name in (_HEAD, *_TRANSFERS) else []
+    arguments = _arguments(script, *reference, cwd=tmp_path, echo=echo)
+    _, params = flag_parsing.parse(arguments)
+    params.check_reach()
+    assert list(params.oddities()) == [], name
+
+
 def test_headers_name_the_published_hardware():
   for name, published in _published().items():
     header = (_ROOT / 'scripts' / f'{name}.sh').read_text().split('\nset ')[0]
