@@ -261,10 +261,13 @@ def folder(tmp_path_factory):
   return directory
 
 
+_OF_IMAGES = ('image_size', 'eval_crop_method', 'crop_padding')
+
+
 def _transfer(script, reference, folder, directory, program=None, **flags):
   flags = {
-    **command.DIGITS,
-    **command.RESNET,
+    # Without those of the encoder and its images, which the reference brings.
+    **{k: v for k, v in command.DIGITS.items() if k not in _OF_IMAGES},
     'mode': 'train',
     'input_fn': 'folder',
     'data_dir': folder,
