@@ -43,7 +43,7 @@ _LAYERS = (
   ('supcon.training.model_fn', 'supcon.model_dirs', 'supcon.facts'),
   ('supcon.workers',),
   ('supcon.devices',),
-  ('supcon.estimators',),
+  ('supcon.estimators', 'supcon.footprint'),
   ('supcon.jobs',),
 )
 

@@ -25,6 +25,7 @@ _NAMES = {
   'tensorflow.core.protobuf.trackable_object_graph_pb2': [
     'TrackableObjectGraph'
   ],
+  'tensorflow.python.client.device_lib': ['list_local_devices'],
   'tensorflow.python.framework.config': [
     'disable_op_determinism',
     'enable_op_determinism',
