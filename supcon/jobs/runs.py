@@ -195,8 +195,7 @@ class Run:
       ValueError: If they do not.
     """
     options, num_classes = self.options, self.dataset.num_classes
-    room = footprint.room(self.devices)
-    if options.inspects or not room:
+    if options.inspects or not (room := footprint.room(self.devices)):
       return
     step = self.model_dir.newest_step()
     if options.trains:
