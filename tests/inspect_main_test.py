@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from supcon.data import lettering
 from tests import command
 from tests.data import fakes
 
@@ -97,6 +98,13 @@ def test_what_the_user_is_told(inspected):
   # Digits are not mirrored.
   assert 'flip' not in speed['parts']
   assert 'color jitter, grayscale' in speed['parts']
+  (row, *_) = _json(directory / 'inspect_data.json')['contact_sheet']['rows']
+  assert ['row', 'class', 'example', 'size', 'where'] in words
+  assert any(
+    line[:2] == ['0', row['class']] and line[-1] == row['where'].split()[-1]
+    for line in words
+    if line
+  )
   assert f'Contact sheet: {directory}/contact_sheet.png' in lines
   # The path holds a space.
   command_line = f"{sys.executable} -m tensorboard.main --logdir '{directory}'"
@@ -117,10 +125,17 @@ def test_what_the_user_is_shown(inspected):
     row['class'] != row['class_before_label_noise'] for row in sheet['rows']
   )
   picture = np.array(Image.open(directory / 'contact_sheet.png'))
-  # Pixels are enlarged 6 times, and rows are 6 apart. On the left two digits of
-  # 12 pixels, 4 apart, in a margin of 12; then columns with gaps of 24, 6, 24,
+  # Pixels are enlarged 6 times, and rows are 6 apart, below a line of titles.
+  # On the left two digits of 12 pixels, 4 apart, in a margin of 12; then the
+  # name of the class with a margin of 12; then columns with gaps of 24, 6, 24,
   # 6 and 24 after them.
-  assert picture.shape == (16 * (96 + 6), 12 + 28 + 12 + 5 * 96 + 84, 3)
+  title = lettering.line('class', 160)
+  name = lettering.line('(was 8)', 160)
+  height = title.shape[0] + 6 + 16 * (96 + 6)
+  width = 12 + 28 + 12 + name.shape[1] + 12 + 5 * 96 + 84
+  assert picture.shape[0] == height
+  # Digits need not be equally wide.
+  assert abs(picture.shape[1] - width) <= 4
   (events,) = directory.glob('events.out.tfevents.*')
   tags = [
     value.tag

@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from supcon import hparams
+from supcon import texts
 from supcon.data import datasets
 from supcon.data import image_ops
+from supcon.data import lettering
 from supcon.data import preprocessing
 from supcon.data import probes
-from supcon.data import splits
 
 tf1 = tf.compat.v1
 
@@ -29,6 +30,10 @@ _MIN_TILE_SIDE = 96
 _PAPER, _INK = 228, 80
 _GAP = 6
 _WIDE_GAP = 24
+
+# Of the names of classes, in pixels and letters; longer ones are cut.
+_MAX_NAME_WIDTH = 160
+_MAX_NAME_LENGTH = 40
 
 # The rows of the digits 0 to 9, three pixels each, as octal numbers.
 _DIGITS = (
@@ -71,8 +76,10 @@ class Row(NamedTuple):
 class ContactSheet:
   """The first training examples of a run, one a row.
 
-  On the left stands the row's number; then the whole image; then the views that
-  the run starts with; then others, which chance might make of the same image.
+  On the left stands the row's number; then the name of its class, with the one
+  before --label_noise_prob if that is another; then the whole image; then the
+  views that the run starts with; then others, which chance might make of the
+  same image. Above all of them are titles.
 
   Attributes:
     rows: From the first on, numbered from 0.
@@ -87,14 +94,43 @@ class ContactSheet:
   def strips(self) -> list[np.ndarray]:
     """Returns each row as a picture, uint8 [height, width, 3]."""
     digits = len(str(len(self.rows) - 1))
+    side = self.rows[0].original.shape[0]
+    names = [_lines_of_text(_class_of(row), side) for row in self.rows]
+    width = max(name.shape[1] for name in names)
     return [
-      self._strip(f'{number:0{digits}d}', row)
-      for number, row in enumerate(self.rows)
+      self._strip(f'{number:0{digits}d}', _widened(name, width), row)
+      for number, (name, row) in enumerate(zip(names, self.rows))
     ]
 
-  def _strip(self, numeral, row):
+  def titles(self) -> np.ndarray:
+    """Returns what stands above the rows, uint8 [height, width, 3]."""
+    strip = self.strips()[0]
+    side = self.rows[0].original.shape[0]
+    num_views = len(self.rows[0].views)
+    # From the right, where the columns of all sheets are the same.
+    left = strip.shape[1] - _WIDE_GAP
+    titles = []
+    for index in reversed(range(num_views)):
+      left -= side
+      is_of_run = index < self.num_views
+      titles.append((left, f'view {index + 1}' if is_of_run else 'other view'))
+      left -= _WIDE_GAP if index in (0, self.num_views) else _GAP
+    left -= side
+    titles.append((left, 'whole image'))
+    line = lettering.line('', side)
+    if line is None:
+      return strip[:0]
+    digits = len(str(len(self.rows) - 1))
+    titles.append((_numeral('0' * digits, side).shape[1], 'class'))
+    picture = _paper(line.shape[0] + _GAP, strip.shape[1])
+    for left, title in titles:
+      words = _lines_of_text([title], line.shape[0], side)
+      picture[_GAP:, left : left + words.shape[1]] = words
+    return picture
+
+  def _strip(self, numeral, name, row):
     side = row.original.shape[0]
-    columns = [_numeral(numeral, side), row.original]
+    columns = [_numeral(numeral, side), name, row.original]
     for index, view in enumerate(row.views):
       gap = _WIDE_GAP if index in (0, self.num_views) else _GAP
       columns.append(_paper(side, gap))
@@ -124,6 +160,23 @@ class ContactSheet:
       ],
     }
 
+  def describe(self) -> str:
+    """Returns what stands in the rows, for people."""
+    cells = [('row', 'class', 'example', 'size', 'where')]
+    for number, row in enumerate(self.rows):
+      height, width = row.size
+      name = texts.printable(' '.join(_class_of(row)))
+      if len(name) > _MAX_NAME_LENGTH:
+        name = f'{name[: _MAX_NAME_LENGTH - 3]}...'
+      size, where = f'{height}x{width}', texts.printable(row.where)
+      cells.append((str(number), name, str(row.position), size, where))
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return '\n'.join(
+      f'{number:>{widths[0]}}  {name:{widths[1]}}  {example:>{widths[2]}}  '
+      f'{size:>{widths[3]}}  {where}'
+      for number, name, example, size, where in cells
+    )
+
   def write(self, directory: str) -> str:
     """Writes contact_sheet.png, and the same for TensorBoard.
 
@@ -135,7 +188,10 @@ class ContactSheet:
     """
     strips = self.strips()
     pictures = {
-      'contact_sheet': (np.concatenate(strips), 'The first training examples.')
+      'contact_sheet': (
+        np.concatenate([self.titles(), *strips]),
+        'The first training examples.',
+      )
     }
     for number, (row, strip) in enumerate(zip(self.rows, strips)):
       pictures[f'row_{number:02d}/{row.class_name}'] = (strip, row.where)
@@ -272,7 +328,7 @@ def _originals(split, positions, side):
     return _fitted(image, size, side), label, size
 
   with tf.Graph().as_default():
-    examples = _examples_at(split, positions)
+    examples = probes.examples_at(split, positions)
     return _first(examples.map(fit), len(positions))
 
 
@@ -296,20 +352,38 @@ def _fitted(image, size, side):
   return tf.ensure_shape(square, [side, side, 3])
 
 
-def _examples_at(split, positions):
-  """Returns (image, label) as stored, in the order of `positions`."""
-  storage = split.storage()
-  if isinstance(storage, splits.Files):
-    named = [tf.gather(column, positions) for column in storage.names()]
-    return tf.data.Dataset.from_tensor_slices(tuple(named)).map(storage.read)
-  positions = np.int64(positions)
-  ends = np.cumsum(storage.sizes)
-  shards = np.searchsorted(ends, positions, side='right')
-  skips = positions - (ends - storage.sizes)[shards]
-  stored = tf.data.Dataset.from_tensor_slices((shards, skips)).flat_map(
-    lambda shard, skip: splits.part(storage, shard, skip, 1)
-  )
-  return stored.map(storage.parse)
+def _class_of(row):
+  """Returns the lines that say of which class an example is."""
+  if row.class_name == row.stored_class_name:
+    return [row.class_name]
+  return [row.class_name, f'(was {row.stored_class_name})']
+
+
+def _lines_of_text(lines, height, max_width=_MAX_NAME_WIDTH):
+  """Returns lines in the middle of a column, uint8 [height, width, 3].
+
+  Without a way to write, the column has no width.
+  """
+  inks = [lettering.line(line, max_width) for line in lines]
+  if any(ink is None for ink in inks):
+    return _paper(height, 0)
+  width = max(ink.shape[1] for ink in inks)
+  ink = np.concatenate(
+    [np.pad(ink, [(0, 0), (0, width - ink.shape[1])]) for ink in inks]
+  )[:height]
+  above = (height - ink.shape[0]) // 2
+  ink = np.pad(ink, [(above, height - ink.shape[0] - above), (0, 0)])
+  levels = _PAPER + ink * (_INK - _PAPER)
+  return np.repeat(levels[..., np.newaxis], 3, axis=2).round().astype(np.uint8)
+
+
+def _widened(column, width):
+  """Returns a column of text and the gap behind it; nothing if it has none."""
+  height, own_width, _ = column.shape
+  if not width:
+    return column
+  gap = _paper(height, width - own_width + _WIDE_GAP // 2)
+  return np.concatenate([column, gap], axis=1)
 
 
 def _paper(height, width):

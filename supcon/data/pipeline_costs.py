@@ -128,6 +128,7 @@ class Speed:
       f'{self.first_batch_seconds:.1f} s.',
       '',
       'Milliseconds of one core per image:',
+      f'  {"part":{width}}  {"ms":>8} +- spread {"share":>6}',
     ]
     lines += [
       f'  {name:{width}}  {part.milliseconds:8.3f} +- {part.spread:5.3f}'

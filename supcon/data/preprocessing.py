@@ -10,6 +10,7 @@ for: `finish_on_host` does them in the input pipeline, `finish` in the model.
 
 from collections.abc import Callable
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -270,13 +271,14 @@ _EVAL_CROPS = {
 }
 
 
-def check_image_size(params, image_shape):
+def check_image_size(params, image_shape, look=lambda: ()):
   """Checks that evaluation images can have the size asked for.
 
   Args:
     params: hparams.Preprocessing.
-    image_shape: The data set's (height, width, ...), None where they vary; or
-      None.
+    image_shape: The data set's (height, width, ...), None where it is not known
+      that all images have the same; or None.
+    look: Called then; returns (height, width) of some images, if it can.
 
   Raises:
     ValueError: If images are to be taken as they are and have another size.
@@ -291,8 +293,9 @@ def check_image_size(params, image_shape):
   height, width = (image_shape or (None, None))[:2]
   if height is None or width is None:
     raise ValueError(
-      '--eval_crop_method=IDENTITY takes images as they are, but those of '
-      f'this data set vary in size; use one of {others}.'
+      '--eval_crop_method=IDENTITY takes images as they are, but '
+      f'{_of_sizes(look())}; use one of {others}. CROP_THEN_RESIZE with '
+      '--crop_padding=0 changes nothing of images of --image_size.'
     )
   if (height, width) != (params.image_size, params.image_size):
     raise ValueError(
@@ -300,6 +303,24 @@ def check_image_size(params, image_shape):
       f'takes images as they are, but those of this data set are {height}x'
       f'{width}; set that size or use one of {others}.'
     )
+
+
+def _of_sizes(sizes):
+  """Returns what is known of the (height, width) of a data set's images."""
+  first, *_, last = sorted(sizes, key=math.prod) * 2 or [None, None]
+  if first and {*sizes} != {first}:
+    return (
+      f'those of this data set vary in size, from {first[0]}x{first[1]} to '
+      f'{last[0]}x{last[1]}'
+    )
+  looked_at = ''
+  if first:
+    looked_at = f' (the {len(sizes)} that were looked at are of {first[0]}x'
+    looked_at += f'{first[1]})'
+  return (
+    'it is not known whether all images of this data set have one size'
+    f'{looked_at}'
+  )
 
 
 def _evaluation_view(params):

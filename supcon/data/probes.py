@@ -14,6 +14,7 @@ import tensorflow as tf
 from supcon import enums
 from supcon import hparams
 from supcon.data import datasets
+from supcon.data import image_ops
 from supcon.data import inputs
 from supcon.data import splits
 
@@ -81,6 +82,46 @@ def positions_in(pixels: np.ndarray) -> np.ndarray:
     int64 [N].
   """
   return pixels @ [1, 2**8, 2**16]
+
+
+def examples_at(split, positions):
+  """Returns (image, label) as stored, in the order of `positions`.
+
+  Args:
+    split: splits.Split.
+    positions: A list of integers.
+  """
+  storage = split.storage()
+  if isinstance(storage, splits.Files):
+    named = [tf.gather(column, positions) for column in storage.names()]
+    return tf.data.Dataset.from_tensor_slices(tuple(named)).map(storage.read)
+  positions = np.int64(positions)
+  ends = np.cumsum(storage.sizes)
+  shards = np.searchsorted(ends, positions, side='right')
+  skips = positions - (ends - storage.sizes)[shards]
+  stored = tf.data.Dataset.from_tensor_slices((shards, skips)).flat_map(
+    lambda shard, skip: splits.part(storage, shard, skip, 1)
+  )
+  return stored.map(storage.parse)
+
+
+def image_sizes(split: splits.Split, most: int = 256) -> list[tuple[int, int]]:
+  """Returns (height, width) in pixels of some images, evenly spaced.
+
+  Raises:
+    tf.errors.OpError: If one of them cannot be decoded.
+  """
+  count = min(split.num_examples, most)
+  positions = [split.num_examples * n // count for n in range(count)]
+  with tf.Graph().as_default(), session() as of_cpu:
+    sizes = examples_at(split, positions).map(
+      lambda image, label: tf.shape(image_ops.decode(image))[:2],
+      num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    iterator = tf1.data.make_initializable_iterator(sizes.batch(count))
+    found = iterator.get_next()
+    of_cpu.run(iterator.initializer)
+    return [tuple(size) for size in of_cpu.run(found).tolist()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,7 +38,7 @@ class InspectData:
     run.skipped.report('train', run.dataset, output)
     logdir = ['-m', 'tensorboard.main', '--logdir', output.path]
     print(
-      f'\n{speed.describe()}\n\n'
+      f'\n{speed.describe()}\n\n{sheet.describe()}\n\n'
       f'Contact sheet: {path}\n'
       f'Its rows, and the figures: {output.join("inspect_data.json")}\n'
       f'TensorBoard: {shlex.join([sys.executable, *logdir])}',

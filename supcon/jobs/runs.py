@@ -28,6 +28,7 @@ from supcon.data import faults
 from supcon.data import inputs
 from supcon.data import orientation
 from supcon.data import preprocessing
+from supcon.data import probes
 from supcon.data import whitening
 from supcon.jobs import skipped
 from supcon.models import contrastive
@@ -687,7 +688,16 @@ def load_dataset(options, params) -> datasets.Dataset:
     train_split=input_data.train_split,
     eval_split=input_data.eval_split,
   )
-  preprocessing.check_image_size(input_data.preprocessing, dataset.image_shape)
+
+  def look():
+    try:
+      return probes.image_sizes(dataset.train)
+    except tf.errors.OpError:  # Others say what is wrong with an image.
+      return ()
+
+  preprocessing.check_image_size(
+    input_data.preprocessing, dataset.image_shape, look
+  )
   return dataset
 
 

@@ -15,6 +15,7 @@ from supcon.data import contact_sheet
 from supcon.data import datasets
 from supcon.data import folder
 from supcon.data import inputs
+from supcon.data import lettering
 from supcon.data import splits
 from tests.data import fakes
 from tests.data import pictures
@@ -323,9 +324,16 @@ def test_layout_of_a_row():
   _, strip = sheet.strips()
   row = sheet.rows[1]
   # Half a gap of 6 above and below; left a digit of 3 x 4 pixels in a margin
-  # of 12 on each side, right a margin of 24.
+  # of 12 on each side and the name of the class, the longer line of two, with a
+  # margin of 12; right a margin of 24.
   assert strip.shape[0] == 3 + 96 + 3
   left = 12 + 12 + 12
+  name = lettering.line('(was bee)', 160)
+  height, width = name.shape
+  words = strip[3 + 48 : 3 + 48 + height, left : left + width, 0]
+  assert words.min() < 128 and words.max() == _PAPER
+  np.testing.assert_array_equal(words < 128, name > 100 / 148)  # 228 - 148 = 80
+  left += width + 12
   tiles = [row.original] + [
     view.repeat(6, axis=0).repeat(6, axis=1) for view in row.views
   ]
@@ -352,13 +360,50 @@ def test_all_rows_are_equally_wide():
   assert len({strip.shape for strip in strips}) == 1
 
 
+def test_titles_stand_above_their_columns():
+  sheet = _hand_made_sheet(num_rows=2)
+  titles = sheet.titles()
+  strip = sheet.strips()[1]
+  assert titles.shape[1:] == strip.shape[1:]
+  tiles = [sheet.rows[1].original] + [
+    view.repeat(6, axis=0).repeat(6, axis=1) for view in sheet.rows[1].views
+  ]
+  names = ['whole image', 'view 1', 'view 2', 'other view', 'other view']
+  for tile, name in zip(tiles, names):
+    (left,) = (
+      left
+      for left in range(strip.shape[1] - 95)
+      if (strip[3:99, left : left + 96] == tile).all()
+    )
+    ink = lettering.line(name, 96)
+    words = titles[-ink.shape[0] :, left : left + ink.shape[1], 0]
+    np.testing.assert_array_equal(words < 128, ink > 100 / 148)
+
+
+def test_without_letters_rows_have_numbers_alone(monkeypatch):
+  monkeypatch.setattr(lettering, 'line', lambda text, max_width: None)
+  sheet = _hand_made_sheet(num_rows=2)
+  assert sheet.titles().shape[0] == 0
+  # As in test_layout_of_a_row, without a name.
+  width = 36 + 5 * 96 + 24 + 6 + 24 + 6 + 24
+  assert [strip.shape for strip in sheet.strips()] == [(102, width, 3)] * 2
+
+
+def test_rows_in_words():
+  assert _hand_made_sheet(num_rows=2).describe().splitlines() == [
+    'row  class          example   size  where',
+    '  0  cow (was bee)      100  20x30  /data/cow/0.png',
+    '  1  cow (was bee)      101  20x30  /data/cow/1.png',
+  ]
+
+
 def test_a_sheet_is_written_and_replaced(tmp_path):
   sheet = _hand_made_sheet(num_rows=3)
   (tmp_path / 'events.out.tfevents.1.other').write_text('mine')
   for _ in range(2):
     path = sheet.write(str(tmp_path))
   assert path == str(tmp_path / 'contact_sheet.png')
-  picture = np.concatenate(sheet.strips())
+  picture = np.concatenate([sheet.titles(), *sheet.strips()])
   np.testing.assert_array_equal(np.array(Image.open(path)), picture)
 
   (events,) = tmp_path.glob('events.out.tfevents.*.contact_sheet')

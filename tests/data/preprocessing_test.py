@@ -1341,8 +1341,8 @@ def test_views_under_the_behavior_of_tensorflow_1(tmp_path):
     ((32, 32, 3), None),
     ((28, 28, 1), '28x28'),
     ((32, 40, 3), '32x40'),
-    ((None, None, 3), 'vary in size'),
-    (None, 'vary in size'),
+    ((None, None, 3), 'it is not known whether'),
+    (None, 'it is not known whether'),
   ],
 )
 def test_check_image_size(image_shape, message):
@@ -1356,3 +1356,22 @@ def test_check_image_size(image_shape, message):
       preprocessing.check_image_size(params, image_shape)
     assert '\n' not in str(error.value)
     assert 'RESIZE_THEN_CROP' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'sizes, message',
+  [
+    (
+      [(28, 28)] * 3,
+      r'have one size \(the 3 that were looked at are of 28x28\)',
+    ),
+    ([(28, 28)], r'have one size \(the 1 that were looked at are of 28x28\)'),
+    # 20 * 30 < 25 * 25 < 21 * 32 pixels.
+    ([(25, 25), (20, 30), (21, 32)], 'vary in size, from 20x30 to 21x32;'),
+  ],
+)
+def test_of_sizes_nothing_is_said_that_was_not_seen(sizes, message):
+  keep = _params(eval_crop_method=enums.EvalCropMethod.IDENTITY, image_size=28)
+  with pytest.raises(ValueError, match=message) as error:
+    preprocessing.check_image_size(keep, None, lambda: sizes)
+  assert ('vary' in str(error.value)) == ('vary' in message)

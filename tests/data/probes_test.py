@@ -59,3 +59,24 @@ def test_a_pixel_says_the_position(storage, last_two):
   np.testing.assert_array_equal(pixels, [[112, 17, 1], [113, 17, 1]])
   np.testing.assert_array_equal(probes.positions_in(pixels), [70_000, 70_001])
   np.testing.assert_array_equal(labels, [0, 1])
+
+
+def test_sizes_are_those_of_images_from_the_whole_set():
+  # The n-th image is n + 1 pixels high.
+  storage = splits.Files(
+    names=lambda: (tf.as_string(tf.range(100)), tf.zeros([100], tf.int32)),
+    read=lambda name, label: (
+      tf.io.encode_png(
+        tf.zeros([tf.strings.to_number(name, tf.int32) + 1, 7, 3], tf.uint8)
+      ),
+      label,
+    ),
+  )
+  split = SimpleNamespace(num_examples=100, storage=lambda: storage)
+  assert probes.image_sizes(split, most=4) == [
+    (1, 7),
+    (26, 7),
+    (51, 7),
+    (76, 7),
+  ]
+  assert len(probes.image_sizes(split, most=1000)) == 100
