@@ -89,7 +89,10 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
     'several GPUs would do.'
   ),
   'steps_per_loop': 'Training steps on the TPU between visits to the host.',
-  'summary_interval_steps': 'Steps between training summaries.',
+  'summary_interval_steps': (
+    'Steps between training summaries. Where it is not given, a stage of fewer '
+    'than 5000 steps has at least 50 of them, or one each step.'
+  ),
   'save_interval_steps': 'Steps between checkpoints.',
   'max_checkpoints_to_keep': 'How many recent checkpoints are kept.',
   'keep_checkpoint_interval_secs': (
@@ -555,6 +558,7 @@ def _read_options(values, arguments):
       fields[flag] = _expanded(fields[flag])
     except ValueError as error:
       raise ValueError(f'--{flag}={error}') from error
+  fields['has_summary_interval'] = values['summary_interval_steps'].present > 0
   return run_options.RunOptions(**fields)
 
 

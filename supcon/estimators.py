@@ -9,6 +9,8 @@ import tensorflow as tf
 from tensorflow.python.framework import config as config_lib
 
 from supcon import devices as devices_lib
+from supcon import event_files
+from supcon import model_dirs
 from supcon import replicas
 from supcon import retries
 from supcon import run_options
@@ -96,10 +98,36 @@ def train(
     input_fn = _per_replica(input_fn, params)
   if not devices.cluster:
     hooks.append(retries.NewSessionHook())
-  with devices.watchdog.guarding(), _determinism(options.deterministic):
+  with (
+    _graph_beside_summaries(options.model_dir)
+    if devices.is_chief
+    else contextlib.nullcontext(),
+    devices.watchdog.guarding(),
+    _determinism(options.deterministic),
+  ):
     estimator.train(
       input_fn, max_steps=max_steps, hooks=hooks, saving_listeners=listeners
     )
+
+
+@contextlib.contextmanager
+def _graph_beside_summaries(model_dir):
+  """Has the estimator write its graph where the summaries of training are.
+
+  It would do so to model_dir, which TensorBoard would show as a run '.' without
+  any scalars.
+  """
+  writer = tf1.summary.FileWriter(
+    os.path.join(model_dir, model_dirs.TRAIN),
+    filename_suffix=event_files.GRAPH_SUFFIX,
+  )
+  tf1.summary.FileWriterCache._cache[model_dir] = writer
+  try:
+    yield
+  finally:
+    tf1.summary.FileWriterCache._cache.pop(model_dir, None)
+    with contextlib.suppress(tf.errors.OpError):  # Nobody needs it.
+      writer.close()
 
 
 @contextlib.contextmanager
@@ -210,14 +238,9 @@ def _build_distributed(options, devices, function, seed):
   def model_fn(features, labels, mode):
     return call(features, labels, mode)
 
-  changes = {}
+  changes = dict(log_step_count_steps=None)
   if not devices.is_chief:
-    changes = dict(
-      save_checkpoints_steps=None,
-      save_checkpoints_secs=None,
-      save_summary_steps=None,
-      log_step_count_steps=None,
-    )
+    changes |= dict(save_checkpoints_steps=None, save_checkpoints_secs=None)
   config = _run_config(
     options,
     devices,
@@ -247,7 +270,8 @@ def _run_config(options, devices, seed, **changes):
     keep_checkpoint_every_n_hours=(
       options.keep_checkpoint_interval_secs / 3600
     ),
-    save_summary_steps=options.summary_interval_steps,
+    # The host call and a hook of ours write what these would, in one file.
+    save_summary_steps=None,
     log_step_count_steps=options.summary_interval_steps,
     tf_random_seed=seed,
     session_config=_copy(devices.session_config),

@@ -21,6 +21,10 @@ BAD_IMAGES = 'bad_images.json'
 # Likewise of images of which only an evaluation was.
 EVAL_BAD_IMAGES = 'eval/bad_images.json'
 EXPORTS = 'exports'
+# Where the summaries of training are, and the same as a table. TensorBoard
+# names a run after its directory, and would call this one '.' itself.
+TRAIN = 'train'
+METRICS = 'metrics.csv'
 # What the trainer of several machines is about to do, for the others.
 ANNOUNCED = 'hparams.json.next'
 # What has been evaluated: {step: {'metrics', 'export', ...}}.

@@ -27,6 +27,9 @@ ON_NAN = ('stop', 'rollback')
 # and a TF-Hub module for TensorFlow 1.
 EXPORT_FORMATS = ('saved_model', 'hub')
 
+# Points of a curve, where not the interval between them is given.
+_POINTS_OF_A_STAGE = 50
+
 # Virtual devices of one CPU. A million of them would take TensorFlow for ever.
 _MOST_REPLICAS = 1024
 
@@ -49,6 +52,7 @@ class RunOptions:
   num_replicas: int = 1
   steps_per_loop: int = 1000
   summary_interval_steps: int = 100
+  has_summary_interval: bool = False  # Whether the flag is given.
   save_interval_steps: int = 1000
   max_checkpoints_to_keep: int = 5
   keep_checkpoint_interval_secs: float = 36000000.0
@@ -99,6 +103,14 @@ class RunOptions:
   def needs_accelerator(self) -> bool:
     """Whether it computes more than files and a few images."""
     return self.mode not in ('inspect_data', 'export', 'predict', 'status')
+
+  def summary_interval(self, stage_steps: int) -> int:
+    """Returns the steps between summaries in a stage of so many steps."""
+    if self.has_summary_interval:
+      return self.summary_interval_steps
+    # A short stage gets enough points for a curve, if it has as many steps.
+    most = max(stage_steps // _POINTS_OF_A_STAGE, 1)
+    return min(self.summary_interval_steps, most)
 
   @property
   def tpu_address(self) -> str | None:

@@ -1,6 +1,6 @@
 """Runs main.py and the scripts as a user does, and reads what they leave."""
 
-import collections
+import csv
 import dataclasses
 import json
 import os
@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy as np
+from tensorboard.backend.event_processing import event_accumulator
 import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -288,24 +289,25 @@ def contents(directory) -> dict[str, tuple[int, bytes]]:
   }
 
 
-def summaries(directory, of_host_call=False) -> dict[str, dict[int, float]]:
-  """Returns {tag: {step: value}} of a directory's event files.
-
-  Of a step that was recorded twice, the later value.
+def summaries(directory) -> dict[str, dict[int, float]]:
+  """Returns {tag: {step: value}} of the scalars that TensorBoard finds.
 
   Args:
-    directory: model_dir, or model_dir/eval.
-    of_host_call: Whether to read our own training summaries, which stand in
-      files apart, or those that the estimator writes.
+    directory: model_dir/train or model_dir/eval.
   """
-  found = collections.defaultdict(dict)
-  for path in sorted(directory.glob('events.out.tfevents.*')):
-    if (path.suffix == '.v2') != of_host_call:
-      continue
-    for event in tf.compat.v1.train.summary_iterator(str(path)):
-      for value in event.summary.value:
-        if value.WhichOneof('value') == 'simple_value':
-          found[value.tag][event.step] = value.simple_value
-        else:
-          found[value.tag][event.step] = tf.make_ndarray(value.tensor).item()
-  return dict(found)
+  events = event_accumulator.EventAccumulator(
+    str(directory), size_guidance={event_accumulator.SCALARS: 0}
+  )
+  events.Reload()
+  found = {}
+  for tag in events.Tags()['scalars']:
+    steps = [event.step for event in events.Scalars(tag)]
+    assert steps == sorted(set(steps)), tag
+    found[tag] = {event.step: event.value for event in events.Scalars(tag)}
+  return found
+
+
+def table(path) -> dict[int, dict[str, str]]:
+  """Returns the rows of a metrics.csv, {step: {column: text}}."""
+  with path.open(newline='') as file:
+    return {int(row['step']): row for row in csv.DictReader(file)}

@@ -58,6 +58,18 @@ def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
   for name, value in expected.items():
     assert value.tobytes() == found[name].tobytes(), name
 
+  # Each step is recorded once, and as it was done at last.
+  expected, found = (
+    command.summaries(each['model_dir'] / 'train')
+    for each in (unbroken, killed)
+  )
+  rows = command.table(killed['model_dir'] / 'metrics.csv')
+  assert list(expected['loss']) == list(rows) == list(range(_LAST))
+  for tag in set(expected) - {'global_step/sec', 'examples/sec'}:
+    assert found[tag] == expected[tag], tag
+  for step, row in rows.items():
+    assert float(row['loss']) == pytest.approx(expected['loss'][step], rel=1e-6)
+
 
 def test_it_is_refused_where_it_may_not_hold(tmp_path):
   flags = {**_FLAGS, 'data_dir': tmp_path / 'data', 'num_replicas': 2}

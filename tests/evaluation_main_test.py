@@ -222,6 +222,16 @@ class TestScenario:
     for entry in record.values():
       assert locks.age(entry['time']) >= 0
 
+  def test_each_is_one_point_of_its_curve(self, scenario):
+    # Also of what was measured just before the job was killed.
+    found = command.summaries(scenario.model_dir / 'eval')['top_1_accuracy']
+    rows = command.table(scenario.model_dir / 'eval' / 'metrics.csv')
+    assert list(rows) == list(found)
+    for step, entry in scenario.record.items():
+      top_1 = pytest.approx(entry['metrics']['top_1_accuracy'], rel=1e-6)
+      assert found[int(step)] == top_1
+      assert float(rows[int(step)]['top_1_accuracy']) == top_1
+
   def test_skips_what_is_damaged_or_deleted_with_a_line(self, scenario):
     lines = [line for line in scenario.logs[1] if line.endswith('; skipped')]
     assert len(lines) == 2
@@ -864,6 +874,15 @@ def test_what_cannot_be_compared_is_kept_apart(tmp_path, other):
   assert _consider(tmp_path, 2, 0.2, **other)
   _assert_best(tmp_path, 1)
   (beside,) = tmp_path.glob('best-digits_*')
+  # So are the curves: in eval, and in eval_NAME.
+  of_run, of_other = (
+    evaluated.Best(
+      model_dirs.ModelDir(str(tmp_path)),
+      **{'data': _DATA, 'architecture': 'small', **each},
+    )
+    for each in ({}, other)
+  )
+  assert (of_run.name, f'best-{of_other.name}') == ('', beside.name)
   assert _read_json(beside / 'best.json')['step'] == 2
   # Each is compared with its like from then on.
   assert not _consider(tmp_path, 3, 0.1, **other)

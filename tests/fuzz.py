@@ -111,7 +111,14 @@ _DIRECTORIES = (
 )
 # Would take longer than a fuzzer has, for good reasons: downloads, and runs
 # that were asked for.
-_LEFT_ALONE = ('tpu_name', 'master', 'gcp_project', 'tpu_zone', 'use_tpu')
+_LEFT_ALONE = (
+  'tpu_name',
+  'master',
+  'gcp_project',
+  'tpu_zone',
+  'use_tpu',
+  'has_summary_interval',  # It is no flag.
+)
 
 # Runs main.py for each line of arguments, as a user would see it.
 _WORKER = """

@@ -284,3 +284,22 @@ def test_flags_of_other_programs_lead_to_ours(values, argument, says):
 def test_what_is_suggested_exists(values):
   for names in hparams_flags._OTHER_NAMES.values():
     assert all(name in values for name in names)
+
+
+@pytest.mark.parametrize(
+  'arguments, stage_steps, expected',
+  [
+    # As many points as there are steps, then 50 or more, until 100 is reached.
+    ([], 30, 1),
+    ([], 149, 2),  # 75 points.
+    ([], 4999, 99),
+    ([], 5000, 100),
+    ([], 1000000, 100),
+    # What is said holds, also if it is the default.
+    (['--summary_interval_steps=100'], 30, 100),
+    (['--summary_interval_steps=7'], 1000000, 7),
+  ],
+)
+def test_a_short_stage_has_enough_summaries(arguments, stage_steps, expected):
+  options, _ = flag_parsing.parse(arguments)
+  assert options.summary_interval(stage_steps) == expected

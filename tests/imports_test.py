@@ -29,7 +29,12 @@ _LAYERS = (
   ),
   ('supcon.installation', 'supcon.tpu_estimator'),
   ('supcon.changes',),
-  ('supcon.retries', 'supcon.storage', 'supcon.checkpoint_files'),
+  (
+    'supcon.retries',
+    'supcon.storage',
+    'supcon.checkpoint_files',
+    'supcon.event_files',
+  ),
   (
     'supcon.signals',
     'supcon.locks',

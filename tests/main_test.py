@@ -16,9 +16,11 @@ import types
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing import event_multiplexer
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from supcon import event_files
 from supcon import hparams
 from supcon.data import datasets
 from supcon.data import inputs
@@ -226,10 +228,10 @@ def trained(tmp_path_factory, data_dir):
 
 
 def _first_losses(model_dir):
-  found = command.summaries(model_dir, of_host_call=True)
+  found = command.summaries(model_dir / 'train')
   return {
-    name: found[f'loss/{name}'][0]
-    for name in ('total_loss', 'contrastive_loss', 'cross_entropy_loss')
+    name: found[name][0]
+    for name in ('loss', 'loss/contrastive_loss', 'loss/cross_entropy_loss')
   }
 
 
@@ -298,10 +300,14 @@ class TestTrainThenEval:
     assert any(line.startswith('evaluating ') for line in log)
 
   def test_training_summaries(self, trained):
-    found = command.summaries(trained.model_dir, of_host_call=True)
-    published = golden.json('summaries.json')['train']['tags']
-    assert set(published) | {'loss/total_loss'} <= set(found)
+    found = command.summaries(trained.model_dir / 'train')
+    published = golden.json('summaries.json')
+    of_estimator = set(published['train_estimator']['tags'])
+    assert set(found) == set(published['train']['tags']) | of_estimator
     expected_steps = list(range(0, _LAST, _SUMMARY_INTERVAL))
+    for tag in of_estimator - {'loss'}:
+      # Of each stage the first step waits for all that is made only once.
+      assert sorted(found.pop(tag)) == expected_steps[1:], tag
     for tag, values in found.items():
       assert sorted(values) == expected_steps, tag
     for step in expected_steps:
@@ -311,7 +317,7 @@ class TestTrainThenEval:
       total = value['loss/cross_entropy_loss']
       if number == 1:
         total += value['loss/contrastive_loss']
-      assert value['loss/total_loss'] == pytest.approx(total, rel=1e-6)
+      assert value['loss'] == pytest.approx(total, rel=1e-6)
       assert value['current_epoch'] == pytest.approx(step / _STEPS_PER_EPOCH)
       # Cosine decay, over floor(4 x 7.8125) and floor(3 x 7.8125) steps.
       start, decay_steps, base = ((0, 31, 0.3), (31, 23, 3.0))[number - 1]
@@ -322,17 +328,37 @@ class TestTrainThenEval:
       )
       assert value[f'stage_{3 - number}_learning_rate'] == 0
 
-  def test_summaries_of_the_estimator(self, trained):
-    found = command.summaries(trained.model_dir)
-    published = golden.json('summaries.json')['train_estimator']['tags']
-    assert set(published) <= set(found)
-    ours = command.summaries(trained.model_dir, of_host_call=True)
-    ours = ours['loss/total_loss']
-    # The published one is always 0. It is counted after the update, and from
-    # the beginning of the stage.
-    for step in range(0, _BOUNDARY, _SUMMARY_INTERVAL):
-      assert found['loss'][step + 1] == pytest.approx(ours[step], rel=1e-6)
-    assert found['loss'][_BOUNDARY + 1] > 0
+  def test_tensorboard_shows_two_runs_with_names(self, trained):
+    runs = event_multiplexer.EventMultiplexer()
+    runs.AddRunsFromDirectory(str(trained.model_dir))
+    assert set(runs.Runs()) == {'train', 'eval'}
+
+  def test_metrics_csv(self, trained):
+    found = command.summaries(trained.model_dir / 'train')
+    rows = command.table(trained.model_dir / 'metrics.csv')
+    assert list(rows) == list(range(0, _LAST, _SUMMARY_INTERVAL))
+    for step, row in rows.items():
+      stage = 1 if step < _BOUNDARY else 2
+      assert row.pop('step') == str(step) and row.pop('stage') == str(stage)
+      for column, tag in {
+        'epoch': 'current_epoch',
+        **event_files.TRAINING_COLUMNS,
+      }.items():
+        value = found[tag.format(stage=stage)].get(step)
+        text = row.pop(column)
+        if value is None:
+          assert (text, column, step) == ('', 'examples_per_second', 0)
+        else:
+          assert float(text) == pytest.approx(value, rel=1e-5), column
+      assert not row
+    (row,) = command.table(trained.model_dir / 'eval/metrics.csv').values()
+    assert (row.pop('step'), row.pop('stage')) == (str(_LAST), '2')
+    assert float(row.pop('epoch')) == pytest.approx(_LAST / _STEPS_PER_EPOCH)
+    metrics = trained.result['metrics']
+    assert {
+      event_files.EVALUATION_COLUMNS[column]: float(text)
+      for column, text in row.items()
+    } == pytest.approx(metrics, rel=1e-6)
 
   def test_evaluation_summaries(self, trained):
     found = command.summaries(trained.model_dir / 'eval')
@@ -439,8 +465,19 @@ class TestSideBySide:
     )
 
   def test_summaries_are_those_of_an_unbroken_run(self, side_by_side, trained):
-    broken = command.summaries(side_by_side.model_dir, of_host_call=True)
-    unbroken = command.summaries(trained.model_dir, of_host_call=True)
+    broken, unbroken = (
+      command.summaries(each.model_dir / 'train')
+      for each in (side_by_side, trained)
+    )
+    for tag, values in unbroken.items():
+      if tag not in ('global_step/sec', 'examples/sec'):
+        assert broken[tag] == values, tag
+    broken, unbroken = (
+      command.table(each.model_dir / 'metrics.csv')
+      for each in (side_by_side, trained)
+    )
+    for row in (*broken.values(), *unbroken.values()):
+      del row['examples_per_second']
     assert broken == unbroken
 
   def test_evaluation_waits_for_the_first_checkpoint(self, side_by_side):
@@ -557,7 +594,7 @@ class TestOtherFlags:
     first = _first_losses(simclr.model_dir)
     for name, value in trained.first_loss.items():
       is_equal = first[name] == value
-      assert is_equal == (name == 'cross_entropy_loss'), name
+      assert is_equal == (name == 'loss/cross_entropy_loss'), name
 
   def test_evaluation_without_labels(self, simclr, data_dir):
     result = _read_json(simclr.model_dir / 'result.json')

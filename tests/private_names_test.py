@@ -121,6 +121,17 @@ def test_collectives_of_tpu_cores_have_gradients():
   assert kinds.count('CrossReplicaSum') == kinds.count('AllToAll') == 2
 
 
+def test_estimators_write_to_the_writer_that_is_cached(tmp_path):
+  cache = tf1.summary.FileWriterCache
+  with tf.Graph().as_default():
+    writer = tf1.summary.FileWriter(str(tmp_path / 'elsewhere'))
+  cache._cache['model'] = writer
+  try:
+    assert cache.get('model') is writer
+  finally:
+    del cache._cache['model']
+
+
 def test_determinism_can_be_turned_on_and_off():
   from tensorflow.python.framework import config
 

@@ -84,7 +84,7 @@ def test_training_continues_as_if_nothing_had_happened(
     np.testing.assert_array_equal(after[key], value, err_msg=key)
 
   losses = [
-    command.summaries(directory, of_host_call=True)['loss/total_loss']
+    command.summaries(directory / 'train')['loss']
     for directory in (unbroken[first], model_dir)
   ]
   # A loss is recorded under the number of steps before it.

@@ -140,6 +140,14 @@ class Best:
       self._dir = self._directory(f'{model_dirs.BEST}-{self._name()}')
       self._facts = self._read()
 
+  @property
+  def name(self) -> str:
+    """What ends the names of best-NAME/ and eval_NAME/; '' for the run's own.
+
+    Evaluations that cannot be compared are not in one curve either.
+    """
+    return os.path.basename(self._dir.path).removeprefix(model_dirs.BEST)[1:]
+
   def _directory(self, name):
     return model_dirs.ModelDir(self._model_dir.join(name))
 

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from supcon import checkpoint_files
 from supcon import estimators
+from supcon import event_files
 from supcon import facts
 from supcon import hparams
 from supcon import locks
@@ -68,7 +69,7 @@ def evaluate(run: runs.Run, checkpoint: str) -> dict:
   run = run.as_trained(checkpoint)
   best = evaluated.best_of(run)
   with _unchanged(run.model_dir, checkpoint) as fingerprint:
-    metrics = _measure(run, checkpoint)
+    metrics = _measure(run, checkpoint, best.name)
     run.skipped.keep()
     candidate = {
       'step': step,
@@ -169,8 +170,14 @@ def summarize(run: runs.Run, result: Mapping[str, Any]) -> None:
   sys.stdout.flush()
 
 
-def _measure(run, checkpoint):
-  """Returns {name: value} of all metrics, which are numbers."""
+def _measure(run, checkpoint, name):
+  """Returns {name: value} of all metrics, which are numbers.
+
+  Args:
+    run: runs.Run.
+    checkpoint: Checkpoint prefix.
+    name: Of the data: summaries go to eval_NAME; '' for the run's own, eval.
+  """
   options, params, dataset = run.options, run.params, run.dataset
   with tf.Graph().as_default():
     network = run.trained_model(checkpoint).build()
@@ -185,6 +192,10 @@ def _measure(run, checkpoint):
     eval_batch_size=params.eval.batch_size,
     seed=params.seed,
   )
+  directory = estimator.eval_dir(name)
+  # It may have been evaluated before, by a job that was killed then.
+  later = event_files.restart(directory, step)
+  later.pop(step, None)
   # To look at one checkpoint is quicker than to look for a bad image.
   with (
     faults.naming(dataset.evaluation),
@@ -194,7 +205,21 @@ def _measure(run, checkpoint):
       inputs.eval_input_fn(dataset, params, run.dtype),
       steps=math.ceil(dataset.num_eval_examples / params.eval.batch_size),
       checkpoint_path=checkpoint,
+      name=name or None,
     )
+  event_files.add(directory, later)
+  plan = run.plan
+  run.model_dir.write(
+    os.path.join(os.path.basename(directory), model_dirs.METRICS),
+    event_files.table(
+      event_files.read(directory),
+      event_files.EVALUATION_COLUMNS,
+      lambda step: (
+        step / plan.steps_per_epoch,
+        plan.stage_at(max(step - 1, 0)).number,
+      ),
+    ),
+  )
   metrics = {
     name: float(value)
     for name, value in sorted(metrics.items())

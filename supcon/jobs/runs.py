@@ -613,6 +613,7 @@ class Run:
   def model_fn(self, stage) -> model_fn.ModelFn:
     """Returns the model_fn of a stage."""
     options, params = self.options, self.params
+    newest = self.model_dir.newest()
     return model_fn.ModelFn(
       params=params,
       run=self.plan,
@@ -623,10 +624,13 @@ class Run:
       std=self.dataset.info.std,
       dtype=self.dtype,
       model_dir=options.model_dir,
-      summary_interval_steps=options.summary_interval_steps,
+      summary_interval_steps=options.summary_interval(
+        stage.stop_step - stage.start_step
+      ),
       use_tpu=options.use_tpu,
-      reference_checkpoint=None if self.model_dir.newest() else self.reference,
+      reference_checkpoint=None if newest else self.reference,
       train_batch_norm=self.trains_batch_norm,
+      start_step=checkpoint_files.step_of(newest) if newest else 0,
     )
 
   @property

@@ -7,6 +7,7 @@ import time
 from absl import logging
 
 from supcon import estimators
+from supcon import event_files
 from supcon import hparams
 from supcon import locks
 from supcon import log_files
@@ -129,6 +130,8 @@ class Train:
       try:
         step = self._train_from(step, stage, make_input_fn)
       except hooks.NanLossError as error:
+        if run.devices.is_chief:
+          self._write_table(error.step)  # With what went before.
         step = self._roll_back(error)
       except (retries.LostSessionError, *retries.TRANSIENT_ERRORS) as error:
         step = self._try_again(step, error)
@@ -161,17 +164,19 @@ class Train:
       if run.devices.cluster:
         function.stop_hook = stop_hook
       if run.devices.is_chief:
-        own_hooks.append(
+        own_hooks += [
           run_hooks.StatusHook(
             self._writer, run.plan, stage, logs=run.options.use_tpu
-          )
-        )
+          ),
+          function.speed_hook,
+        ]
         self._keeper.begin(run.model_dir.newest())
-        listeners.append(
+        listeners += [
           run_hooks.SaveListener(
             self._lock, self._writer, run.model_dir.path, self._keeper
-          )
-        )
+          ),
+          run_hooks.TableListener(self._write_table),
+        ]
       estimators.train(
         run.options,
         run.devices,
@@ -193,6 +198,17 @@ class Train:
           f'step {reached} of {run.plan.total_steps} is saved'
         )
     return reached
+
+  def _write_table(self, until):
+    """Writes metrics.csv, of the summaries of all steps before `until`."""
+    model_dir, plan = self._run.model_dir, self._run.plan
+    rows = event_files.read(model_dir.join(model_dirs.TRAIN))
+    text = event_files.table(
+      {step: row for step, row in rows.items() if step < until},
+      event_files.TRAINING_COLUMNS,
+      lambda step: (step / plan.steps_per_epoch, plan.stage_at(step).number),
+    )
+    model_dir.write(model_dirs.METRICS, text)
 
   def _check_saved(self, step):
     """Looks whether training has come to its end.

@@ -61,7 +61,7 @@ class ProgressHook(tf1.train.SessionRunHook):
     self._stage = stage
     self._fetches = {
       'step': step,
-      'total': scalars['loss/total_loss'],
+      'total': scalars['loss'],
       'contrastive': scalars['loss/contrastive_loss'],
       'cross_entropy': scalars['loss/cross_entropy_loss'],
       'decay': scalars[f'weight_decay/stage{stage.number}_weight_decay_loss'],

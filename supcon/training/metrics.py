@@ -3,8 +3,11 @@
 The tags are those of the published implementation.
 """
 
+import time
+
 import tensorflow as tf
 
+from supcon import event_files
 from supcon import replicas
 from supcon.training import schedules
 from supcon.training import stages
@@ -53,7 +56,7 @@ def training_scalars(run, step, model, outputs, labels, losses, include_bias):
     include_bias: Whether biases count in the weight norms.
   """
   scalars = {
-    'loss/total_loss': losses.total,
+    'loss': losses.total,
     'loss/contrastive_loss': losses.contrastive,
     'loss/cross_entropy_loss': losses.cross_entropy,
     'current_epoch': schedules.current_epoch(step, run.steps_per_epoch),
@@ -76,39 +79,123 @@ def training_scalars(run, step, model, outputs, labels, losses, include_bias):
   return scalars
 
 
-def host_call(scalars, global_step, model_dir, interval_steps):
+def host_call(scalars, global_step, directory, interval_steps, start_step=0):
   """Returns a TPUEstimatorSpec host_call that writes training summaries.
 
   Args:
     scalars: {tag: float32 scalar}.
     global_step: int64 scalar, the step before the update.
-    model_dir: Where the event file goes.
+    directory: Where the event file goes.
     interval_steps: A record is written at each multiple of it, on TPU, GPU and
       CPU alike, though the latter call the host every step.
+    start_step: The first step of this session. What was recorded of it and of
+      later ones is taken back, see event_files.
   """
 
   def write(global_step, **values):
     if replicas.replica_id():
       return []  # All replicas know the same, and the first one writes it.
     step = global_step[0]
-    writer = tf.summary.create_file_writer(model_dir)
-    is_recorded = tf.equal(step % interval_steps, 0)
-    with (
-      writer.as_default(),
-      tf.summary.record_if(is_recorded),
-    ):
-      for tag, value in values.items():
-        # On TPU one value per core: the mean over all of them.
-        tf.summary.scalar(tag, tf.reduce_mean(value), step=step)
-    written = tf1.summary.all_v2_summary_ops()
-    with tf.control_dependencies(written):
-      # A record is written whole, or a run that is killed and continues after
-      # it would have lost some of its tags for good.
-      flushed = tf.cond(is_recorded, writer.flush, tf.no_op)
-    return [*written, flushed]
+    with tf.device('cpu:0'):
+      # On TPU one value per core: the mean over all of them.
+      means = tf.stack([tf.reduce_mean(value) for value in values.values()])
+
+      def begin():
+        event = event_files.start(start_step).SerializeToString()
+        return _write(directory, tf.raw_ops.ImportEvent, event=event)
+
+      def record():
+        return _write_scalars(directory, step, list(values), means)
+
+      begun = tf.cond(tf.equal(step, start_step), begin, tf.no_op)
+      with tf.control_dependencies([begun]):
+        is_recorded = tf.equal(step % interval_steps, 0)
+        return [tf.cond(is_recorded, record, tf.no_op)]
 
   tensors = {tag: tf.reshape(value, [1]) for tag, value in scalars.items()}
   return write, {'global_step': tf.reshape(global_step, [1]), **tensors}
+
+
+def _write(directory, write, **arguments):
+  """Returns the op that writes to the event file, once that is there.
+
+  Args:
+    directory: Where the file is. All writers of a session share it.
+    write: One of tf.raw_ops.
+    **arguments: What it takes.
+  """
+  writer = tf.raw_ops.SummaryWriter(shared_name='training_summaries')
+  opened = tf.raw_ops.CreateSummaryFileWriter(
+    writer=writer,
+    logdir=directory,
+    max_queue=10,
+    flush_millis=120000,
+    filename_suffix='.v2',
+  )
+  with tf.control_dependencies([opened]):
+    written = write(writer=writer, **arguments)
+  with tf.control_dependencies([written]):
+    # A record is written whole, or a run that is killed and continues after
+    # it would have lost some of its tags for good.
+    return tf.raw_ops.FlushSummaryWriter(writer=writer)
+
+
+def _write_scalars(directory, step, tags, values):
+  """Returns the op that writes float32 [N] values of [N] tags at a step."""
+  summary = tf.raw_ops.ScalarSummary(tags=tags, values=values)
+  return _write(
+    directory, tf.raw_ops.WriteRawProtoSummary, step=step, tensor=summary
+  )
+
+
+class SpeedHook(tf1.train.SessionRunHook):
+  """Adds the speed of training to its summaries.
+
+  It writes to the file of the host call, at the steps that are recorded there;
+  on TPU at the last one of each loop.
+  """
+
+  def __init__(self, directory: str, batch_size: int, interval_steps: int):
+    self._directory = directory
+    self._batch_size = batch_size
+    self._interval_steps = interval_steps
+    # Time and number of the last step that was counted. The first one is not:
+    # it waits for all that is made only once.
+    self._last = None
+
+  def begin(self):
+    self._step = tf1.train.get_global_step()
+    # On the host where the step is, as the host call.
+    with tf.device(self._step.device), tf.device('cpu:0'):
+      self._recorded = tf1.placeholder(tf.int64, [])
+      self._speeds = tf1.placeholder(tf.float32, [2])
+      self._write = _write_scalars(
+        self._directory,
+        self._recorded,
+        ['global_step/sec', 'examples/sec'],
+        self._speeds,
+      )
+
+  def after_run(self, run_context, run_values):
+    # Fetched together with the step, it might be that before the update.
+    step = int(run_context.session.run(self._step)) - 1
+    now = time.perf_counter()
+    if self._last is None:
+      self._last = now, step
+      return
+    recorded = step - step % self._interval_steps
+    then, last_step = self._last
+    if recorded <= last_step:
+      return
+    speed = (step - last_step) / (now - then)
+    self._last = now, step
+    run_context.session.run(
+      self._write,
+      {
+        self._recorded: recorded,
+        self._speeds: [speed, speed * self._batch_size],
+      },
+    )
 
 
 def eval_metrics(labels, logits, contrastive_loss, cross_entropy_loss, weights):

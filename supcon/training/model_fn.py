@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import os
 
 import tensorflow as tf
 
 from supcon import hparams
 from supcon import losses
+from supcon import model_dirs
 from supcon import replicas
 from supcon import tpu_estimator
 from supcon.data import preprocessing
@@ -36,12 +38,13 @@ class ModelFn:
       None if they are not.
     std: Their standard deviation, likewise.
     dtype: Of the images that the encoder sees.
-    model_dir: Where training summaries go.
+    model_dir: Below it go training summaries.
     summary_interval_steps: Steps between them.
     use_tpu: On TPU no hook can look into the training loop.
     reference_checkpoint: Where the warm-started variables come from; None
       without warm start, or once model_dir has a checkpoint of its own.
     train_batch_norm: Whether batch norm runs on batch statistics in training.
+    start_step: Where training begins or continues.
     nan_hook: To be passed to train() as a hook.
     nan_listener: To be passed to train() as a saving listener.
     stop_hook: Of several workers, who have to stop together; else None.
@@ -60,6 +63,7 @@ class ModelFn:
   use_tpu: bool
   reference_checkpoint: str | None
   train_batch_norm: bool
+  start_step: int = 0
   nan_hook: hooks.NanHook = dataclasses.field(default_factory=hooks.NanHook)
   nan_listener: hooks.NanListener = dataclasses.field(
     default_factory=hooks.NanListener
@@ -71,6 +75,18 @@ class ModelFn:
     if mode == ModeKeys.TRAIN:
       return self.train(features, labels)
     return self.evaluate(features, labels)
+
+  @property
+  def summary_dir(self) -> str:
+    """Where training summaries go: its name is that of TensorBoard's run."""
+    return os.path.join(self.model_dir, model_dirs.TRAIN)
+
+  @property
+  def speed_hook(self) -> metrics.SpeedHook:
+    """To be passed to train() of the chief as a hook."""
+    return metrics.SpeedHook(
+      self.summary_dir, self.run.batch_size, self.summary_interval_steps
+    )
 
   def train(self, features, labels) -> TPUEstimatorSpec:
     """One step of the stage. See data/inputs.py for features and labels."""
@@ -122,7 +138,11 @@ class ModelFn:
       loss=reported.total,
       train_op=train_op,
       host_call=metrics.host_call(
-        scalars, before_update, self.model_dir, self.summary_interval_steps
+        scalars,
+        before_update,
+        self.summary_dir,
+        self.summary_interval_steps,
+        self.start_step,
       ),
       training_hooks=training_hooks,
       scaffold_fn=self._scaffold_fn(model),

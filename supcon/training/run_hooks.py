@@ -4,6 +4,7 @@ They act between two steps, on TPU between two loops.
 """
 
 import collections
+from collections.abc import Callable
 import time
 from typing import Protocol
 
@@ -197,3 +198,21 @@ class SaveListener(tf1.train.CheckpointSaverListener):
         'time': locks.now(),
       }
     )
+
+
+class TableListener(tf1.train.CheckpointSaverListener):
+  """Has the table of summaries written before each checkpoint.
+
+  So none is there of which the table lacks a step.
+  """
+
+  def __init__(self, write: Callable[[int], None]):
+    """Makes the listener.
+
+    Args:
+      write: Takes the step from which on the table is to hold nothing.
+    """
+    self._write = write
+
+  def before_save(self, session, global_step_value):
+    self._write(int(global_step_value))

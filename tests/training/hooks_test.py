@@ -182,7 +182,7 @@ class _Progress:
       hooks, 'time', types.SimpleNamespace(time=lambda: self._now)
     )
     scalars = {
-      'loss/total_loss': 'total',
+      'loss': 'total',
       'loss/contrastive_loss': 'contrastive',
       'loss/cross_entropy_loss': 'cross_entropy',
       'weight_decay/stage1_weight_decay_loss': 'decay',
@@ -297,7 +297,7 @@ def test_progress_in_a_session(caplog):
     scalars = {
       tag: tf.constant(0.5)
       for tag in (
-        'loss/total_loss',
+        'loss',
         'loss/contrastive_loss',
         'loss/cross_entropy_loss',
         'stage_1_learning_rate',

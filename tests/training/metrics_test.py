@@ -5,9 +5,11 @@ import types
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
 import tensorflow as tf
 
 from supcon import enums
+from supcon import event_files
 from supcon import hparams
 from supcon import tpu_estimator
 from supcon.training import metrics
@@ -246,9 +248,9 @@ def test_training_scalars():
     assert {s.dtype for s in scalars.values()} == {tf.float32}
     actual = session.run(scalars)
   published = set(golden.json('summaries.json')['train']['tags'])
-  assert set(actual) == published | {'loss/total_loss'}
+  assert set(actual) == published | {'loss'}
   assert actual == {
-    'loss/total_loss': 1.5,
+    'loss': 1.5,
     'loss/contrastive_loss': 2.5,
     'loss/cross_entropy_loss': 3.5,
     'current_epoch': 0.5,
@@ -269,18 +271,21 @@ def test_training_scalars():
 
 
 def _summaries(directory):
-  """Returns {tag: {step: value}} of the one file that a host call wrote."""
-  (file,) = directory.glob('events.out.tfevents.*.v2')
+  """Returns {tag: {step: value}} of the scalars that TensorBoard finds."""
+  events = event_accumulator.EventAccumulator(str(directory))
+  events.Reload()
   result = {}
-  for event in tf1.train.summary_iterator(str(file)):
-    for value in event.summary.value:
-      steps = result.setdefault(value.tag, {})
-      assert event.step not in steps
-      steps[event.step] = tf.make_ndarray(value.tensor).item()
+  for tag in events.Tags()['scalars']:
+    steps = [event.step for event in events.Scalars(tag)]
+    assert steps == sorted(set(steps)), tag
+    result[tag] = {event.step: event.value for event in events.Scalars(tag)}
+  assert not events.Tags()['tensors']
   return result
 
 
-def _train(directory, interval, max_steps, num_replicas=1):
+def _train(
+  directory, interval, max_steps, num_replicas=1, start_step=0, hooks=()
+):
   """Trains nothing with a TPUEstimator whose host call is tested."""
 
   def model_fn(features, labels, mode, params):
@@ -296,6 +301,7 @@ def _train(directory, interval, max_steps, num_replicas=1):
         before_update,
         str(directory),
         interval,
+        start_step,
       )
       for replica in range(num_replicas)
     ]
@@ -321,6 +327,7 @@ def _train(directory, interval, max_steps, num_replicas=1):
   estimator.train(
     lambda params: tf.data.Dataset.from_tensors(([0.0], [0.0])).repeat(),
     max_steps=max_steps,
+    hooks=hooks,
   )
 
 
@@ -336,8 +343,37 @@ def test_training_that_continues_keeps_to_the_multiples(tmp_path):
   _train(tmp_path, interval=2, max_steps=3)
   (file,) = tmp_path.glob('events.out.tfevents.*.v2')
   file.unlink()
-  _train(tmp_path, interval=2, max_steps=7)
+  _train(tmp_path, interval=2, max_steps=7, start_step=3)
   assert _summaries(tmp_path)['ten/fold'] == {4: 40.0, 6: 60.0}
+
+
+def test_steps_that_are_done_again_are_recorded_once(tmp_path):
+  # Killed after step 8, it continues from the checkpoint of step 5.
+  _train(tmp_path, interval=1, max_steps=5)
+  _train(tmp_path, interval=1, max_steps=9, start_step=5)
+  (checkpoint,) = tmp_path.glob('estimator/model.ckpt-5.index')
+  for path in tmp_path.glob('estimator/model.ckpt-9.*'):
+    path.unlink()
+  (tmp_path / 'estimator' / 'checkpoint').write_text(
+    f'model_checkpoint_path: "{checkpoint.stem}"'
+  )
+  _train(tmp_path, interval=3, max_steps=11, start_step=5)
+  steps = {0: 0.0, 1: 10.0, 2: 20.0, 3: 30.0, 4: 40.0, 6: 60.0, 9: 90.0}
+  assert _summaries(tmp_path)['ten/fold'] == steps
+  # So it is where files are read by us.
+  rows = event_files.read(str(tmp_path))
+  assert {step: row['ten/fold'] for step, row in rows.items()} == steps
+
+
+def test_speed_stands_beside_what_the_host_call_writes(tmp_path):
+  hook = metrics.SpeedHook(str(tmp_path), batch_size=4, interval_steps=3)
+  _train(tmp_path, interval=3, max_steps=8, hooks=[hook])
+  found = _summaries(tmp_path)
+  # The first step waits for all that is made only once.
+  assert [*found['global_step/sec']] == [3, 6]
+  for step, speed in found['global_step/sec'].items():
+    assert found['examples/sec'][step] == pytest.approx(4 * speed)
+    assert found['ten/fold'][step] == 10 * step
 
 
 def test_a_summary_is_the_mean_over_the_replicas(tmp_path):

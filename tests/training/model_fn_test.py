@@ -360,7 +360,7 @@ def test_a_training_step(checkpoint, predict, train_batch_norm):
   for tag, value in lone.items():
     np.testing.assert_allclose(scalars[tag], value, rtol=1e-6, err_msg=tag)
   assert (scalars['global_step'], after['global_step']) == (0, 1)
-  assert loss == scalars['loss/total_loss']
+  assert loss == scalars['loss']
   np.testing.assert_allclose(
     loss,
     2.0 * scalars['loss/contrastive_loss']

@@ -109,13 +109,13 @@ def _check(optimizer, count, model_dir):
 def _summaries(model_dir):
   """Returns {tag: [value of each step]}."""
   result = {}
-  paths = sorted(tf.io.gfile.glob(f'{model_dir}/*.v2'))
+  paths = sorted(tf.io.gfile.glob(f'{model_dir}/train/*.v2'))
   assert len(paths) == 2  # One for each stage, not for each replica.
   for path in paths:
     for event in tf1.train.summary_iterator(path):
       for value in event.summary.value:
-        result.setdefault(value.tag, []).append(tf.make_ndarray(value.tensor))
-  assert 'loss/total_loss' in result
+        result.setdefault(value.tag, []).append(value.simple_value)
+  assert 'loss' in result
   return result
 
 
