@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import time
 
 from absl import logging
@@ -28,8 +29,10 @@ from supcon.training import run_hooks
 
 _POLL_SECONDS = 2.0
 
-# How long a checkpoint may take from one machine to the others.
+# How long a file may take from one machine to the others.
 _WAIT_SECONDS = 60.0
+# How long the chief may take to save; more than any needs.
+_SAVING_SECONDS = 3600.0
 
 
 class Train:
@@ -107,6 +110,17 @@ class Train:
     evaluation.summarize(self._run, result)
 
   def _train(self):
+    """Trains what remains of the plan, and ends together with the others."""
+    try:
+      self._train_stages()
+    except hooks.NanLossError as error:
+      # All workers stop for it, unless it was found by one of them alone.
+      if not isinstance(error, hooks.BrokenVariableError):
+        self._run.devices.watchdog.part()
+      raise
+    self._run.devices.watchdog.part()
+
+  def _train_stages(self):
     """Trains what remains of the plan, stage by stage."""
     run = self._run
     if run.devices.is_chief:
@@ -177,23 +191,28 @@ class Train:
           ),
           run_hooks.TableListener(self._write_table),
         ]
-      estimators.train(
-        run.options,
-        run.devices,
-        function,
-        make_input_fn(step + self._rollbacks.offset(step)),
-        batch_size=run.params.batch_size,
-        seed=run.params.seed,
-        max_steps=stop_step,
-        attempts=self._retries,
-        hooks=own_hooks,
-        listeners=listeners,
-      )
+      # What comes of the end of those that are done is none of our business, as
+      # long as all is saved.
+      with contextlib.suppress(workers.EndedWorkerError):
+        estimators.train(
+          run.options,
+          run.devices,
+          function,
+          make_input_fn(step + self._rollbacks.offset(step)),
+          batch_size=run.params.batch_size,
+          seed=run.params.seed,
+          max_steps=stop_step,
+          attempts=self._retries,
+          hooks=own_hooks,
+          listeners=listeners,
+        )
       reached = stop_step if stop_hook.step is None else stop_hook.step
       self._check_saved(reached)
       if run.devices.cluster:
         self._wait_for_checkpoint(reached)
       if stop_hook.step is not None:
+        # While signals wait: the others may still be saving.
+        run.devices.watchdog.part()
         raise signals.interruption(
           f'step {reached} of {run.plan.total_steps} is saved'
         )
@@ -303,6 +322,12 @@ class Train:
     """Waits for the chief, who has to train the same in the same directory."""
     # Whoever sees the chief's server finds what the chief has announced.
     devices, model_dir = self._run.devices, self._run.model_dir
+    # Who waits looks again; a watchdog cannot wait for storage.
+    records = workers.Records(
+      model_dirs.ModelDir(model_dir.path), devices.host.index
+    )
+    records.clear()
+    devices.watchdog.records = records
     logging.info('worker %d listens at %s', devices.host.index, devices.master)
     mine = self._run.announcement
     if devices.is_chief:
@@ -318,26 +343,44 @@ class Train:
   def _wait_for_checkpoint(self, step):
     """Waits until this worker sees what the chief has written.
 
-    Else it would begin the next stage with an older checkpoint; and the chief
-    would take a worker that has finished before for one that was lost.
+    Else it would begin the next stage with an older checkpoint.
     """
     model_dir = self._run.model_dir
+    records = self._run.devices.watchdog.records
+    if self._run.devices.is_chief:
+      records.tell(saved=step)
     self._wait_for(
-      f'checkpoint of step {step}', lambda: model_dir.newest_step() >= step
+      f'checkpoint of step {step}',
+      lambda: model_dir.newest_step() >= step,
+      is_written=lambda: records.saved(0) >= step,
+      most_seconds=_SAVING_SECONDS,
     )
 
-  def _wait_for(self, what, is_there):
-    """Waits for what the chief writes, from when the chief is there."""
-    begun, is_waiting = None, False
+  def _wait_for(self, what, is_there, is_written=None, most_seconds=math.inf):
+    """Waits for what the chief writes: a minute from when it has written it.
+
+    Args:
+      what: The file, in words.
+      is_there: Whether this worker sees it.
+      is_written: Whether the chief has written it; by default, whether the
+        chief is there.
+      most_seconds: How long to wait in any case.
+
+    Raises:
+      workers.LostWorkerError: If it does not come.
+    """
+    begun, until = None, math.inf
     model_dir = self._run.model_dir.path
     with self._run.devices.watchdog.guarding(_WAIT_SECONDS) as watchdog:
+      is_written = is_written or (lambda: watchdog.has_seen(0))
       while not is_there():
-        if not is_waiting:
+        now = time.monotonic()
+        if begun is None:
+          begun = now
           logging.info('waiting for %s in %s', what, model_dir)
-        is_waiting = True
-        if begun is None and watchdog.has_seen(0):
-          begun = time.monotonic()
-        if begun and time.monotonic() - begun > _WAIT_SECONDS:
+        if until == math.inf and is_written():
+          until = now + _WAIT_SECONDS
+        if now > min(until, begun + most_seconds):
           raise workers.LostWorkerError(
             f'found no {what} in --model_dir={model_dir}, where the chief '
             'should have written it; give all workers the same flags and the '
