@@ -108,7 +108,13 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
   ),
   'export_formats': (
     'What an export holds: saved_model, for TensorFlow 2 and TensorFlow '
-    'Serving; hub, a TF-Hub module for TensorFlow 1.'
+    'Serving; hub, a TF-Hub module for TensorFlow 1. none: there is no export, '
+    'neither after train_then_eval nor of an evaluated checkpoint.'
+  ),
+  'export_checkpoints': (
+    'In eval mode, which checkpoints are exported. best_and_last: each that is '
+    'the best so far, whose export goes when another is, and that of the last '
+    'step. all: each that is evaluated.'
   ),
   'exports_to_keep': (
     'After an export, delete older ones until so many are left; 0 keeps all.'
@@ -683,6 +689,7 @@ _GROUPS = {
   ],
   'Export and use': [
     'export_formats',
+    'export_checkpoints',
     'exports_to_keep',
     'output',
     'images',

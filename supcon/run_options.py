@@ -26,6 +26,11 @@ ON_NAN = ('stop', 'rollback')
 # What an export may be: a SavedModel for TensorFlow 2 and TensorFlow Serving,
 # and a TF-Hub module for TensorFlow 1.
 EXPORT_FORMATS = ('saved_model', 'hub')
+# In their place: there is no export.
+NO_EXPORT = 'none'
+
+# Which checkpoints a job exports that evaluates one after the other.
+EXPORT_CHECKPOINTS = ('best_and_last', 'all')
 
 # Points of a curve, where not the interval between them is given.
 _POINTS_OF_A_STAGE = 50
@@ -65,6 +70,7 @@ class RunOptions:
   max_rollbacks: int = 3
   deterministic: bool = False
   export_formats: tuple[str, ...] = EXPORT_FORMATS
+  export_checkpoints: str = 'best_and_last'
   exports_to_keep: int = 0
   output: str = ''
   images: tuple[str, ...] = ()
@@ -111,6 +117,11 @@ class RunOptions:
     # A short stage gets enough points for a curve, if it has as many steps.
     most = max(stage_steps // _POINTS_OF_A_STAGE, 1)
     return min(self.summary_interval_steps, most)
+
+  @property
+  def formats(self) -> tuple[str, ...]:
+    """Those of an export; none if there is to be none."""
+    return () if self.export_formats == (NO_EXPORT,) else self.export_formats
 
   @property
   def tpu_address(self) -> str | None:
@@ -210,11 +221,22 @@ class RunOptions:
       )
 
   def _check_use(self):
-    unknown = sorted({*self.export_formats} - {*EXPORT_FORMATS})
+    found = f'--export_formats={",".join(self.export_formats)}'
+    unknown = sorted({*self.formats} - {*EXPORT_FORMATS})
     if unknown or not self.export_formats:
       raise ValueError(
-        f'--export_formats={",".join(self.export_formats)} must be one or more '
-        f'of {", ".join(EXPORT_FORMATS)}.'
+        f'{found} must be one or more of {", ".join(EXPORT_FORMATS)}; or '
+        f'{NO_EXPORT} alone, for no export.'
+      )
+    if self.mode == 'export' and not self.formats:
+      raise ValueError(
+        f'{found} leaves --mode=export nothing to do; name one or more of '
+        f'{", ".join(EXPORT_FORMATS)}.'
+      )
+    if self.export_checkpoints not in EXPORT_CHECKPOINTS:
+      raise ValueError(
+        f'--export_checkpoints={self.export_checkpoints} is not one of '
+        f'{", ".join(EXPORT_CHECKPOINTS)}.'
       )
     for name in ('exports_to_keep', 'neighbours'):
       if getattr(self, name) < 0:

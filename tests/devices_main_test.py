@@ -150,6 +150,26 @@ def test_two_workers_do_what_one_device_does(one):
   _check_same_run(flags['model_dir'], one)
 
 
+def test_who_has_ended_is_not_lost_while_the_last_step_is_saved(tmp_path):
+  flags = _flags(
+    tmp_path,
+    'model',
+    mode='train_then_eval',
+    stage_2_epochs=0,
+    export_formats='none',
+  )
+  finished = command.succeed(
+    flags,
+    tmp_path,
+    program=_LOCAL_WORKERS,
+    first=['2', sys.executable, str(command.ROOT / 'tests/slow_save_main.py')],
+    SLOW_STEP='1',
+    **_ON_CPU,
+  )
+  assert 'is gone' not in finished.stderr
+  assert '[0] Top-1' in finished.stdout
+
+
 @pytest.mark.slow
 def test_two_workers_start_from_the_reference(one):
   warm = dict(

@@ -130,7 +130,6 @@ def scenario(tmp_path_factory, trained):
     'model_dir': model_dir,
     'mode': 'eval',
     'export_formats': 'saved_model',
-    'exports_to_keep': 1,
   }
   checkpoint = f'{model_dir}/model.ckpt'
   delays = []
@@ -279,8 +278,15 @@ class TestScenario:
     facts = _read_json(scenario.model_dir / 'best' / 'best.json')
     result = _read_json(scenario.model_dir / 'result.json')
     kept = {os.path.basename(each['export']) for each in (facts, result)}
+    # That of step 10 has gone with its being the best one.
     assert {*os.listdir(scenario.model_dir / 'exports')} == kept
     assert len(kept) == 2
+    assert [entry['export'] for entry in scenario.record.values()] == [
+      None,
+      facts['export'],
+      None,
+      result['export'],
+    ]
     export = _read_json(pathlib.Path(facts['export']) / 'export.json')
     assert export['global_step'] == 20
     assert facts['saved_model'] == facts['export']
@@ -450,14 +456,17 @@ def job(tmp_path, monkeypatch):
     during=lambda step: None,  # What happens while a step is evaluated.
   )
 
-  def evaluate(run, checkpoint):
+  def evaluate(run, checkpoint, exports_if_best):
     step = checkpoint_files.step_of(checkpoint)
     value = tf.train.load_checkpoint(checkpoint).get_tensor('w')[0]
     evaluations.append((clock.now - 1000, step, value))
     fingerprint = checkpoint_files.fingerprint(checkpoint)
     result.during(step)
     metrics = {'top_1_accuracy': step / 1000}
-    evaluated.Record(run).add(step, fingerprint, metrics, _export())
+    export = None
+    if run.options.formats and not exports_if_best:
+      export = _export(f'export {step}')
+    evaluated.Record(run).add(step, fingerprint, metrics, export)
     return {
       'global_step': step,
       'metrics': metrics,
@@ -528,6 +537,44 @@ def test_each_once_whenever_it_is_killed(job):
   # All is recorded now.
   assert job.run() == 'ended'
   assert len(job.evaluations) == 8
+
+
+def _exported(job):
+  """Returns which steps were exported, were they the best ones or not."""
+  record = _read_json(job.directory / 'eval' / 'evaluated.json')
+  return [int(step) for step, entry in record.items() if entry['export']]
+
+
+@pytest.mark.parametrize(
+  'options, exported',
+  [
+    ({}, [100]),
+    ({'export_checkpoints': 'all'}, [10, 20, 100]),
+    ({'export_formats': ('none',)}, []),
+    ({'export_formats': ('none',), 'export_checkpoints': 'all'}, []),
+  ],
+)
+def test_what_is_exported_whether_it_is_the_best_or_not(job, options, exported):
+  for step in (10, 20, 100):
+    _write(job.directory, step)
+  assert job.run(**options) == 'ended'
+  assert _exported(job) == exported
+
+
+def test_what_becomes_the_last_one_later_is_exported(job):
+  for step in (10, 20):
+    _write(job.directory, step)
+  with pytest.raises(runs.TrainerGoneError):
+    job.run(eval_timeout_secs=1)
+  assert _exported(job) == []
+
+  def end_with_20(run):
+    run.plan.total_steps = run.announced_last_step = 20
+
+  for _ in range(2):
+    assert job.run(end_with_20) == 'ended'
+    assert _steps(job) == [10, 20, 20]
+    assert _exported(job) == [20]
 
 
 def test_a_run_that_was_begun_anew_is_evaluated_anew(job):
@@ -984,3 +1031,109 @@ def test_best_is_whole_whenever_it_is_killed(tmp_path, monkeypatch):
       _consider(tmp_path, 1, 0.2)
   assert number_of_kills > 6
   _assert_best(tmp_path, 2)
+
+
+# --- Which exports there are --------------------------------------------------
+
+
+@pytest.fixture
+def evaluate(tmp_path, monkeypatch):
+  """Evaluates a checkpoint whose top-1 is given, and exports nothing real."""
+  directory = tmp_path / 'model'
+  top_1_of = {}
+  tags = ('top_5_accuracy', 'loss/contrastive_loss', 'loss/cross_entropy_loss')
+
+  def measure(run, checkpoint):
+    top_1 = top_1_of[checkpoint_files.step_of(checkpoint)]
+    return {**dict.fromkeys(tags, 0.5), 'top_1_accuracy': top_1}
+
+  def write(model, path, formats, to_keep, facts):
+    export = f'{path}/{model}'
+    tf.io.gfile.makedirs(export)
+    return exports.Export(export, export, None)
+
+  monkeypatch.setattr(evaluation, '_measure', measure)
+  monkeypatch.setattr(exports, 'write', write)
+
+  def run(step, top_1, exports_if_best=True, **options):
+    top_1_of[step] = top_1
+    of_run = _run(directory, **options)
+    of_run.skipped = types.SimpleNamespace(
+      keep=lambda: None, count=lambda of: 0, report=lambda *_: None
+    )
+    of_run.class_names = of_run.dataset.class_names = ('cat', 'dog')
+    of_run.output = of_run.model_dir
+    of_run.trained_model = checkpoint_files.step_of  # Its name stands for it.
+    of_run.training_facts = dict
+    result = evaluation.evaluate(
+      of_run, _write(directory, step), exports_if_best
+    )
+    assert _read_json(directory / 'result.json') == result
+    left = directory / 'exports'
+    return sorted(map(int, os.listdir(left))) if left.exists() else []
+
+  run.directory = directory
+  return run
+
+
+def _export_of_best(directory):
+  facts = _read_json(directory / 'best' / 'best.json')
+  return facts['export'] and int(os.path.basename(facts['export']))
+
+
+def test_the_best_one_has_an_export_and_those_before_it_have_none(evaluate):
+  assert evaluate(1, 0.2) == [1]
+  assert evaluate(2, 0.1) == [1]
+  assert evaluate(3, 0.5) == [3]
+  assert evaluate(4, 0.5) == [3]
+  assert _export_of_best(evaluate.directory) == 3
+  record = _read_json(evaluate.directory / 'eval' / 'evaluated.json')
+  directory = f'{evaluate.directory}/exports'
+  assert {step: entry['export'] for step, entry in record.items()} == {
+    '1': None,
+    '2': None,
+    '3': f'{directory}/3',
+    '4': None,
+  }
+  # The last one.
+  assert evaluate(5, 0.4, exports_if_best=False) == [3, 5]
+  # The run goes on: what its former end has left is nobody's to remove.
+  assert evaluate(6, 0.6) == [5, 6]
+  assert _export_of_best(evaluate.directory) == 6
+
+
+def test_what_was_exported_for_another_reason_stays(evaluate):
+  assert evaluate(1, 0.2, exports_if_best=False) == [1]
+  assert evaluate(2, 0.3) == [1, 2]
+  assert evaluate(3, 0.4, exports_if_best=False) == [1, 3]
+  assert evaluate(4, 0.5) == [1, 3, 4]
+
+
+def test_a_copy_of_a_run_leaves_its_exports_alone(evaluate):
+  assert evaluate(1, 0.2) == [1]
+  original = evaluate.directory.with_name('original')
+  (evaluate.directory / 'exports').rename(original)
+  path = evaluate.directory / 'best' / 'best.json'
+  facts = {**_read_json(path), 'export': f'{original}/1'}
+  path.write_text(json.dumps(facts))
+  assert evaluate(2, 0.3) == [2]
+  assert os.listdir(original) == ['1']
+
+
+def test_so_many_exports_are_kept_and_that_of_the_best(evaluate):
+  always = {'exports_if_best': False, 'exports_to_keep': 1}
+  assert evaluate(1, 0.9, **always) == [1]
+  assert evaluate(2, 0.2, **always) == [1, 2]
+  assert evaluate(3, 0.3, **always) == [1, 3]
+  assert evaluate(4, 0.95, **always) == [4]
+
+
+def test_nothing_is_exported_if_that_is_asked_for(evaluate):
+  none = {'export_formats': ('none',)}
+  assert evaluate(1, 0.2, **none) == []
+  assert evaluate(2, 0.3, exports_if_best=False, **none) == []
+  assert _export_of_best(evaluate.directory) is None
+  result = _read_json(evaluate.directory / 'result.json')
+  for name in ('export', 'saved_model', 'hub_module'):
+    assert result[name] is None
+  assert evaluate(3, 0.4) == [3]

@@ -52,6 +52,7 @@ _FLAGS = {
   'num_eval_images': 100,
   'eval_interval_secs': 0,
   'export_formats': 'saved_model',
+  'export_checkpoints': 'all',
   'save_interval_steps': 80,
   # All: what is not there at the end was lost.
   'max_checkpoints_to_keep': 1_000_000,

@@ -490,7 +490,15 @@ def _mistakes(trained, folder, directory):
     ),
     'unknown_format': (
       {**use, 'mode': 'export', 'export_formats': 'hub,onnx'},
-      ['onnx', 'saved_model, hub'],
+      ['onnx', 'saved_model, hub', 'none'],
+    ),
+    'nothing_to_export': (
+      {**use, 'mode': 'export', 'export_formats': 'none'},
+      ['--export_formats=none', 'nothing to do', 'saved_model, hub'],
+    ),
+    'formats_and_none': (
+      {**use, 'mode': 'export', 'export_formats': 'hub,none'},
+      ['hub,none', 'none alone'],
     ),
     'another_architecture': (
       {**use, 'mode': 'export', 'resnet_depth': 34},

@@ -26,9 +26,10 @@ from supcon.serving import exports
 class Record:
   """eval/evaluated.json: which checkpoints were evaluated, with what result.
 
-  {step: {'fingerprint', 'data', 'metrics', 'export', 'time'}}. A checkpoint
-  counts as another one if it has other values, as that of a run that was begun
-  anew or went back, and where it is to be evaluated on other data.
+  {step: {'fingerprint', 'data', 'metrics', 'export', 'time'}}; `export` is null
+  where there is none. A checkpoint counts as another one if it has other
+  values, as that of a run that was begun anew or went back, and where it is to
+  be evaluated on other data.
   """
 
   _KEYS = ('fingerprint', 'data', 'metrics', 'export', 'time')
@@ -80,14 +81,26 @@ class Record:
     step: int,
     fingerprint: str,
     metrics: Mapping[str, float],
-    export: exports.Export,
+    export: exports.Export | None,
+    superseded: str | None = None,
   ) -> None:
-    """Writes down that a checkpoint was evaluated."""
+    """Writes down that a checkpoint was evaluated.
+
+    Args:
+      step: Its step.
+      fingerprint: Of its values.
+      metrics: What was found.
+      export: What was written of it, if anything.
+      superseded: The export of another one, which is going to be removed.
+    """
+    for entry in self._entries.values():
+      if superseded and entry['export'] == superseded:
+        entry['export'] = None
     self._entries[step] = {
       'fingerprint': fingerprint,
       'data': self._data,
       'metrics': metrics,
-      'export': export.path,
+      'export': export and export.path,
       'time': locks.now(),
     }
     path = self._model_dir.join(model_dirs.EVALUATED)
@@ -111,6 +124,8 @@ class Best:
   """
 
   _KEYS = ('step', 'top_1', 'fingerprint', 'data', 'architecture', 'export')
+  # Whether the export goes when another one is the best; may be missing.
+  _TEMPORARY = 'export_goes_with_it'
 
   def __init__(
     self,
@@ -167,7 +182,10 @@ class Best:
   def _read(self):
     try:
       found = self._dir.read_json(model_dirs.BEST_FACTS)
-      return found and {key: found[key] for key in self._KEYS}
+      return found and {
+        **{key: found[key] for key in self._KEYS},
+        self._TEMPORARY: found.get(self._TEMPORARY, False),
+      }
     except (ValueError, LookupError, TypeError) as error:
       self._warn(f'{model_dirs.BEST_FACTS}: {texts.one_line(error)}')
       return None
@@ -205,9 +223,24 @@ class Best:
       )
 
   def replace(
-    self, candidate: Mapping[str, Any], export: exports.Export
-  ) -> None:
-    """Puts the checkpoint that is held in the place of the best one."""
+    self,
+    candidate: Mapping[str, Any],
+    export: exports.Export | None,
+    is_only_for_it: bool = False,
+  ) -> str | None:
+    """Puts the checkpoint that is held in the place of the best one.
+
+    Args:
+      candidate: See `would_be`.
+      export: What was written of it, if anything.
+      is_only_for_it: Whether the export is there only because the checkpoint is
+        the best one, and goes when another is.
+
+    Returns:
+      The export that is to go now, if there is one.
+    """
+    before = self._facts or {}
+    superseded = before.get('export') if before.get(self._TEMPORARY) else None
     if not self._facts:
       self._put_unknown_aside()
     checkpoint = self._checkpoint(candidate['step'])
@@ -216,18 +249,24 @@ class Best:
       checkpoint_files.STATE,
       checkpoint_files.state_text(self._dir.path, [checkpoint]),
     )
-    self._facts = {**candidate, **self._like, 'export': export.path}
+    self._facts = {
+      **candidate,
+      **self._like,
+      'export': export and export.path,
+      self._TEMPORARY: is_only_for_it,
+    }
     self._dir.write_json(
       model_dirs.BEST_FACTS,
       {
         **self._facts,
-        'saved_model': export.saved_model,
-        'hub_module': export.hub_module,
+        'saved_model': export and export.saved_model,
+        'hub_module': export and export.hub_module,
         'checkpoint': checkpoint,
         'time': locks.now(),
       },
     )
     self._remove('model.ckpt-', but=checkpoint_files.files(checkpoint))
+    return superseded
 
   def describe(self) -> str:
     """Returns 'step 10, top-1 0.9000, in DIR/best'; '' if there is none."""

@@ -48,11 +48,19 @@ _TRAINER_SECONDS = 60.0
 # --- One checkpoint -----------------------------------------------------------
 
 
-def evaluate(run: runs.Run, checkpoint: str) -> dict:
+def evaluate(
+  run: runs.Run, checkpoint: str, exports_if_best: bool = False
+) -> dict:
   """Evaluates, exports and records a checkpoint, and keeps it if it is best.
 
   Killed at any moment, it leaves whole files, and a record only if all the rest
   is there.
+
+  Args:
+    run: Says where and on what data.
+    checkpoint: Checkpoint prefix.
+    exports_if_best: Whether it is exported only if it is the best so far; that
+      export goes when another is. Else it is exported in any case.
 
   Returns:
     What goes into result.json, unless a later checkpoint was evaluated before.
@@ -89,31 +97,39 @@ def evaluate(run: runs.Run, checkpoint: str) -> dict:
       'dataset': run.params.input_data.input_fn,
       'split': run.dataset.evaluation.name,
     }
-    export = _export(run, checkpoint, result)
+    export = None
+    if run.options.formats and (is_best or not exports_if_best):
+      export = _export(run, checkpoint, result)
   result |= {
     'class_names': list(run.class_names),
     'checkpoint': checkpoint,
     'fingerprint': fingerprint,
     'data': runs.data_of(run),
-    'export': export.path,
-    'saved_model': export.saved_model,
-    'hub_module': export.hub_module,
+    'export': export and export.path,
+    'saved_model': export and export.saved_model,
+    'hub_module': export and export.hub_module,
   }
   if run.dataset.class_names != run.class_names:
     result['class_names_of_data'] = list(run.dataset.class_names)
   if run.options.eval_once or not record.has_later(step):
     run.model_dir.write_json(model_dirs.RESULT, result)
+  superseded = None
   if is_best:
-    best.replace(candidate, export)
+    superseded = best.replace(candidate, export, exports_if_best)
+    if superseded and not _is_in(run.model_dir, superseded):
+      superseded = None  # This is a copy of the run that has it.
   directory = os.path.normpath(os.path.dirname(checkpoint))
   if directory == os.path.normpath(run.model_dir.path):
-    record.add(step, fingerprint, metrics, export)
-  exports.prune(
-    run.model_dir.join(model_dirs.EXPORTS),
-    export.path,
-    run.options.exports_to_keep,
-    evaluated.kept_exports(run.model_dir),
-  )
+    record.add(step, fingerprint, metrics, export, superseded)
+  if superseded:
+    exports.remove(superseded)
+  if export:
+    exports.prune(
+      run.model_dir.join(model_dirs.EXPORTS),
+      export.path,
+      run.options.exports_to_keep,
+      evaluated.kept_exports(run.model_dir),
+    )
   logging.info(
     'step %d: top-1 %.4f, top-5 %.4f, contrastive loss %.4f, '
     'cross-entropy %.4f on %d examples%s',
@@ -132,6 +148,14 @@ def evaluate(run: runs.Run, checkpoint: str) -> dict:
   )
   run.skipped.report('evaluation', run.dataset, run.output)
   return result
+
+
+def _is_in(model_dir, export):
+  """Whether an export is one of this run."""
+  directory = model_dir.join(model_dirs.EXPORTS)
+  return os.path.normpath(os.path.dirname(export)) == os.path.normpath(
+    directory
+  )
 
 
 def last_evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,7 +277,7 @@ def _export(run, checkpoint, result):
   return exports.write(
     model,
     run.model_dir.join(model_dirs.EXPORTS),
-    run.options.export_formats,
+    run.options.formats,
     0,
     {**run.training_facts(), **facts_of_evaluation(result)},
   )
@@ -498,13 +522,17 @@ class EvaluateEach:
       self._sign = time.monotonic()
     if not self._is_settled:
       record = evaluated.Record(self._run)
-      pending = [path for path in found.values() if not record.find(path)]
-      following = self._following(pending)
       last_step = self._last_step(found)
       last = found.get(last_step)
+      pending = [
+        path
+        for path in found.values()
+        if not self._has_been_done(record.find(path), path == last)
+      ]
+      following = self._following(pending)
       self._writer.update(total_steps=last_step)
       if following:
-        self._evaluate_in_time(following, is_over=bool(last))
+        self._evaluate_in_time(following, last)
         return False
       if not self._is_settled:
         self._sleep(_POLL_SECONDS)
@@ -517,6 +545,16 @@ class EvaluateEach:
         return True
     self._wait(found)
     return False
+
+  def _has_been_done(self, entry, is_last):
+    """Whether nothing is left to do for a checkpoint; its entry in the record.
+
+    One may have become the last one since it was evaluated, by another plan.
+    """
+    if not entry:
+      return False
+    is_exported = is_last and bool(self._run.options.formats)
+    return bool(entry['export']) or not is_exported
 
   def _last_step(self, found):
     """Returns the last step of the run, of which `found` is there."""
@@ -569,16 +607,17 @@ class EvaluateEach:
     self._is_settled = True
     return None
 
-  def _evaluate_in_time(self, checkpoint, is_over):
+  def _evaluate_in_time(self, checkpoint, last):
     """Evaluates a checkpoint, unless the last evaluation was a moment ago.
 
     Args:
       checkpoint: Checkpoint prefix.
-      is_over: Whether training is over, so that there is nothing to wait for.
+      last: The last one of the run, if it is there; then training is over, and
+        there is nothing to wait for.
     """
     run = self._run
     pause = self._begun + run.options.eval_interval_secs - time.monotonic()
-    if pause > 0 and not is_over:
+    if pause > 0 and not last:
       self._sleep(min(pause, _POLL_SECONDS))
       return
     self._is_waiting = False
@@ -592,7 +631,12 @@ class EvaluateEach:
     step = checkpoint_files.step_of(checkpoint)
     self._writer.write(state=status.EVALUATING, step=step)
     try:
-      result = evaluate(run, checkpoint)
+      is_every = run.options.export_checkpoints == 'all'
+      result = evaluate(
+        run,
+        checkpoint,
+        exports_if_best=not (is_every or checkpoint == last),
+      )
       self._writer.update(last_evaluation=last_evaluation(result))
     except runs.LostCheckpointError as error:
       logging.info('%s; skipped', error)

@@ -128,7 +128,7 @@ class Export:
     logging.info(
       'exporting %s as %s',
       self._model.checkpoint,
-      ', '.join(self._options.export_formats),
+      ', '.join(self._options.formats),
     )
 
   def run(self) -> None:
@@ -136,7 +136,7 @@ class Export:
     export = exports.write(
       self._model,
       self._model_dir.join(model_dirs.EXPORTS),
-      self._options.export_formats,
+      self._options.formats,
       self._options.exports_to_keep,
       self._facts(),
       kept=evaluated.kept_exports(self._model_dir),

@@ -286,11 +286,17 @@ def prune(
   older = [name for name in older if os.path.join(directory, name) not in kept]
   older.sort(key=int)
   for name in older[: max(len(older) + 1 - to_keep, 0)]:
-    # A directory that is half removed must not look like an export.
-    aside = os.path.join(directory, f'temp-{now}-{name}')
-    with contextlib.suppress(tf.errors.OpError):  # Others prune as well.
-      tf.io.gfile.rename(os.path.join(directory, name), aside)
-      _remove(aside)
+    remove(os.path.join(directory, name))
+
+
+def remove(path: str) -> None:
+  """Removes an export, if it is there."""
+  # A directory that is half removed must not look like an export.
+  directory, name = os.path.split(path)
+  aside = os.path.join(directory, f'temp-{int(time.time())}-{name}')
+  with contextlib.suppress(tf.errors.OpError):  # Others prune as well.
+    tf.io.gfile.rename(path, aside)
+    _remove(aside)
 
 
 def _remove(path):
