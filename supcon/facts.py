@@ -55,6 +55,8 @@ class Facts:
     evaluation: What the evaluations of the run are of, see evaluated.data_of;
       None if unknown.
     reference: What --reference_ckpt named; '' without.
+    data_name: What people call the training data; '' if unknown. Where it lies
+      may be called otherwise later, and it is the same run all the same.
   """
 
   params: hparams.HParams
@@ -63,6 +65,7 @@ class Facts:
   train_images: str = ''
   evaluation: Mapping[str, Any] | None = None
   reference: str = ''
+  data_name: str = dataclasses.field(default='', compare=False)
 
   def plan(self) -> stages.Plan | None:
     """Returns the stages; None if nobody knows on how many examples.
@@ -84,6 +87,7 @@ class Facts:
       'train_images': self.train_images,
       'evaluation': self.evaluation,
       'reference': self.reference,
+      'data_name': self.data_name,
       'plan': None,
     }
     if counting := self.counting:
@@ -136,6 +140,7 @@ def _entry(found):
       str(found['train_images']),
       found['evaluation'] and dict(found['evaluation']),
       str(found['reference']),
+      str(found.get('data_name', '')),
     ),
     str(found.get('moved_from', '')),
   )
@@ -259,7 +264,11 @@ def colors(model_dir: model_dirs.ModelDir, params: hparams.HParams):
 
 def of_export(known: Facts) -> dict[str, Any]:
   """Returns what an export says of a training, as far as it is known."""
-  result = {'dataset': known.params.input_data.input_fn}
+  input_fn = known.params.input_data.input_fn
+  result = {
+    'dataset': input_fn,
+    'data_name': known.data_name or datasets.called(input_fn),
+  }
   if known.counting:
     result['train_split'] = known.train_split
     result['num_train_examples'] = known.counting.num_examples

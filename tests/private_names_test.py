@@ -21,6 +21,7 @@ _NAMES = {
     'DotDimensionNumbers',
     'PrecisionConfig',
   ],
+  'tensorflow.core.protobuf.fingerprint_pb2': ['FingerprintDef'],
   'tensorflow.core.protobuf.saved_model_pb2': ['SavedModel'],
   'tensorflow.core.protobuf.trackable_object_graph_pb2': [
     'TrackableObjectGraph'
@@ -31,6 +32,9 @@ _NAMES = {
     'enable_op_determinism',
   ],
   'tensorflow.python.pywrap_mlir': ['import_graphdef'],
+  'tensorflow.python.saved_model.pywrap_saved_model.fingerprinting': [
+    'CreateFingerprintDef'
+  ],
   'tensorflow.python.tpu.ops.tpu_ops': ['all_to_all', 'cross_replica_sum'],
   'tensorflow.python.tpu.tpu_function': [
     'get_tpu_context',

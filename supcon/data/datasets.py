@@ -39,6 +39,7 @@ class Info:
     autoaugment_policy: What AUTOAUGMENT applies.
     prepare: Writes the data set into a data_dir, offline. None: the user must.
     preparation_note: What the user must do before TFDS can prepare it.
+    title: What people call it; '' if they call it as TFDS does.
   """
 
   tfds_name: str
@@ -51,6 +52,7 @@ class Info:
   autoaugment_policy: augment.Policy = augment.IMAGENET_POLICY
   prepare: Callable[[str], None] | None = None
   preparation_note: str = ''
+  title: str = ''
 
 
 INFOS = {
@@ -65,6 +67,7 @@ INFOS = {
       'ILSVRC2012_img_val.tar into its downloads/manual, see '
       'https://www.tensorflow.org/datasets/catalog/imagenet2012'
     ),
+    title='ImageNet (ILSVRC 2012)',
   ),
   'cifar10': Info(
     tfds_name='cifar10',
@@ -77,6 +80,7 @@ INFOS = {
     mean=(-0.0172, -0.0356, -0.107),
     std=(0.4046, 0.3988, 0.402),
     autoaugment_policy=augment.CIFAR10_POLICY,
+    title='CIFAR-10',
   ),
   'digits': Info(
     tfds_name='digits',
@@ -85,6 +89,7 @@ INFOS = {
     eval_split='test',
     flips=False,
     prepare=digits.prepare,
+    title='Optical Recognition of Handwritten Digits (UCI)',
   ),
 }
 
@@ -211,6 +216,21 @@ def load(
     class_names=source.class_names,
     image_shape=source.image_shape,
   )
+
+
+def called(name: str, data_dir: str | None = None) -> str:
+  """Returns what people call a data set.
+
+  Args:
+    name: See `load`.
+    data_dir: Whose own name that of folders of images is, without what is above
+      it: a path says more of a machine than of images.
+  """
+  if name == FOLDER:
+    directory = os.path.basename((data_dir or '').rstrip('/'))
+    return f'folder {directory}' if directory else ''
+  info = _info(name)
+  return info.title or f'{info.tfds_name} (TensorFlow Datasets)'
 
 
 def is_unvetted(name: str) -> bool:

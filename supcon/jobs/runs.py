@@ -247,6 +247,9 @@ class Run:
       train_images=self.dataset.train.fingerprint,
       evaluation=data_of(self),
       reference=self.options.reference_ckpt,
+      data_name=datasets.called(
+        self.params.input_data.input_fn, self.options.data_dir
+      ),
     )
 
   def _counting(self, params):
@@ -606,6 +609,9 @@ class Run:
       return facts_lib.of_export(self.known)
     return {
       'dataset': self.params.input_data.input_fn,
+      'data_name': datasets.called(
+        self.params.input_data.input_fn, self.options.data_dir
+      ),
       'train_split': self.dataset.train.name,
       'num_train_examples': self.dataset.num_train_examples,
     }

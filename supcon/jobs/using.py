@@ -153,7 +153,8 @@ class Export:
   def _facts(self):
     """Returns what is known of the model, with metrics if it was measured."""
     known = facts.find(self._model_dir, self._model.checkpoint)
-    found = {'dataset': self._model.params.input_data.input_fn}
+    input_fn = self._model.params.input_data.input_fn
+    found = {'dataset': input_fn, 'data_name': datasets.called(input_fn)}
     if known:
       found = facts.of_export(known)
     result = self._model_dir.read_json(model_dirs.RESULT) or {}

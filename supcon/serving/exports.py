@@ -6,6 +6,7 @@ DIRECTORY/TIME/, with the time in seconds since 1970, holds
   assets.extra/: labels.txt, and whitening.json if images are whitened.
   hub/: the TF-Hub module, if it is among the formats; with labels.txt and a
     model_card.md of its own.
+  tfhub_module.pb: if it is the only one, for hub.Module to say where it is.
   model_card.md: what the model is and how it is used, for people.
   export.json: the same for programs, with all hyper-parameters.
   labels.txt: the names of the classes, one a line, in the order of the logits.
@@ -125,8 +126,11 @@ def write(
       # The SavedModel's graphs are reference cycles that hold all variables.
       gc.collect()
       hub_module.write(model, os.path.join(aside, _HUB))
+      if 'saved_model' not in formats:
+        hub_module.write_signpost(aside, _HUB)
     _write_text(aside, FACTS, _to_json(_facts(card, formats)))
-    export = _publish(aside, directory, int(begun), formats, card)
+    _write_texts(aside, formats, card)
+    export = _publish(aside, directory, int(begun), formats)
   except BaseException:
     with contextlib.suppress(tf.errors.OpError):
       tf.io.gfile.rmtree(aside)
@@ -166,14 +170,16 @@ def _write_assets(model, path):
     _write_text(path, WHITENING, _to_json(whitening))
 
 
-def _write_texts(aside, export, card):
-  """Writes what names the place where an export is going to be."""
+def _write_texts(aside, formats, card):
+  """Writes what is for people."""
+  saved_model_path = '.' if 'saved_model' in formats else None
+  hub_path = _HUB if 'hub' in formats else None
   _write_text(aside, LABELS, _labels(card.model))
-  _write_text(aside, CARD, card.text(export.saved_model, export.hub_module))
-  if export.hub_module:
+  _write_text(aside, CARD, card.text(saved_model_path, hub_path))
+  if hub_path:
     path = os.path.join(aside, _HUB)
     _write_text(path, LABELS, _labels(card.model))
-    _write_text(path, CARD, card.text(None, export.hub_module))
+    _write_text(path, CARD, card.text(None, '.'))
 
 
 def _labels(model):
@@ -239,7 +245,7 @@ def _to_json(value):
 # ------------------------------------------------------------------- where
 
 
-def _publish(aside, directory, begun, formats, card):
+def _publish(aside, directory, begun, formats):
   """Gives what was written aside the name of the first free second."""
   second = begun
   while True:
@@ -252,7 +258,6 @@ def _publish(aside, directory, begun, formats, card):
       saved_model=path if 'saved_model' in formats else None,
       hub_module=os.path.join(path, _HUB) if 'hub' in formats else None,
     )
-    _write_texts(aside, export, card)
     try:
       tf.io.gfile.rename(aside, path)
     except (tf.errors.AlreadyExistsError, tf.errors.FailedPreconditionError):

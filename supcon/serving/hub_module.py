@@ -33,6 +33,7 @@ _COLLECTIONS = (
 # What is attached to a graph; tensorflow_hub alone reads it.
 _ATTACHMENTS = 'hub_module_attachments'
 
+_MODULE_DEF = 'tfhub_module.pb'
 _FORMAT_V3 = 3  # The only ModuleDef.Format that tensorflow_hub knows.
 
 
@@ -67,7 +68,22 @@ def write(model: trained.TrainedModel, path: str) -> None:
     os.path.join(path, tf.saved_model.SAVED_MODEL_FILENAME_PB),
     _saved_model(graphs),
   )
-  _write_file(os.path.join(path, 'tfhub_module.pb'), _module_def())
+  _write_file(os.path.join(path, _MODULE_DEF), _module_def())
+
+
+def write_signpost(path: str, where: str) -> None:
+  """Has hub.Module(path) end with an error that says where the module is.
+
+  tensorflow_hub refuses a module that requires a feature it does not know, and
+  quotes that. Nothing else to be loaded may be there: beside such a file a
+  SavedModel is none to hub.load and hub.KerasLayer.
+
+  Args:
+    path: The directory that is no module.
+    where: The directory of the module, seen from there.
+  """
+  text = f'this directory is no module: its TF-Hub module is in {where}/'
+  _write_file(os.path.join(path, _MODULE_DEF), _module_def(text))
 
 
 def _meta_graph(model, network, tags, training):
@@ -156,12 +172,17 @@ def _saved_model(graphs):
   )
 
 
-def _module_def():
+def _module_def(*required_features):
   """Returns a ModuleDef.
 
-  message ModuleDef { Format format = 1; }
+  message ModuleDef {
+    Format format = 1;
+    repeated string required_features = 2;
+  }
   """
-  return _integer(1, _FORMAT_V3)
+  return _integer(1, _FORMAT_V3) + b''.join(
+    _embedded(2, feature.encode()) for feature in required_features
+  )
 
 
 def _image_module_info(size):

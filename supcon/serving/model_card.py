@@ -3,14 +3,22 @@
 from collections.abc import Iterable
 from collections.abc import Mapping
 import dataclasses
-import os
-import shlex
+import textwrap
 from typing import Any
 
 from supcon import enums
 from supcon import hparams
 from supcon.serving import saved_model
 from supcon.serving import trained
+
+# With which an export goes elsewhere, as tests/serving/onnx_test.py does.
+ONNX_PACKAGES = (
+  'tensorflow==2.15.1',
+  'tf2onnx==1.17.0',
+  'onnx==1.17.0',
+  'onnxruntime==1.20.1',
+)
+PYTORCH_PACKAGES = ('torch==2.13.0', 'onnx2torch==1.5.15')
 
 _MAX_CLASSES = 20
 _MAX_LENGTH = 80
@@ -44,19 +52,25 @@ class Card:
   def text(
     self, saved_model_path: str | None, hub_module_path: str | None
   ) -> str:
-    """Returns the card in Markdown, whose Python examples run as they are.
+    """Returns the card in Markdown.
+
+    Its examples run as they are in the directory of the card, which may have
+    been moved or copied since it was written.
 
     Args:
-      saved_model_path: Where the SavedModel is; None if there is none.
+      saved_model_path: Where the SavedModel is, seen from there; None if there
+        is none.
       hub_module_path: Where the TF-Hub module is, likewise.
     """
     parts = [self._overview(), self._input_and_output()]
     if saved_model_path:
-      parts.append(self._saved_model(_absolute(saved_model_path)))
+      parts.append(self._saved_model(saved_model_path))
+      parts.append(self._onnx(saved_model_path))
     if hub_module_path:
-      parts.append(self._hub_module(_absolute(hub_module_path)))
+      parts.append(self._hub_module(hub_module_path, saved_model_path))
     parts += [
       self._training(),
+      self._limitations(),
       self._classes(),
       self._hyper_parameters(),
       self._origin(),
@@ -78,7 +92,8 @@ class Card:
 # {self._encoder}, Supervised Contrastive Learning
 
 An image classifier and encoder, trained with Supervised Contrastive Learning
-([Khosla et al., 2020](https://arxiv.org/abs/2004.11362)).
+([Khosla et al., 2020](https://arxiv.org/abs/2004.11362)){self._trained_on()}.
+The examples below run as they stand in the directory of this file.
 
 | Part | |
 |---|---|
@@ -91,6 +106,14 @@ stride {architecture.first_conv_stride}, {max_pool}max pooling |
 | Classifier | linear, {self.model.num_classes} classes |
 | Trainable parameters | {self.num_parameters:,} |
 """
+
+  def _trained_on(self):
+    """Returns on what it was trained, in words, as far as that is known."""
+    name, count = map(self.facts.get, ('data_name', 'num_train_examples'))
+    images = f'{count:,} images' if count else 'images'
+    if not name and not count:
+      return ''
+    return f' on\n{images}{f" of {_code(name)}" if name else ""}'
 
   def _input_and_output(self):
     size = self.model.image_size
@@ -124,7 +147,6 @@ Out, float32:
 
   def _saved_model(self, path):
     size = self.model.image_size
-    base = shlex.quote(os.path.dirname(path))
     coefficient = saved_model.regularization_coefficient(self.model.params)
     return f"""
 ## SavedModel
@@ -163,6 +185,18 @@ three sums of v^2 / 2 over the weights of encoder, projection head and
 classifier. Keras adds them to the loss, hence they are scaled: by
 {coefficient:g}, the weight decay of the first stage of training.
 
+A call returns one tensor, so `output_key` alone has nothing to choose from.
+With `arguments={{'output': 'all'}}` it has all outputs; and with
+`signature='default'` it works alike on this and on a TF-Hub module, frozen:
+
+```python
+import tensorflow as tf
+import tensorflow_hub as hub
+
+layer = hub.KerasLayer({path!r}, signature='default', output_key='projection')
+projection = layer(tf.zeros([1, {size}, {size}, 3]))
+```
+
 `hub.get_expected_image_size(encoder)` fails in every version of tensorflow_hub:
 up to 0.15 it takes no KerasLayer, and later ones lack it. This answers:
 
@@ -190,8 +224,9 @@ embeddings = outputs['unnormalized_embeddings']
 TensorFlow Serving, with encoded images (JPEG, PNG, BMP, GIF) of any size:
 
 ```sh
+# Versions are numbers, as the name of this directory, below the base path.
 tensorflow_model_server --rest_api_port=8501 --model_name=supcon \\
-  --model_base_path={base} &
+  --model_base_path="$(dirname "$PWD")" &
 body='{{"signature_name": "{saved_model.BYTES_SIGNATURE}", \
 "instances": [{{"b64": "%s"}}]}}'
 printf "$body" "$(base64 -w0 photo.jpg)" |
@@ -210,10 +245,59 @@ evaluation is inside | moving statistics |
 batch; moves none |
 """
 
-  def _hub_module(self, path):
+  def _onnx(self, path):
+    size = self.model.image_size
+    return f"""
+## ONNX and PyTorch
+
+In an environment of its own. Tried with Python 3.11 and these versions, and
+with TensorFlow 2.21.0, onnx 1.20.1, onnxruntime 1.23.2. Whoever names no
+signature gets `serving_default`; `default` takes images in [0, 1]:
+
+```sh
+python3.11 -m venv onnx
+onnx/bin/pip install {' '.join(ONNX_PACKAGES)}
+onnx/bin/python -m tf2onnx.convert --saved-model {path} \\
+  --signature_def default --output model.onnx
+```
+
+In ONNX Runtime:
+
+```python
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession('model.onnx')
+images = np.zeros([1, {size}, {size}, 3], np.float32)  # RGB in [0, 1].
+(logits,) = session.run(['logits'], {{'images': images}})
+```
+
+In PyTorch, with `pip install {' '.join(PYTORCH_PACKAGES)}`:
+
+```python
+import onnx
+import onnx2torch
+import torch
+
+names = [output.name for output in onnx.load('model.onnx').graph.output]
+network = onnx2torch.convert('model.onnx').eval()
+with torch.no_grad():
+  outputs = network(torch.zeros(1, {size}, {size}, 3))  # RGB in [0, 1].
+logits = outputs[names.index('logits')]
+```
+"""
+
+  def _hub_module(self, path, saved_model_path):
+    where = ''
+    if saved_model_path:
+      where = f"""
+It is in `{path}`. Of the directory above, the SavedModel's, `hub.Module` says
+that there is no tfhub_module.pb: with one `hub.load` and `hub.KerasLayer` would
+not take it for a SavedModel any more.
+"""
     return f"""
 ## TF-Hub module
-
+{where}
 The TF1 Hub format. In TensorFlow 1, or `tensorflow.compat.v1`, with
 tensorflow_hub 0.15 or older, which have `hub.Module`. The newest TensorFlow for
 them is 2.15, with Python 3.9 to 3.11:
@@ -275,6 +359,7 @@ ones lack it.
     rows = [
       (title, _code(facts[name]))
       for name, title in (
+        ('data_name', 'Data'),
         ('dataset', 'Data set'),
         ('train_split', 'Training split'),
         ('num_train_examples', 'Training examples'),
@@ -282,7 +367,7 @@ ones lack it.
         ('eval_split', 'Evaluation split'),
         ('num_eval_examples', 'Evaluation examples'),
       )
-      if name in facts
+      if facts.get(name, '') != ''
       # One data set is enough to name.
       and (name != 'eval_dataset' or facts[name] != facts.get('dataset'))
     ]
@@ -295,6 +380,33 @@ ones lack it.
       on = f' on {facts["num_eval_examples"]} examples'
     rows = [(_code(name), f'{value:.6g}') for name, value in metrics.items()]
     return f'## Training\n\n{training}\n' + _table((f'Metric{on}', ''), rows)
+
+  def _limitations(self):
+    classes, size = self.model.num_classes, self.model.image_size
+    measured = 'Its accuracy was not measured.'
+    if self.facts.get('metrics'):
+      measured = (
+        'The metrics above hold for images like those that they were measured '
+        'on, as a whole: nothing was measured for parts of them.'
+      )
+    points = (
+      f'It knows {classes} classes, and names one of them for any image: it '
+      'cannot say that an image shows none.',
+      'Of images that differ from those of its training (other cameras, '
+      'styles, backgrounds), its classes and embeddings may mean nothing.',
+      measured,
+      'Softmax of the logits has not been calibrated: do not take it for how '
+      'likely an answer is right.',
+      f'It sees {size}x{size} pixels; what is too small to be seen there is '
+      'lost.',
+      'Embeddings can be compared with those of the same checkpoint alone.',
+      'It was not made, and nothing was tested, for decisions about people.',
+    )
+    lines = [
+      textwrap.fill(point, 80, initial_indent='- ', subsequent_indent='  ')
+      for point in points
+    ]
+    return '## What it is not good for\n\n' + '\n'.join(lines) + '\n'
 
   def _classes(self):
     names = self.model.class_names
@@ -331,11 +443,22 @@ Written by version {self.version} of the code{commit}.
 
 The code is under the Apache License 2.0. Whether the weights may be used as you
 mean to depends also on the licence of the data, which is yours to check.
+
+The method:
+
+```bibtex
+@inproceedings{{khosla2020supervised,
+  title = {{Supervised Contrastive Learning}},
+  author = {{Khosla, Prannay and Teterwak, Piotr and Wang, Chen and Sarna, Aaron
+    and Tian, Yonglong and Isola, Phillip and Maschinot, Aaron and Liu, Ce
+    and Krishnan, Dilip}},
+  booktitle = {{Advances in Neural Information Processing Systems}},
+  volume = {{33}},
+  pages = {{18661--18673}},
+  year = {{2020}}
+}}
+```
 """
-
-
-def _absolute(path):
-  return path if '://' in path else os.path.abspath(path)
 
 
 def _numbers(values):

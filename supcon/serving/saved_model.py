@@ -12,9 +12,15 @@ that hub.KerasLayer and tf.GradientTape train it further; and it has signatures:
     RGB images in [0, 1].
   serving_bytes: takes `IMAGE_BYTES`, string [N], image files of any size; the
     preprocessing of evaluation is inside.
+
+Tools that are not told which signature to take take the first one: that is
+serving_default, in the file and in what TensorFlow loads.
 """
 
+from collections.abc import Iterator
 import dataclasses
+import os
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -28,6 +34,10 @@ from supcon.training import stages
 INPUT = 'input'
 IMAGE_BYTES = 'image_bytes'
 BYTES_SIGNATURE = 'serving_bytes'
+# What __call__ takes for `output` to return all of trained.OUTPUTS.
+ALL = 'all'
+
+_DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
 
 def write(model: trained.TrainedModel, path: str) -> None:
@@ -37,7 +47,8 @@ def write(model: trained.TrainedModel, path: str) -> None:
     __call__(images, training=False, output='logits'): images float32
       [N, S, S, 3], RGB in [0, 1]; `training` a Python bool, True runs batch
       norm on the statistics of the batch and moves the moving ones; `output`
-      one of trained.OUTPUTS. Returns float32 [N, ...].
+      one of trained.OUTPUTS. Returns float32 [N, ...]; with output='all',
+      {name: float32 [N, ...]} of all of them.
     variables, trainable_variables: as in the checkpoint, by the same names.
     regularization_losses: of encoder, projection head and classifier, each a
       function without arguments. They are scaled, unlike those of a TF-Hub
@@ -59,6 +70,7 @@ def write(model: trained.TrainedModel, path: str) -> None:
     tf.saved_model.save(
       _reusable(model, network, graphs), path, _signatures(model, graphs)
     )
+  _put_first(_DEFAULT_SIGNATURE, path)
 
 
 class _Graphs:
@@ -102,11 +114,13 @@ def _reusable(model, network, graphs):
       outputs = graphs.train(images, tf.constant(True))
     else:
       outputs = graphs.infer(images)
+    if output == ALL:
+      return {name: outputs[key] for name, key in trained.OUTPUTS.items()}
     return outputs[trained.OUTPUTS[output]]
 
   call = tf.function(call, autograph=False)
   for training in (False, True):
-    for output in trained.OUTPUTS:
+    for output in (ALL, *trained.OUTPUTS):
       call.get_concrete_function(
         _images_spec(model, trained.IMAGES), training=training, output=output
       )
@@ -142,7 +156,7 @@ def _regularization_losses(params, network):
 
 
 def _signatures(model, graphs):
-  """Returns {signature: function}."""
+  """Returns {signature: function}; TensorFlow loads them in this order."""
   model_input = _images_spec(model, INPUT)
 
   def contrastive_train(images):
@@ -171,9 +185,9 @@ def _signatures(model, graphs):
 
   evaluation = _function(contrastive_eval, model_input)
   return {
-    'contrastive_train': _function(contrastive_train, model_input),
+    _DEFAULT_SIGNATURE: evaluation,
     'contrastive_eval': evaluation,
-    tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: evaluation,
+    'contrastive_train': _function(contrastive_train, model_input),
     BYTES_SIGNATURE: _function(
       serving_bytes, tf.TensorSpec([None], tf.string, IMAGE_BYTES)
     ),
@@ -218,3 +232,92 @@ def _images_spec(model, name):
 
 def _function(function, *specs):
   return tf.function(function, input_signature=specs, autograph=False)
+
+
+# ---------------------------------------------------- the order in the file
+#
+# A signature is an entry of a map, and TensorFlow writes those by their names,
+# contrastive_eval first. To protobuf the order of a map means nothing, and its
+# classes cannot be told one. So the entries trade places in the bytes,
+# https://protobuf.dev/programming-guides/encoding:
+#
+#   message SavedModel { repeated MetaGraphDef meta_graphs = 2; }
+#   message MetaGraphDef { map<string, SignatureDef> signature_def = 5; }
+#
+# An entry is a message with the key as its field 1.
+
+_META_GRAPHS = 2
+_SIGNATURE_DEF = 5
+_KEY = 1
+
+
+class _Field(NamedTuple):
+  """A field of a message: content[begin:end] with its tag before the value."""
+
+  number: int
+  begin: int
+  value: int
+  end: int
+
+
+def _put_first(name, path):
+  """Puts a signature first in the file of a SavedModel."""
+  file = os.path.join(path, tf.saved_model.SAVED_MODEL_FILENAME_PB)
+  with tf.io.gfile.GFile(file, 'rb') as source:
+    content = source.read()
+  with tf.io.gfile.GFile(file, 'wb') as target:
+    target.write(with_signature_first(content, name))
+
+
+def with_signature_first(content: bytes, name: str) -> bytes:
+  """Returns a serialised SavedModel in which a signature comes first.
+
+  Args:
+    content: The SavedModel.
+    name: Of the signature. Where there is none of it nothing changes.
+  """
+  for graph in _fields(content, 0, len(content), _META_GRAPHS):
+    entries = [*_fields(content, graph.value, graph.end, _SIGNATURE_DEF)]
+    # Python sorts without changing the order of equals.
+    ordered = sorted(entries, key=lambda e: _key(content, e) != name.encode())
+    moved = b''.join(content[entry.begin : entry.end] for entry in ordered)
+    begin = entries[0].begin if entries else graph.end
+    # As long as nothing is between them, which no protobuf writes.
+    if content[begin : begin + len(moved)] == b''.join(
+      content[entry.begin : entry.end] for entry in entries
+    ):
+      content = content[:begin] + moved + content[begin + len(moved) :]
+  return content
+
+
+def _key(content, entry):
+  (key,) = _fields(content, entry.value, entry.end, _KEY)
+  return content[key.value : key.end]
+
+
+def _fields(content, begin, end, number) -> Iterator[_Field]:
+  """Yields the fields of one number in the message content[begin:end]."""
+  while begin < end:
+    tag, value = _varint(content, begin)
+    wire_type = tag & 7
+    if wire_type == 0:
+      _, after = _varint(content, value)
+    elif wire_type == 2:
+      length, value = _varint(content, value)
+      after = value + length
+    else:
+      after = value + {1: 8, 5: 4}[wire_type]
+    if tag >> 3 == number:
+      yield _Field(number, begin, value, after)
+    begin = after
+
+
+def _varint(content, position):
+  """Returns the integer at a position, and the position after it."""
+  result = shift = 0
+  while True:
+    byte = content[position]
+    result |= (byte & 127) << shift
+    position, shift = position + 1, shift + 7
+    if byte < 128:
+      return result, position

@@ -103,6 +103,23 @@ def test_table_says_what_no_data_set_can_tell():
   }
 
 
+@pytest.mark.parametrize(
+  'name, data_dir, called',
+  [
+    ('imagenet', 'data', 'ImageNet (ILSVRC 2012)'),
+    ('cifar10', None, 'CIFAR-10'),
+    ('tfds:cifar10', None, 'CIFAR-10'),
+    ('digits', 'data', 'Optical Recognition of Handwritten Digits (UCI)'),
+    ('tfds:mnist:3.*.*', 'data', 'mnist (TensorFlow Datasets)'),
+    # Of folders of images the directory has a name; not the way to it.
+    ('folder', '/home/somebody/pets/', 'folder pets'),
+    ('folder', None, ''),
+  ],
+)
+def test_what_people_call_it(name, data_dir, called):
+  assert datasets.called(name, data_dir) == called
+
+
 @pytest.mark.parametrize('name', ['cifar10', 'imagenet'])
 def test_records_are_encoded_and_in_one_order(name, data_dir):
   dataset = datasets.load(name, data_dir)

@@ -41,6 +41,7 @@ PARAMS = hparams.HParams(
 
 # Of its training; see exports.write.
 FACTS = {
+  'data_name': 'Optical Recognition of Handwritten Digits (UCI)',
   'dataset': 'digits',
   'train_split': 'train',
   'eval_split': 'test',

@@ -66,6 +66,37 @@ def test_a_module_as_a_layer(export, expected):
   exported.assert_close({'projection': projection}, expected.outputs[False])
 
 
+@pytest.mark.parametrize('kind', ['saved_model', 'hub_module'])
+@pytest.mark.parametrize('output', [*exported.NAMES, 'normalized_embeddings'])
+def test_a_layer_of_any_output_is_the_same_of_both(
+  export, expected, kind, output
+):
+  layer = hub.KerasLayer(
+    getattr(export, kind), signature='default', output_key=output
+  )
+  exported.assert_close(
+    {output: layer(_images()).numpy()}, expected.outputs[False]
+  )
+
+
+def test_a_layer_to_train_takes_its_output_from_all(export, expected):
+  layer = hub.KerasLayer(
+    export.saved_model,
+    trainable=True,
+    arguments={'output': 'all'},
+    output_key='projection',
+  )
+  assert layer.trainable_weights
+  for training in (False, True):
+    projection = layer(_images(), training=training).numpy()
+    exported.assert_close(
+      {'projection': projection}, expected.outputs[training]
+    )
+  # The one thing that does not go: of one tensor there is nothing to choose.
+  with pytest.raises(ValueError, match='output_key'):
+    hub.KerasLayer(export.saved_model, output_key='projection')(_images())
+
+
 def test_a_classifier_on_a_module(export):
   images, labels = exported.digits_to_learn()
   tf.keras.utils.set_random_seed(0)

@@ -51,6 +51,15 @@ def test_files(path):
   assert (path / 'tfhub_module.pb').read_bytes() == b'\x08\x03'
 
 
+def test_a_signpost_says_where_the_module_is(tmp_path):
+  hub_module.write_signpost(str(tmp_path), 'hub')
+  text = b'this directory is no module: its TF-Hub module is in hub/'
+  # Field 1 is 3, as above; field 2 a string, tagged 18, of 57 bytes.
+  assert len(text) == 57
+  content = (tmp_path / 'tfhub_module.pb').read_bytes()
+  assert content == b'\x08\x03\x12\x39' + text
+
+
 def test_a_graph_without_tags_and_one_to_train(graphs):
   assert set(graphs) == {(), ('train',)}
   for graph in graphs.values():

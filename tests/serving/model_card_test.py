@@ -58,8 +58,9 @@ def _rows(text, head):
 # --- Its examples -------------------------------------------------------------
 
 
-def _run(cards, export, use):
+def _run(cards, export, use, monkeypatch):
   """Runs the examples that use something; returns the variables of each."""
+  monkeypatch.chdir(export.path)
   found = []
   for code in _blocks(cards[export.path], 'python'):
     if _use(code) == use:
@@ -72,6 +73,9 @@ def _use(code):
   """Returns what the environment must have to run an example."""
   if 'hub.Module(' in code:
     return 'hub.Module'
+  # onnx_test.py runs it.
+  if 'onnx' in code:
+    return 'ONNX'
   # keras_3_test.py runs it.
   return 'Keras 3' if 'TFSMLayer' in code else 'Keras 2'
 
@@ -79,14 +83,17 @@ def _use(code):
 def test_no_example_is_left_out(cards, export):
   blocks = _blocks(cards[export.path], 'python')
   assert collections.Counter(map(_use, blocks)) == {
-    'Keras 2': 4,
+    'Keras 2': 5,
     'hub.Module': 2,
     'Keras 3': 1,
+    'ONNX': 2,
   }
 
 
-def test_examples_of_tensorflow_2_run_as_they_are(cards, export):
-  loading, keras, size, frozen = _run(cards, export, 'Keras 2')
+def test_examples_of_tensorflow_2_run_as_they_are(cards, export, monkeypatch):
+  examples = _run(cards, export, 'Keras 2', monkeypatch)
+  loading, keras, by_key, size, frozen = examples
+  assert by_key['projection'].shape == [1, 6]
   assert loading['logits'].shape == [1, 10]
   assert loading['embeddings'].shape == [1, 32]
   assert keras['logits'].shape == [1, 10]
@@ -96,8 +103,8 @@ def test_examples_of_tensorflow_2_run_as_they_are(cards, export):
 
 
 @pytest.mark.hub_module
-def test_examples_of_tensorflow_1_run_as_they_are(cards, export):
-  module, fine_tuning = _run(cards, export, 'hub.Module')
+def test_examples_of_tensorflow_1_run_as_they_are(cards, export, monkeypatch):
+  module, fine_tuning = _run(cards, export, 'hub.Module', monkeypatch)
   for each in (module, fine_tuning):
     assert (each['height'], each['width']) == (exported.SIDE, exported.SIDE)
   assert module['logits'].shape.as_list() == [1, 10]
@@ -106,21 +113,28 @@ def test_examples_of_tensorflow_1_run_as_they_are(cards, export):
   assert fine_tuning['train_op']
 
 
-def test_each_names_its_own_place(cards, export):
+def test_each_names_its_own_place_as_seen_from_there(cards, export):
   both, of_module = cards[export.path], cards[export.hub_module]
-  assert f"tf.saved_model.load('{export.path}')" in both
+  assert "tf.saved_model.load('.')" in both
+  assert "hub.Module('hub')" in both
+  assert "hub.Module('.')" in of_module
   for text in (both, of_module):
-    assert f"hub.Module('{export.hub_module}')" in text
+    assert os.path.dirname(export.path) not in text
   assert 'saved_model.load' not in of_module
+  # hub.Module is asked for the one, and says nothing of the other.
+  assert 'It is in `hub`. Of the directory above, the SavedModel' in both
+  assert 'Of the directory above' not in of_module
   # Examples aside they say the same.
-  assert _blocks(of_module, 'python') == _blocks(both, 'python')[4:]
+  assert _blocks(of_module, 'python') == [
+    code.replace("'hub'", "'.'") for code in _blocks(both, 'python')[-3:]
+  ]
   for head in ('Part', 'Name', 'Training', 'Metric', 'Logit', 'Hyper'):
     assert _rows(of_module, head) == _rows(both, head)
 
 
 def test_request_to_tensorflow_serving(cards, export, tmp_path):
   """Runs the commands with stand-ins for server and client."""
-  (code,) = _blocks(cards[export.path], 'sh')
+  code, _ = _blocks(cards[export.path], 'sh')
   (tmp_path / 'photo.jpg').write_bytes(photo := bytes(range(256)) * 40)
   stand_ins = """
   tensorflow_model_server() { printf '%s\\n' "$@" > server; }
@@ -131,7 +145,7 @@ def test_request_to_tensorflow_serving(cards, export, tmp_path):
   )
   server = (tmp_path / 'server').read_text().splitlines()
   # Versions of a model are numbers below its base path.
-  assert f'--model_base_path={os.path.dirname(export.path)}' in server
+  assert f'--model_base_path={tmp_path.parent}' in server
   client = (tmp_path / 'client').read_text()
   assert 'http://localhost:8501/v1/models/supcon:predict' in client
   assert json.loads((tmp_path / 'body').read_text()) == {
@@ -140,23 +154,13 @@ def test_request_to_tensorflow_serving(cards, export, tmp_path):
   }
 
 
-def test_paths_are_absolute(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  text = _CARD.text("it's/7", "it's/7/hub")
-  assert f'tf.saved_model.load("{tmp_path}/it\'s/7")' in text
-  assert f'hub.Module("{tmp_path}/it\'s/7/hub")' in text
-  assert f"--model_base_path='{tmp_path}/it'\"'\"'s'" in text
-  text = _CARD.text('gs://bucket/7', None)
-  assert "tf.saved_model.load('gs://bucket/7')" in text
-  assert '--model_base_path=gs://bucket &' in text
-
-
 # --- What it tells ------------------------------------------------------------
 
 
 def test_training_and_metrics(cards, export):
   text = cards[export.path]
   assert dict(_rows(text, 'Training')) == {
+    'Data': '`Optical Recognition of Handwritten Digits (UCI)`',
     'Data set': '`digits`',
     'Training split': '`train`',
     'Training examples': '`1437`',
@@ -168,6 +172,46 @@ def test_training_and_metrics(cards, export):
     '`top_1_accuracy`': '0.9125',
     '`loss/cross_entropy_loss`': '0.25',
   }
+
+
+def test_the_first_lines_say_on_what_it_was_trained(cards, export):
+  start = ' '.join(cards[export.path].split('|')[0].split())
+  assert (
+    'on 1,437 images of `Optical Recognition of Handwritten Digits (UCI)`.'
+    in start
+  )
+  only_name = dataclasses.replace(_CARD, facts={'data_name': 'folder pets'})
+  assert 'on\nimages of `folder pets`.' in only_name.text(None, None)
+  unnamed = dataclasses.replace(
+    _CARD, facts={'data_name': '', 'num_train_examples': 5}
+  ).text(None, None)
+  assert '\n5 images.' in unnamed
+  assert '| Data |' not in unnamed
+
+
+def test_what_it_is_not_good_for(cards):
+  for text in cards.values():
+    (section,) = re.findall(r'## What it is not good for\n(.*?)##', text, re.S)
+    words = ' '.join(section.split())
+    for part in (
+      'It knows 10 classes, and names one of them for any image',
+      'may mean nothing',
+      'The metrics above hold for images like those',
+      'has not been calibrated',
+      'It sees 12x12 pixels',
+      'with those of the same checkpoint alone',
+      'for decisions about people',
+    ):
+      assert part in words
+  assert 'Its accuracy was not measured.' in _CARD.text(None, None)
+
+
+def test_how_to_cite_the_method(cards):
+  for text in cards.values():
+    (entry,) = _blocks(text, 'bibtex')
+    assert entry.startswith('@inproceedings{khosla2020supervised,\n')
+    assert entry.count('{') == entry.count('}') == 7
+    assert 'title = {Supervised Contrastive Learning},' in entry
 
 
 def test_without_facts_it_says_so():

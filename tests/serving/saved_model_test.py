@@ -8,8 +8,10 @@ from PIL import Image
 from PIL import ImageOps
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import fingerprint_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow.core.protobuf import trackable_object_graph_pb2
+from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 import tensorflow_hub as hub
 
 from supcon.data import preprocessing
@@ -132,6 +134,62 @@ def test_published_signatures_are_all_there(signatures):
     *_IMAGE_SIGNATURES,
     saved_model.BYTES_SIGNATURE,
   }
+
+
+def test_the_first_signature_is_the_one_to_be_served(path, loaded):
+  # Tools that are told none take the first, as TensorFlow loads them ...
+  assert next(iter(loaded.signatures)) == 'serving_default'
+  # ... or as they are in the file: entries of a map, whose field 1 (10 is its
+  # tag), a string with its length before it, is the key.
+  content = (pathlib.Path(path) / 'saved_model.pb').read_bytes()
+  places = {
+    name: content.index(b'\n' + bytes([len(name)]) + name.encode())
+    for name in loaded.signatures
+  }
+  assert min(places, key=places.get) == 'serving_default'
+
+
+def test_the_file_is_the_one_that_tensorflow_has_written(path):
+  # It holds checksums of the graph, the signatures and the whole.
+  fingerprint = pathlib.Path(path) / 'fingerprint.pb'
+  written = fingerprint_pb2.FingerprintDef.FromString(fingerprint.read_bytes())
+  found = fingerprint_pb2.FingerprintDef.FromString(
+    fingerprinting.CreateFingerprintDef(path)
+  )
+  for each in (written, found):
+    each.ClearField('uuid')  # It is drawn.
+    each.ClearField('version')  # Of another TensorFlow, if that has written it.
+  assert found == written
+
+
+def _entry(key):
+  # Field 5, a message: field 1, the key, and field 2, an empty message.
+  key = b'\x0a' + bytes([len(key)]) + key + b'\x12\x00'
+  return b'\x2a' + bytes([len(key)]) + key
+
+
+@pytest.mark.parametrize(
+  'keys, ordered',
+  [
+    ([b'a', b'bb', b'ccc'], [b'bb', b'a', b'ccc']),
+    ([b'bb', b'a'], [b'bb', b'a']),
+    ([b'a', b'ccc'], [b'a', b'ccc']),
+    ([], []),
+  ],
+)
+def test_a_signature_is_put_first(keys, ordered):
+  # Before and after them fields 1, of 300 bytes, and 9, of 4 bytes; around the
+  # graph, field 2, are an integer, 300 = 172 - 128 + 2 * 128, and 8 bytes.
+  before = b'\x0a\xac\x02' + b'\x2a' * 300
+  after = b'\x4d' + b'\x2a' * 4
+
+  def content(keys):
+    graph = before + b''.join(map(_entry, keys)) + after
+    length = bytes([len(graph) % 128 + 128, len(graph) // 128])
+    return b'\x08\xac\x02\x12' + length + graph + b'\x19' + b'\x12' * 8
+
+  found = saved_model.with_signature_first(content(keys), 'bb')
+  assert found == content(ordered)
 
 
 def _assert_outputs_are_published(signature, outputs):
@@ -363,6 +421,11 @@ def test_call_returns_what_is_asked_for(loaded, expected):
   outputs = _all_outputs(loaded, training=False)
   assert set(outputs) == {*exported.NAMES, 'normalized_embeddings'}
   exported.assert_close(outputs, expected.outputs[False])
+  together = _numpy(
+    loaded(exported.unit_range(exported.images()), output='all')
+  )
+  assert set(together) == set(outputs)
+  exported.assert_close(together, expected.outputs[False])
   # Logits unless asked for something else, as the common signature demands.
   images = exported.unit_range(exported.images())
   np.testing.assert_array_equal(loaded(images).numpy(), outputs['logits'])

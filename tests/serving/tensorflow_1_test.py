@@ -78,6 +78,15 @@ def test_it_knows_the_size_of_images(path, training):
   assert [size.height, size.width] == expected
 
 
+def test_the_directory_above_says_where_it_is(export, tmp_path):
+  # Of a module alone. With a SavedModel there hub.load would not open that.
+  hub_module.write_signpost(str(tmp_path), 'hub')
+  with pytest.raises(ValueError, match='its TF-Hub module is in hub/'):
+    hub.Module(str(tmp_path))
+  with pytest.raises(tf.errors.NotFoundError, match='tfhub_module.pb'):
+    hub.Module(export.saved_model)
+
+
 def test_variables_are_those_of_the_checkpoint(path, checkpoint):
   module = hub.Module(path)
   with tf1.Session() as session:
