@@ -72,7 +72,9 @@ class _Watch:
     deferral: The one in force, if any.
   """
 
-  def __init__(self):
+  def __init__(self, same_seconds: float, patience_seconds: float):
+    self._same_seconds = same_seconds
+    self._patience_seconds = patience_seconds
     self.number: int | None = None
     self.has_come = threading.Event()
     self.deferral: Deferral | None = None
@@ -148,7 +150,7 @@ class _Watch:
               f'{time.strftime("%H:%M:%S")} {name}: stopping after this step, '
               'which is saved; a second signal ends at once'
             )
-        elif now - first_seen > _SAME_SECONDS:
+        elif now - first_seen > self._same_seconds:
           os._exit(128 + number)
       if first_seen is None:
         continue
@@ -159,7 +161,7 @@ class _Watch:
         signal.pthread_kill(threading.main_thread().ident, self.number)
       if self._is_deferred():
         patient_since = now
-      elif now - patient_since > _PATIENCE_SECONDS:
+      elif now - patient_since > self._patience_seconds:
         _say(f'main.py: interrupted: {_describe(self.number)}')
         os._exit(EXIT_CODE)
 
@@ -168,11 +170,18 @@ _watch: _Watch | None = None  # Signals are the whole process's.
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[None]:
+def handled(
+  same_seconds: float = _SAME_SECONDS,
+  patience_seconds: float = _PATIENCE_SECONDS,
+) -> Iterator[None]:
   """Within, a signal raises Interrupted in the main thread, where this is.
 
   SIGINT is left alone where it was ignored: shells have what they start in the
   background ignore it, since Ctrl-C is not meant for that.
+
+  Args:
+    same_seconds: What comes so soon after the first signal is the same one.
+    patience_seconds: How long the main thread may take to end.
 
   Raises:
     Interrupted: Also in place of an error that came after a signal, which is
@@ -180,7 +189,7 @@ def handled() -> Iterator[None]:
   """
   global _watch
   atexit.register(_ignore)  # First, and so the last to be called.
-  _watch = _Watch()
+  _watch = _Watch(same_seconds, patience_seconds)
   before = {}
   for number in _SIGNALS:
     handler = signal.getsignal(number)

@@ -141,6 +141,7 @@ class Writer:
     name: str = TRAINER,
     verify: Callable[[], None] = lambda: None,
     explain: Callable[[BaseException], str] = lambda error: '',
+    clock: Callable[[], float] = time.monotonic,
   ):
     """Makes a writer, which writes nothing before `begin`.
 
@@ -151,11 +152,13 @@ class Writer:
         that of locks.Lock.
       explain: Returns in words why an error has stopped a job; '' if nobody
         foresaw it.
+      clock: Tells the seconds since any moment.
     """
     self._model_dir = model_dir
     self._name = name
     self._verify = verify
     self._explain = explain
+    self._clock = clock
     self._seconds = _LOCAL_SECONDS
     if locks.is_remote(model_dir.path):
       self._seconds = _REMOTE_SECONDS
@@ -187,7 +190,7 @@ class Writer:
   @property
   def is_due(self) -> bool:
     """Whether `update` would write."""
-    return time.monotonic() >= self._due
+    return self._clock() >= self._due
 
   def begin(self, state: str, step: int = 0, total_steps: int | None = None):
     """Takes over what earlier processes have counted, and writes.
@@ -251,7 +254,7 @@ class Writer:
           'WARNING: cannot write %s: %s', path, texts.for_files(error)
         )
       self._has_failed = True
-    self._due = time.monotonic() + self._seconds
+    self._due = self._clock() + self._seconds
 
   def _set(self, fields):
     self._status = dataclasses.replace(self._status, **fields)

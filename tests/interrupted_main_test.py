@@ -61,7 +61,6 @@ class _Trainer(command.Process):
 def _show(directory):
   flags = {'mode': 'status', 'model_dir': directory / 'model'}
   finished = command.run(flags, directory)
-  assert finished.seconds < 2
   return finished.returncode, finished.stdout
 
 

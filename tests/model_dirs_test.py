@@ -390,11 +390,16 @@ rng = random.Random(0)
 log = []
 for _ in range(kills):
   pid, descriptor = fork(path, 10**6)
-  first = os.read(descriptor, 1)  # It has saved what it began with.
-  time.sleep(rng.uniform(0, 0.3))
+  told, wanted = b'', rng.randint(1, 4)
+  while told.count(b'\\n') < wanted:
+    data = os.read(descriptor, 4096)
+    assert data, 'it has ended by itself'
+    told += data
+  # Anywhere in what follows. How far it gets by then decides nothing.
+  time.sleep(rng.uniform(0, 0.05))
   os.kill(pid, signal.SIGKILL)
   os.waitpid(pid, 0)
-  told = read(descriptor, first)
+  told = read(descriptor, told)
   newest = model_dirs.ModelDir(path).newest_step()
   log.append([len(told), told[-1], newest])
 last = log[-1][2] + rest if log else rest

@@ -1,5 +1,6 @@
 """Measures the input pipeline of training: its speed, the cost of each part."""
 
+from collections.abc import Callable
 import dataclasses
 import math
 import os
@@ -53,6 +54,21 @@ _PARTS = (
   'whiten',
   'batch',
 )
+
+
+class Clock(NamedTuple):
+  """What tells the time, in seconds since any moment.
+
+  Attributes:
+    wall: The time that passes.
+    work: What this process has computed so far, on all cores together.
+  """
+
+  wall: Callable[[], float]
+  work: Callable[[], float]
+
+
+REAL_TIME = Clock(time.perf_counter, time.process_time)
 
 
 class Part(NamedTuple):
@@ -143,7 +159,10 @@ class Speed:
 
 
 def measure(
-  dataset: datasets.Dataset, params: hparams.HParams, seconds: float = 12.0
+  dataset: datasets.Dataset,
+  params: hparams.HParams,
+  seconds: float = 12.0,
+  clock: Clock = REAL_TIME,
 ) -> Speed:
   """Measures the input pipeline of training: its speed, and its parts.
 
@@ -157,6 +176,7 @@ def measure(
     dataset: The data set.
     params: The hyper-parameters of the run.
     seconds: How long to measure. Building the pipelines comes on top.
+    clock: What measures.
 
   Raises:
     tf.errors.OpError: If an image cannot be decoded.
@@ -172,13 +192,13 @@ def measure(
     max(1, _MAX_BATCH_BYTES // example_bytes),
   )
   logging.info('measuring the speed of the input pipeline')
-  end_to_end = _end_to_end(dataset, params, batch_size, seconds / 2)
+  end_to_end = _end_to_end(dataset, params, batch_size, seconds / 2, clock)
   core_ms = 1e3 * end_to_end['busy_cores'] / end_to_end['examples_per_second']
   logging.info('measuring what each part costs')
   sample = _sample(dataset)
   parts = {
-    'read': _reading(dataset, sample, params, seconds / 8),
-    **_making(sample, params, batch_size, core_ms, seconds * 3 / 8),
+    'read': _reading(dataset, sample, params, seconds / 8, clock),
+    **_making(sample, params, batch_size, core_ms, seconds * 3 / 8, clock),
   }
   return Speed(
     batch_size=batch_size,
@@ -189,21 +209,22 @@ def measure(
   )
 
 
-def _end_to_end(dataset, params, batch_size, seconds):
+def _end_to_end(dataset, params, batch_size, seconds, clock):
   """Returns the fields of `Speed` that are about all cores at work."""
-  begun = time.perf_counter()
+  begun = clock.wall()
   with tf.Graph().as_default(), probes.session() as session:
-    pipeline = _Pipeline(session, probes.batches(dataset, params, batch_size))
-    first_batch_seconds = time.perf_counter() - begun
+    batches = probes.batches(dataset, params, batch_size)
+    pipeline = _Pipeline(session, batches, clock)
+    first_batch_seconds = clock.wall() - begun
     # It takes a while until tf.data has found out how many threads do best.
     pipeline.take_for(seconds / 3)
     windows = []
-    begun, work_before = time.perf_counter(), time.process_time()
+    begun, work_before = clock.wall(), clock.work()
     for _ in range(_NUM_WINDOWS):
       batches_per_second = pipeline.take_for(seconds * 2 / 3 / _NUM_WINDOWS)
       windows.append(batches_per_second * batch_size)
-    work = time.process_time() - work_before
-    busy_cores = work / (time.perf_counter() - begun)
+    work = clock.work() - work_before
+    busy_cores = work / (clock.wall() - begun)
   return {
     'examples_per_second': float(np.median(windows)),
     'windows': tuple(windows),
@@ -230,7 +251,7 @@ def _sample(dataset):
   )
 
 
-def _reading(dataset, sample, params, seconds):
+def _reading(dataset, sample, params, seconds, clock):
   """Returns the Part that reads, and puts in order what is read.
 
   Of a set that is held in memory as the sample is, it is almost nothing.
@@ -241,12 +262,12 @@ def _reading(dataset, sample, params, seconds):
       probes.batches(probes.numbered_images(each), params, _READING_BATCH_SIZE)
       for each in (sample, dataset)
     ]
-    costs = _costs(batches, seconds) / _READING_BATCH_SIZE
+    costs = _costs(batches, seconds, clock) / _READING_BATCH_SIZE
   (part,) = _increments(costs)
   return part
 
 
-def _making(sample, params, batch_size, core_ms, seconds):
+def _making(sample, params, batch_size, core_ms, seconds, clock):
   """Returns {name: Part}, what is done with an image that is read.
 
   Args:
@@ -255,11 +276,12 @@ def _making(sample, params, batch_size, core_ms, seconds):
     batch_size: That of `Speed`.
     core_ms: What an example takes in all, about.
     seconds: How long to measure.
+    clock: What measures.
   """
   steps = list(_steps(sample, params))
   # Small, for few examples are to be made in vain, but not so small that it
   # counts how threads wait for one another.
-  small = min(batch_size, math.ceil(_SMALL_BATCH_MS / core_ms))
+  small = min(batch_size, math.ceil(_SMALL_BATCH_MS / max(core_ms, 1e-3)))
   with tf.Graph().as_default():
     pipelines = [
       probes.batches(step.dataset, step.params, small) for step in steps
@@ -272,7 +294,7 @@ def _making(sample, params, batch_size, core_ms, seconds):
       tf.data.Dataset.from_tensors(nothing).repeat().batch(size).prefetch(1)
       for size in (batch_size, small)
     )
-    costs = _costs([batched, handed_over, *pipelines], seconds)
+    costs = _costs([batched, handed_over, *pipelines], seconds, clock)
   increments = _increments(costs[:, 1:] / small)
   return {
     **{step.part: part for step, part in zip(steps, increments)},
@@ -370,8 +392,11 @@ def _augmentation_steps(options):
 class _Pipeline:
   """A data set that is read batch by batch."""
 
-  def __init__(self, session: tf1.Session, batches: tf.data.Dataset):
+  def __init__(
+    self, session: tf1.Session, batches: tf.data.Dataset, clock: Clock
+  ):
     """Reads the first batch."""
+    self._clock = clock
     iterator = tf1.data.make_initializable_iterator(batches)
     # Not the images, which would be copied once more.
     _, self._labels = iterator.get_next()
@@ -385,23 +410,23 @@ class _Pipeline:
 
   def take_for(self, seconds: float) -> float:
     """Reads at least one batch; returns how many per second."""
-    begun = now = time.perf_counter()
+    begun = now = self._clock.wall()
     count = 0
     while not count or now - begun < seconds:
       self.take(1)
       count += 1
-      now = time.perf_counter()
+      now = self._clock.wall()
     return count / (now - begun)
 
   def core_milliseconds(self, count: int) -> float:
     """Reads batches; returns the work until as many are ready as before."""
-    begun = time.process_time()
+    begun = self._clock.work()
     self.take(count)
-    wait_until_idle()
-    return 1e3 * (time.process_time() - begun)
+    wait_until_idle(self._clock)
+    return 1e3 * (self._clock.work() - begun)
 
 
-def _costs(pipelines, seconds):
+def _costs(pipelines, seconds, clock):
   """Returns milliseconds of one core per batch, [rounds, pipelines].
 
   In a round as many batches are taken of each pipeline, so that the same
@@ -413,29 +438,32 @@ def _costs(pipelines, seconds):
   options.threading.max_intra_op_parallelism = 1
   with probes.session() as session:
     pipelines = [
-      _Pipeline(session, each.with_options(options)) for each in pipelines
+      _Pipeline(session, each.with_options(options), clock)
+      for each in pipelines
     ]
-    wait_until_idle()
+    wait_until_idle(clock)
 
     def one_round(count):
       return [each.core_milliseconds(count) / count for each in pipelines]
 
     per_round = 1e3 * seconds / _NUM_ROUNDS
-    count = max(1, round(per_round / sum(one_round(2))))
-    begun = time.perf_counter()
+    # Where two batches take no time at all, as by the clock of a test, there
+    # would be no end to what fits into a round.
+    count = max(1, round(per_round / max(sum(one_round(2)), 0.1)))
+    begun = clock.wall()
     rounds = []
-    while len(rounds) < 3 or time.perf_counter() - begun < seconds:
+    while len(rounds) < 3 or clock.wall() - begun < seconds:
       rounds.append(one_round(count))
     return np.array(rounds)
 
 
-def wait_until_idle() -> None:
+def wait_until_idle(clock: Clock = REAL_TIME) -> None:
   """Returns when this process computes nothing any more, or after 10 s."""
-  begun = time.perf_counter()
+  begun = clock.wall()
   idle_polls = 0
   # Once might be a thread that waits for a core.
-  while idle_polls < 2 and time.perf_counter() - begun < _MAX_IDLE_WAIT_SECONDS:
-    work = time.process_time()
+  while idle_polls < 2 and clock.wall() - begun < _MAX_IDLE_WAIT_SECONDS:
+    work = clock.work()
     time.sleep(_IDLE_SECONDS)
-    is_idle = time.process_time() - work < 0.05 * _IDLE_SECONDS
+    is_idle = clock.work() - work < 0.05 * _IDLE_SECONDS
     idle_polls = idle_polls + 1 if is_idle else 0

@@ -93,6 +93,7 @@ class StatusHook(tf1.train.SessionRunHook):
     run: stages.Plan,
     stage: stages.Stage,
     logs: bool = False,
+    clock: Callable[[], float] = time.monotonic,
   ):
     """Makes the hook.
 
@@ -101,11 +102,13 @@ class StatusHook(tf1.train.SessionRunHook):
       run: The plan of all stages.
       stage: The stage that is trained.
       logs: Whether to log it, too; on TPU no other hook can.
+      clock: Tells the seconds since any moment.
     """
     self._writer = writer
     self._run = run
     self._stage = stage
     self._logs = logs
+    self._clock = clock
     # (time, step) from the end of the first step, which waits for all that is
     # made only once.
     self._seen = collections.deque()
@@ -149,7 +152,7 @@ class StatusHook(tf1.train.SessionRunHook):
 
   def _steps_per_second(self, step):
     """Returns the speed of late; None at the beginning."""
-    now, seen = time.monotonic(), self._seen
+    now, seen = self._clock(), self._seen
     while len(seen) > 1 and now - seen[1][0] > _SPEED_SECONDS:
       seen.popleft()
     seen.append((now, step))

@@ -1,6 +1,7 @@
 """Tests of supcon.data.pipeline_costs: the speed, and the cost of each part."""
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -67,8 +68,8 @@ def fixture_known_costs(monkeypatch):
     examples = tf.data.Dataset.from_tensors((features, 0)).repeat()
     return lambda params: examples.batch(params['batch_size'])
 
-  def costs(pipelines, seconds):
-    del seconds
+  def costs(pipelines, seconds, clock):
+    del seconds, clock
     with tf1.Session() as session:
       iterators = [
         tf1.data.make_initializable_iterator(each) for each in pipelines
@@ -186,18 +187,19 @@ def test_reading_is_paid_for_each_example_or_once(
 ):
   """Of a set that is held in memory it is over before the first step."""
   storage = folder.FolderSplit.storage
+  # To read an example takes a millisecond, and nothing else takes any time.
+  clock, reads = _clock_of_reads()
+
+  def count(encoded):
+    reads.append(encoded)
+    return encoded
 
   def slow(split):
     files = storage(split)
 
     def read(name, label):
       encoded, label = files.read(name, label)
-      # About a millisecond.
-      matrix = tf.random.stateless_uniform([128, 128], [label, label])
-      for _ in range(8):
-        matrix = tf.nn.softmax(tf.matmul(matrix, matrix))
-      zero = tf.cast(tf.minimum(tf.reduce_min(matrix), 0.0), tf.int32)
-      return tf.strings.substr(encoded, zero, -1), label
+      return tf.numpy_function(count, [encoded], tf.string), label
 
     return splits.Files(files.names, read)
 
@@ -209,11 +211,45 @@ def test_reading_is_paid_for_each_example_or_once(
     )
     limit = folders.train.num_bytes * 3 // 4
     monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', limit)
-  parts = pipeline_costs.measure(folders, pictures.params(), seconds=2.0).parts
+  parts = pipeline_costs.measure(
+    folders, pictures.params(), seconds=0.05, clock=clock
+  ).parts
   if is_held:
-    assert parts['read'].milliseconds < 0.1, parts
+    assert parts['read'].milliseconds == 0, parts
   else:
     assert parts['read'].milliseconds > 0.3, parts
+
+
+def _clock_of_reads():
+  """Returns a Clock, and the list of what was read, a millisecond each."""
+  reads, looks = [], itertools.count()
+  clock = pipeline_costs.Clock(
+    # Who waits for time to pass has to look at it a hundred times a second.
+    wall=lambda: next(looks) / 100,
+    work=lambda: len(reads) / 1000,
+  )
+  return clock, reads
+
+
+def test_cores_that_are_busy_and_images_per_second(folders, known_costs):
+  # Each look at the time is half a second later, in which three cores work:
+  # as long as it takes to look again, one batch of 8 is read.
+  looks = []
+
+  def wall():
+    looks.append(0.5 * len(looks))
+    return looks[-1]
+
+  speed = pipeline_costs.measure(
+    folders,
+    pictures.params(),
+    seconds=0.1,
+    clock=pipeline_costs.Clock(wall, lambda: 3 * looks[-1] if looks else 0.0),
+  )
+  assert speed.windows == (16,) * 5
+  assert speed.examples_per_second == 16
+  # Five windows of two looks each, and a last look, before which no work is.
+  assert speed.busy_cores == pytest.approx(3 * 10 / 11)
 
 
 def test_what_is_measured_end_to_end(photos):
@@ -225,9 +261,9 @@ def test_what_is_measured_end_to_end(photos):
   speed = pipeline_costs.measure(photos, params, seconds=1.0)
   assert speed.batch_size == 4 and speed.num_views == 2
   assert min(speed.windows) <= speed.examples_per_second <= max(speed.windows)
-  assert speed.examples_per_second > 10
+  assert speed.examples_per_second > 0
   assert speed.first_batch_seconds > 0
-  assert 0 < speed.busy_cores < 1.5 * speed.num_cores
+  assert speed.busy_cores > 0
   for name, part in speed.parts.items():
     assert part.milliseconds >= 0 and part.spread >= 0, name
 
@@ -259,8 +295,8 @@ def test_what_is_measured_end_to_end(photos):
 def test_a_part_is_the_difference_between_pipelines(folders, monkeypatch):
   """In each round, as rounds see other examples and machines other work."""
 
-  def costs(pipelines, seconds):
-    del seconds
+  def costs(pipelines, seconds, clock):
+    del seconds, clock
     # Milliseconds per batch of rounds that differ by more than the parts do.
     rounds = np.float64([[100], [200], [300], [400], [999]])
     return rounds + 8 * np.arange(len(pipelines))
