@@ -89,6 +89,26 @@ def test_the_same_is_not_spoken_of(warnings):
   assert warnings == []
 
 
+def test_who_uses_a_model_may_be_elsewhere_and_look_at_less(warnings):
+  trained = hparams.HParams()
+  wished = trained
+  for path, value in {
+    'input_data.max_samples': 5,
+    'input_data.train_split': 'train[:10]',
+    'input_data.skip_bad_images': True,
+    'input_data.preprocessing.compile_augmentation': False,
+    'input_data.preprocessing.defer_blurring': False,
+    'input_data.preprocessing.defer_augmentation': True,
+    'input_data.preprocessing.allow_mixed_precision': False,
+  }.items():
+    assert wished.get(path) != value, path
+    wished = wished.replace(path, value)
+  assert changes.as_used(trained, wished) == wished
+  # And nothing of it is worth a word.
+  changes.warn_of_use(trained, wished)
+  assert warnings == []
+
+
 def test_who_uses_a_model_chooses_the_images_and_nothing_of_the_model(warnings):
   trained = hparams.HParams()
   wished = trained

@@ -12,8 +12,11 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import command
+
+tf1 = tf.compat.v1
 
 _HERE = pathlib.Path(__file__).parent
 _POISONED_MAIN = _HERE / 'poisoned_main.py'
@@ -130,6 +133,39 @@ def test_it_stops_when_it_may_not_roll_back_again(directory):
   ), last_line
   assert 'Traceback' not in finished.stderr
   assert command.steps(model_dir) == [0]
+
+
+def test_what_was_restored_is_no_reason_to_roll_back(directory):
+  # Its checkpoint is as broken as what is trained from it.
+  flags = _flags(
+    directory, 'restored', on_nan='rollback', stage_1_epochs=1, stage_2_epochs=0
+  )
+  model_dir = flags['model_dir']
+  command.succeed(flags, directory, program=command.SMALL_MAIN, **_ON_CPU)
+  newest = command.newest_step(model_dir)
+  _spoil(model_dir / f'model.ckpt-{newest}')
+  flags['stage_1_epochs'] = 4
+  finished = command.run(
+    flags, directory, program=command.SMALL_MAIN, **_ON_CPU
+  )
+  assert finished.returncode == 1, finished.stderr
+  assert 'Traceback' not in finished.stderr
+  assert f'NaN or infinite after step {newest - 1}, stage 1' in finished.log[-1]
+  assert not (model_dir / 'rollbacks.json').exists()
+
+
+def _spoil(checkpoint):
+  """Puts a NaN into the first kernel of a checkpoint."""
+  values = command.variables(checkpoint)
+  name = next(n for n in sorted(values) if n.endswith('/conv2d/kernel'))
+  values[name].flat[0] = np.nan
+  with tf.Graph().as_default(), tf1.Session() as session:
+    for each, value in values.items():
+      tf1.get_variable(each, initializer=value, use_resource=True)
+    session.run(tf1.global_variables_initializer())
+    tf1.train.Saver().save(
+      session, str(checkpoint), write_meta_graph=False, write_state=False
+    )
 
 
 def test_one_bad_replica_stops_all(directory):

@@ -201,6 +201,14 @@ def test_resnext_has_groups_only_at_some_widths():
     params.replace('architecture.encoder_depth', 18).check()
 
 
+def test_all_views_of_a_batch_may_be_positives():
+  params = hparams.HParams().replace('batch_size', 4)
+  params = params.replace('loss.contrastive.positives_cap', 4 * 2)
+  params.check()
+  with pytest.raises(ValueError, match='--positives_cap=10 is more than the 4'):
+    params.replace('loss.contrastive.positives_cap', 10).check()
+
+
 # --- What the losses reach ----------------------------------------------------
 
 _STOP_CLASSIFIER = 'architecture.stop_gradient_before_classification_head'

@@ -117,6 +117,32 @@ def test_a_process_that_has_the_number_of_another(tmp_path, somebody):
   _acquire(tmp_path).release()
 
 
+def _uptime():
+  with open('/proc/uptime') as file:
+    return float(file.read().split()[0])
+
+
+@pytest.mark.parametrize('name', ['plain', 'a) Z (b 1 2'])
+def test_birth_is_when_a_process_began(name):
+  # Whatever it calls itself: the name stands before what is read.
+  before = _uptime()
+  code = (
+    'import sys; open("/proc/self/comm", "w").write(sys.argv[1]); '
+    'print("named", flush=True); sys.stdin.read()'
+  )
+  with subprocess.Popen(
+    [sys.executable, '-S', '-c', code, name],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  ) as process:
+    assert process.stdout.readline() == b'named\n'
+    found = locks.Process(socket.gethostname(), process.pid)
+    assert found.is_there()
+    birth = int(locks._birth(process.pid)) / os.sysconf('SC_CLK_TCK')
+    assert before - 0.1 <= birth <= _uptime() + 0.1
+    process.stdin.close()
+
+
 @pytest.mark.parametrize(
   'elsewhere', [{'host': 'far-away'}, {'space': 'another boot or container'}]
 )

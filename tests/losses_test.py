@@ -604,6 +604,23 @@ def test_huge_features_by_hand(scale, run):
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize('denominator', [_ONE_POSITIVE, _ONLY_NEGATIVES])
+@pytest.mark.parametrize('summation', _SUMMATIONS)
+def test_huge_features_without_negatives_contribute_nothing(
+  summation, denominator
+):
+  # Nothing is in the denominators. What stands for it is subtracted from
+  # similarities of 1e34, which must not overflow.
+  loss, gradient = _eager(
+    np.full([2, 2, 1], 1e17, np.float32),
+    labels=np.zeros(2, np.int32),
+    summation_location=summation,
+    denominator_mode=denominator,
+  )
+  np.testing.assert_array_equal(loss, [0, 0])
+  np.testing.assert_array_equal(gradient, np.zeros([2, 2, 1]))
+
+
 @pytest.mark.parametrize('summation', _SUMMATIONS)
 def test_hugely_dissimilar_by_hand(summation):
   # Everybody is opposite to the anchor, at similarity -1e16: one positive of

@@ -250,6 +250,40 @@ def test_a_tpu_gathers_by_one_all_to_all():
   assert found['AllToAll'].get_attr('split_count') == 8
 
 
+def _ancestors(op):
+  """Returns the operations that run before `op` does."""
+  found, waiting = set(), [op]
+  while waiting:
+    op = waiting.pop()
+    before = {*op.control_inputs, *(tensor.op for tensor in op.inputs)}
+    waiting.extend(before - found)
+    found |= before
+  return found
+
+
+def test_on_a_tpu_what_is_kept_is_read_before_the_update():
+  # It would go well by chance nearly always, so the graph must say it.
+  with tf.Graph().as_default() as graph, tpu_function.tpu_shard_context(1):
+    variables = [
+      tf1.get_variable(name, [], use_resource=True) for name in ('a', 'b')
+    ]
+    begin = len(graph.get_operations())
+    reads, updates = [], []
+
+    def update():
+      new = graph.get_operations()[begin:]
+      reads.extend(op for op in new if op.type == 'ReadVariableOp')
+      updates.extend(v.assign(1.0, read_value=False) for v in variables)
+      return tf.group(updates)
+
+    done = replicas.update_if(tf.constant(False), update, variables)
+  assert len(reads) == 2
+  for each in updates:
+    assert {*reads} <= _ancestors(each)
+  # And what is kept is written after the update.
+  assert {*updates} <= _ancestors(done)
+
+
 def test_a_tpu_core_asks_the_hardware_for_its_id():
   assert 'XlaReplicaId' in _ops_for_tpu(replicas.replica_id)
 

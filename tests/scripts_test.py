@@ -261,6 +261,18 @@ def test_transfers_train_what_they_say(tmp_path, echo, name):
   assert is_whole or not stage.use_encoder_weight_decay
 
 
+@pytest.mark.parametrize('name', _TRANSFERS)
+def test_flags_that_nobody_has_published_are_the_ones_written_down(
+  tmp_path, echo, name
+):
+  # script_flags.json has all of them, written out: whoever means to change one
+  # changes it there, too.
+  script = _ROOT / 'scripts' / f'{name}.sh'
+  found = _resolved(_arguments(script, 'runs/x', cwd=tmp_path, echo=echo))
+  expected = json.loads((_ROOT / 'tests' / 'script_flags.json').read_text())
+  assert found == {**expected[name], 'reference_ckpt': 'runs/x'}
+
+
 def test_users_flags_come_last(tmp_path, echo):
   flags = ['--batch_size=8', '--model_dir=a b', '--use_tpu=False']
   for name in _published():

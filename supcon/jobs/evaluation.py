@@ -207,11 +207,10 @@ def _measure(run, checkpoint, name):
     network = run.trained_model(checkpoint).build()
     checkpoints.require_finite(network.variables, checkpoint)
   step = checkpoint_files.step_of(checkpoint)
-  # The stage whose update made this checkpoint; at step 0, the first one.
   estimator = estimators.build(
     options,
     run.devices,
-    run.model_fn(run.plan.stage_at(max(step - 1, 0))),
+    run.model_fn(run.plan.stage_that_made(step)),
     train_batch_size=params.batch_size,
     eval_batch_size=params.eval.batch_size,
     seed=params.seed,

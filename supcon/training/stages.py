@@ -65,6 +65,14 @@ class Plan:
         return stage
     return trained[-1]
 
+  def stage_that_made(self, step: int) -> Stage:
+    """Returns the stage whose update made the checkpoint of a step.
+
+    The checkpoint at the end of a stage belongs to that stage, not to the next
+    one. That of step 0 belongs to the first stage that trains anything.
+    """
+    return self.stage_at(max(step - 1, 0))
+
   def learning_rates(self, step: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Returns each stage's float32 rate at `step`; 0 outside its own steps."""
     return schedules.learning_rates(

@@ -1,5 +1,7 @@
 """Tests of supcon.data.augment."""
 
+import re
+
 import numpy as np
 from PIL import Image
 from PIL import ImageEnhance
@@ -304,6 +306,123 @@ def test_policies_are_25_pairs(name):
       assert operation in policy.operations
       assert 0 <= probability <= 1
       assert level in range(11)
+
+
+# The policy v0 of AutoAugment for TPU models: operation, probability and level,
+# twice in a line.
+_IMAGENET_TABLE = """
+  Equalize 0.8 1      ShearY 0.8 4
+  Color 0.4 9         Equalize 0.6 3
+  Color 0.4 1         Rotate 0.6 8
+  Solarize 0.8 3      Equalize 0.4 7
+  Solarize 0.4 2      Solarize 0.6 2
+  Color 0.2 0         Equalize 0.8 8
+  Equalize 0.4 8      SolarizeAdd 0.8 3
+  ShearX 0.2 9        Rotate 0.6 8
+  Color 0.6 1         Equalize 1.0 2
+  Invert 0.4 9        Rotate 0.6 0
+  Equalize 1.0 9      ShearY 0.6 3
+  Color 0.4 7         Equalize 0.6 0
+  Posterize 0.4 6     AutoContrast 0.4 7
+  Solarize 0.6 8      Color 0.6 9
+  Solarize 0.2 4      Rotate 0.8 9
+  Rotate 1.0 7        TranslateY 0.8 9
+  ShearX 0.0 0        Solarize 0.8 4
+  ShearY 0.8 0        Color 0.6 4
+  Color 1.0 0         Rotate 0.6 2
+  Equalize 0.8 4      Equalize 0.0 8
+  Equalize 1.0 4      AutoContrast 0.6 2
+  ShearY 0.4 7        SolarizeAdd 0.6 7
+  Posterize 0.8 2     Solarize 0.6 10
+  Solarize 0.6 8      Equalize 0.6 1
+  Color 0.8 6         Rotate 0.4 5
+"""
+
+# Table 7 of https://arxiv.org/abs/1805.09501.
+_CIFAR10_TABLE = """
+  Invert 0.1 7        Contrast 0.2 6
+  Rotate 0.7 2        TranslateX 0.3 9
+  Sharpness 0.8 1     Sharpness 0.9 3
+  ShearY 0.5 8        TranslateY 0.7 9
+  AutoContrast 0.5 8  Equalize 0.9 2
+  ShearY 0.2 7        Posterize 0.3 7
+  Color 0.4 3         Brightness 0.6 7
+  Sharpness 0.3 9     Brightness 0.7 9
+  Equalize 0.6 5      Equalize 0.5 1
+  Contrast 0.6 7      Sharpness 0.6 5
+  Color 0.7 7         TranslateX 0.5 8
+  Equalize 0.3 7      AutoContrast 0.4 8
+  TranslateY 0.4 3    Sharpness 0.2 6
+  Brightness 0.9 6    Color 0.2 8
+  Solarize 0.5 2      Invert 0.0 3
+  Equalize 0.2 0      AutoContrast 0.6 0
+  Equalize 0.2 8      Equalize 0.6 4
+  Color 0.9 9         Equalize 0.6 6
+  AutoContrast 0.8 4  Solarize 0.2 8
+  Brightness 0.1 3    Color 0.7 0
+  Solarize 0.4 5      AutoContrast 0.9 3
+  TranslateY 0.9 9    TranslateY 0.7 9
+  AutoContrast 0.9 2  Solarize 0.8 3
+  Equalize 0.8 8      Invert 0.1 3
+  TranslateY 0.7 9    AutoContrast 0.9 1
+"""
+
+# What RandAugment chooses from, in the words of the paper, and how strong each
+# is at level 10.
+_RANDAUGMENT_STRENGTHS = {
+  'AutoContrast': 0,
+  'Equalize': 0,
+  'Invert': 0,
+  'Rotate': 30,
+  'Posterize': 4,
+  'Solarize': 0,  # 256 in 8 bits.
+  'Color': 1.9,
+  'Contrast': 1.9,
+  'Brightness': 1.9,
+  'Sharpness': 1.9,
+  'ShearX': 0.3,
+  'ShearY': 0.3,
+  'TranslateX': 100,
+  'TranslateY': 100,
+  'Cutout': 40,
+  'SolarizeAdd': 110,
+}
+
+
+def _ours(name):
+  """Returns 'shear_x' for 'ShearX'; only AutoContrast is one word here."""
+  if name == 'AutoContrast':
+    return 'autocontrast'
+  return re.sub(r'(?<=[a-z])(?=[A-Z])', '_', name).lower()
+
+
+@pytest.mark.parametrize(
+  'policy, table',
+  [
+    (augment.IMAGENET_POLICY, _IMAGENET_TABLE),
+    (augment.CIFAR10_POLICY, _CIFAR10_TABLE),
+  ],
+  ids=['imagenet', 'cifar10'],
+)
+def test_policies_are_the_published_tables(policy, table):
+  def pair(line):
+    words = line.split()
+    return tuple(
+      (_ours(name), float(probability), int(level))
+      for name, probability, level in (words[:3], words[3:])
+    )
+
+  expected = [pair(line) for line in table.strip().splitlines()]
+  assert list(policy.sub_policies) == expected
+
+
+def test_operations_of_rand_augment_are_the_published_ones():
+  found = {
+    name: operation.strength(10)
+    for name, operation in augment._RANDAUGMENT_OPERATIONS.items()
+  }
+  expected = {_ours(n): s for n, s in _RANDAUGMENT_STRENGTHS.items()}
+  assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -461,6 +461,9 @@ def test_luma_by_hand(jit_compile):
   image = np.uint8([[[200, 120, 60], [0, 0, 0], [128, 128, 128], [255] * 3]])
   gray = _grayscale(image, True, jit_compile)[0]
   assert gray.tolist() == [[137] * 3, [0] * 3, [128] * 3, [255] * 3]
+  # 0.2989 * 217 * 255.5 / 255 = 64.99, where a weight of 0.299 makes 65.01.
+  gray = _grayscale(np.uint8([[[217, 0, 0]]]), True, jit_compile)[0]
+  assert gray.tolist() == [[64] * 3]
 
 
 @_compiled_or_not

@@ -218,6 +218,10 @@ def test_order_is_always_the_same_and_mixes_the_classes(tmp_path):
   # Half of 200 examples, drawn at random: 50 of each class within 4 standard
   # deviations, sqrt(100 / 4 x 100 / 199) = 3.5.
   assert 36 < sum(label for _, label in records[:100]) < 64
+  # Nor do those of one name, a/7.png and b/7.png, follow one another: that
+  # happens to one pair in 200 x 1 / 199 by chance.
+  names = [encoded[1:] for encoded, _ in records]
+  assert sum(map(str.__eq__, map(str, names), map(str, names[1:]))) < 8
   # One more file changes the place of none of the others.
   (tmp_path / 'one' / 'train' / 'b' / 'new.png').write_bytes(b'new')
   more = datasets.load('folder', data_dir).train

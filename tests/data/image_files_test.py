@@ -268,6 +268,17 @@ def test_bmps_are_as_pillow_sees_them(kind):
   )
 
 
+@pytest.mark.parametrize('width', [1, 8, 31, 32, 33, 40, 64, 65])
+def test_rows_of_one_bit_end_with_whole_words(width):
+  # Of 32 bits: 33 pixels take two of them, 8 bytes a row.
+  pixels = np.random.RandomState(width).rand(3, width) < 0.5
+  file = io.BytesIO()
+  Image.fromarray(pixels).save(file, 'BMP')
+  found = _decoded(file.getvalue())
+  expected = np.repeat(255 * pixels[..., np.newaxis], 3, axis=2)
+  np.testing.assert_array_equal(found, expected)
+
+
 def test_bmp_of_two_bits():
   # 0b00_01_10_11, the first pixel in the highest bits; Pillow knows it not.
   palette = np.arange(16, dtype=np.uint8).reshape([4, 4])

@@ -346,6 +346,39 @@ def test_identity_crop_keeps_pixels_and_refuses_other_sizes():
     _evaluate(tf.io.encode_png(_image(32, 33)).numpy(), params)
 
 
+def test_what_is_random_shares_no_seeds(monkeypatch):
+  seeds = []
+
+  def record(kind):
+    def leave_alone(image, seed, *_):
+      seeds.append((kind, *seed.numpy().tolist()))
+      return image
+
+    return leave_alone
+
+  monkeypatch.setattr(image_ops, 'random_warp', record('warp'))
+  monkeypatch.setattr(augment, 'rand_augment', record('policy'))
+  window = image_ops.random_crop_window
+
+  def random_crop_window(shape, area_range, seed):
+    seeds.append(('window', *seed.numpy().tolist()))
+    return window(shape, area_range, seed)
+
+  monkeypatch.setattr(image_ops, 'random_crop_window', random_crop_window)
+  _example(
+    _image(40, 50),
+    [3, 4],
+    _params(
+      augmentation_type=enums.AugmentationType.STACKED_RANDAUGMENT,
+      warp_probability=1.0,
+      num_views=2,
+    ),
+  )
+  kinds = [kind for kind, *_ in seeds]
+  assert sorted(kinds) == ['policy'] * 2 + ['warp'] * 2 + ['window'] * 2
+  assert len({tuple(seed) for _, *seed in seeds}) == 6
+
+
 # -------------------------------------------------- value range and whitening
 
 
@@ -519,6 +552,10 @@ def test_flips_only_where_they_keep_the_label():
   # sqrt(0.5 * 0.5 / 2000) = 0.0112
   assert abs(flipped - 0.5) <= 4 * 0.0112
   images, _ = _draw(image, 200, params, flips=False)
+  assert (images == images[0]).all()
+  # Nor where nobody wants them.
+  params = dataclasses.replace(params, random_flip=False)
+  images, _ = _draw(image, 200, params, flips=True)
   assert (images == images[0]).all()
 
 

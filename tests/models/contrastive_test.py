@@ -366,3 +366,15 @@ def test_images_that_are_not_views_are_refused():
     for shape in ([2, 8, 8, 4], [2, 3, 8, 8, 4], [2, 3, 8, 8, 6]):
       with pytest.raises(ValueError, match=f'{shape[-1]} channels'):
         model(tf.zeros(shape), training=False)
+
+
+@pytest.mark.parametrize('num_views', [1, 2, 3])
+def test_embeddings_mean_the_same_as_their_images(num_views):
+  with tf.Graph().as_default(), tf1.Session() as session:
+    model = _small_model()
+    outputs = model(tf.constant(_views(num_views)), training=False)
+    again = model.of_embeddings(outputs.embedding, training=False)
+    session.run(tf1.global_variables_initializer())
+    outputs, again = session.run([outputs._asdict(), again._asdict()])
+  for name, value in outputs.items():
+    np.testing.assert_allclose(again[name], value, rtol=1e-5, atol=1e-6)

@@ -133,3 +133,19 @@ def test_classifier_starts_at_zero_or_glorot(zero_initialize):
   # Glorot: variance 2 / (fan-in + fan-out) = 2 / 300.
   expected = 0 if zero_initialize else np.sqrt(2 / 300)
   assert np.std(kernel) == pytest.approx(expected, rel=0.05)
+
+
+def test_classifier_starts_uniform():
+  head = heads.ClassificationHead(
+    layers.Module(None, 'Model'), 300, 200, zero_initialize=False
+  )
+  with tf1.Session() as session:
+    session.run(tf1.global_variables_initializer())
+    kernel = session.run(head.kernels[0])
+  # Glorot: between -limit and limit, with a variance of 2 / (300 + 200).
+  limit = np.sqrt(6 / 500)
+  assert 0.999 * limit < np.abs(kernel).max() <= limit
+  assert np.var(kernel) == pytest.approx(2 / 500, rel=0.02)
+  # The fourth moment of a uniform distribution is 9/5 of the squared variance,
+  # that of a normal one 3.
+  assert np.mean(kernel**4) / np.var(kernel) ** 2 == pytest.approx(1.8, 0.03)

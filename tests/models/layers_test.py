@@ -466,6 +466,71 @@ def test_synchronised_batch_norm_has_one_collective_each_way(shape):
   assert [op.inputs[0].shape for op in collectives] == [[10], [10]]
 
 
+def test_a_variance_that_rounds_below_zero_is_none():
+  # Each channel has one value, 150 times: as a difference of means of squares
+  # its variance is up to 0.06 on either side of 0, and a root of what is below
+  # would be NaN.
+  x = np.tile(np.linspace(100, 1000, 64, dtype=np.float32), [6, 5, 5, 1])
+  found = mirrored.run(
+    lambda: _train_batch_norm(x, x, synchronised=True, start=0.0), 2
+  )
+  for one in found:
+    assert np.all(np.isfinite(one['y']))
+    assert np.all((one['moving'][1] - 0.9) / 0.1 >= -1e-6)
+
+
+def test_an_even_kernel_has_the_odd_one_of_the_padding_at_the_end():
+  # Of size 4 there are 3: 1 before and 2 after. At stride 2 the outputs see the
+  # rows -1 to 2 and 1 to 4, so that row 2 is seen by both, row 0 by the first.
+  conv = layers.Conv2D(_root(), 1, 1, 4, 2)
+  images = np.zeros([2, 4, 4, 1], np.float32)
+  images[0, 2, 2] = images[1, 0, 0] = 1
+  y = conv(tf.constant(images), training=True)
+  (found,) = _run([y], [(conv.kernels[0], np.ones([4, 4, 1, 1]))])
+  np.testing.assert_array_equal(found[0, :, :, 0], [[1, 1], [1, 1]])
+  np.testing.assert_array_equal(found[1, :, :, 0], [[1, 0], [0, 0]])
+
+
+# --- Where variables start ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  'make',
+  [
+    # 9 x 16 inputs of each output.
+    lambda: layers.Conv2D(_root(), 16, 64, 3, 1),
+    lambda: layers.GroupConv2D(_root(), 64, 128, 3, 1, groups=4),
+  ],
+  ids=['conv', 'group conv'],
+)
+def test_kernels_start_by_their_number_of_inputs(make):
+  (kernel,) = make().kernels
+  with tf1.Session() as session:
+    session.run(tf1.global_variables_initializer())
+    values = session.run(kernel)
+  # Truncated at two deviations of a normal distribution that is so much wider
+  # that its deviation is 1 / sqrt(144) all the same. The estimate's own error
+  # is below 1% with more than 9,000 values.
+  deviation = 1 / 12
+  assert np.std(values) == pytest.approx(deviation, rel=0.04)
+  assert np.mean(values) == pytest.approx(0, abs=4 * deviation / 96)
+  largest = np.abs(values).max()
+  assert largest == pytest.approx(2 * deviation / 0.87962566, rel=0.02)
+
+
+@pytest.mark.parametrize('gamma', [None, 0.0, 0.5])
+def test_batch_norm_starts_with_the_identity_or_as_asked_for(gamma):
+  options = {} if gamma is None else {'gamma': gamma}
+  norm = layers.BatchNorm(_root(), 3, True, **options)
+  with tf1.Session() as session:
+    session.run(tf1.global_variables_initializer())
+    values = session.run(norm.variables)
+  # gamma, beta, moving mean and variance.
+  expected = [1.0 if gamma is None else gamma, 0.0, 0.0, 1.0]
+  for value, number in zip(values, expected, strict=True):
+    np.testing.assert_array_equal(value, [number] * 3)
+
+
 # --- bfloat16 -----------------------------------------------------------------
 
 

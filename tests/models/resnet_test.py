@@ -159,6 +159,9 @@ def test_embeddings_are_float32(
     if op.type in ('Conv2D', 'FusedBatchNormV3')
   ]
   assert {op.outputs[0].dtype for op in convolutions} == {dtype}
+  # Hundreds of places are added up: not with 8 bits.
+  assert embedding.op.type == 'Mean'
+  assert embedding.op.inputs[0].dtype == tf.float32
 
 
 def test_bfloat16_embeddings_are_near_float32():

@@ -339,6 +339,18 @@ def test_summaries_are_written_at_the_multiples_of_the_interval(tmp_path):
   }
 
 
+def test_a_record_is_in_the_file_as_soon_as_its_step_is_done(tmp_path):
+  # Whoever is killed after it has lost nothing of it.
+  found = []
+
+  class Reader(tf1.train.SessionRunHook):
+    def after_run(self, run_context, run_values):
+      found.append([*_summaries(tmp_path).get('ten/fold', {})])
+
+  _train(tmp_path, interval=2, max_steps=4, hooks=[Reader()])
+  assert found == [[0], [0], [0, 2], [0, 2]]
+
+
 def test_training_that_continues_keeps_to_the_multiples(tmp_path):
   _train(tmp_path, interval=2, max_steps=3)
   (file,) = tmp_path.glob('events.out.tfevents.*.v2')

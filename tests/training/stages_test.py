@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.tpu import tpu_function
 
 from supcon import enums
 from supcon import hparams
@@ -75,6 +76,21 @@ def test_plan_lays_the_stages_end_to_end():
 def test_stage_at(epochs, num_examples, numbers):
   run = _plan(*epochs, num_examples)
   assert [run.stage_at(step).number for step in range(len(numbers))] == numbers
+
+
+@pytest.mark.parametrize(
+  'epochs, num_examples, numbers',
+  [
+    # As above, of the checkpoints of step 0, 1, 2, ... and beyond.
+    ((1, 2), 10, [1, 1, 1, 2, 2, 2, 2, 2, 2]),
+    ((2, 0), 4, [1, 1, 1, 1]),
+    ((0, 2), 4, [2, 2, 2, 2]),
+  ],
+)
+def test_stage_that_made(epochs, num_examples, numbers):
+  run = _plan(*epochs, num_examples)
+  found = [run.stage_that_made(step).number for step in range(len(numbers))]
+  assert found == numbers
 
 
 def test_a_plan_without_any_step_is_refused():
@@ -631,8 +647,18 @@ def _assert_same_bits(found, expected):
     assert found[name].tobytes() == value.tobytes(), name
 
 
+@pytest.mark.parametrize('is_on_tpu', [False, True])
 @pytest.mark.parametrize('optimizer', list(enums.Optimizer))
-def test_a_bad_step_changes_nothing(optimizer):
+def test_a_bad_step_changes_nothing(optimizer, is_on_tpu):
+  if is_on_tpu:
+    # The graph of a TPU of one core, which a CPU can run.
+    with tpu_function.tpu_shard_context(1):
+      _check_bad_steps(optimizer)
+  else:
+    _check_bad_steps(optimizer)
+
+
+def _check_bad_steps(optimizer):
   stage = {'optimizer': optimizer, 'weight_decay': 0.25}
   before, one, still, still_one, two = _states(
     [_X, _NAN, _HUGE, _X], _of_everything, stage, stage, start_step=1
