@@ -99,7 +99,7 @@ def test_who_uses_a_model_may_be_elsewhere_and_look_at_less(warnings):
     'input_data.preprocessing.compile_augmentation': False,
     'input_data.preprocessing.defer_blurring': False,
     'input_data.preprocessing.defer_augmentation': True,
-    'input_data.preprocessing.allow_mixed_precision': False,
+    'input_data.preprocessing.allow_mixed_precision': True,
   }.items():
     assert wished.get(path) != value, path
     wished = wished.replace(path, value)
