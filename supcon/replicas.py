@@ -89,7 +89,8 @@ def inner_products(a, b):
   """Returns a b^T in full float32 precision on every platform.
 
   A TPU multiplies float32 matrices in bfloat16 unless it is told otherwise, and
-  would then exchange features between its cores in bfloat16 as well.
+  would then exchange features between its cores in bfloat16 as well. A recent
+  GPU rounds what it multiplies to the 11 bits of TF32.
 
   Args:
     a: float32 [A, D].
@@ -98,18 +99,19 @@ def inner_products(a, b):
   Returns:
     float32 [A, B].
   """
-  if not _is_on_tpu():
+  if _is_on_tpu():
+    contract = _product_on_tpu
+  elif a.dtype == tf.float32 and _rounds_to_tf32():
+    contract = _product_in_tf32
+  else:
     return tf.matmul(a, b, transpose_b=True)
 
-  @tf.custom_gradient  # XlaDot has none.
+  @tf.custom_gradient  # XlaDot has none, nor have the bits of a number.
   def product(a, b):
     def gradient(upstream):
-      return (
-        _exact_product(upstream, 1, b, 0),
-        _exact_product(upstream, 0, a, 0),
-      )
+      return contract(upstream, 1, b, 0), contract(upstream, 0, a, 0)
 
-    return _exact_product(a, 1, b, 1), gradient
+    return contract(a, 1, b, 1), gradient
 
   return product(a, b)
 
@@ -227,7 +229,7 @@ def _strategy_sum(x):
   return total(x)
 
 
-def _exact_product(a, a_axis, b, b_axis):
+def _product_on_tpu(a, a_axis, b, b_axis):
   """Contracts one axis of each matrix at the highest precision there is."""
   dimensions = xla_data_pb2.DotDimensionNumbers(
     lhs_contracting_dimensions=[a_axis], rhs_contracting_dimensions=[b_axis]
@@ -235,3 +237,33 @@ def _exact_product(a, a_axis, b, b_axis):
   highest = xla_data_pb2.PrecisionConfig.HIGHEST
   precision = xla_data_pb2.PrecisionConfig(operand_precision=[highest] * 2)
   return xla.dot_general(a, b, dimensions, precision)
+
+
+def _rounds_to_tf32():
+  """Whether matrices of float32 may be multiplied in TF32."""
+  return bool(
+    tf.config.list_physical_devices('GPU')
+    and tf.config.experimental.tensor_float_32_execution_enabled()
+  )
+
+
+def _product_in_tf32(a, a_axis, b, b_axis):
+  """Contracts one axis of each matrix, exactly to about 2^-21.
+
+  The switch for TF32 is that of the whole program, whose convolutions want it.
+  So each number is split into what TF32 keeps of it and the rest, and only the
+  product of the two rests, at most 2^-22 of the whole, is left out.
+  """
+
+  def multiply(a, b):
+    return tf.matmul(a, b, transpose_a=a_axis == 0, transpose_b=b_axis == 1)
+
+  (a, a_rest), (b, b_rest) = map(_split_for_tf32, (a, b))
+  return multiply(a_rest, b) + multiply(a, b_rest) + multiply(a, b)
+
+
+def _split_for_tf32(x):
+  """Returns the first 11 bits of each number, and what is left of it."""
+  bits = tf.bitwise.bitwise_and(tf.bitcast(x, tf.int32), ~0x1FFF)
+  first = tf.bitcast(bits, tf.float32)
+  return first, x - first

@@ -56,6 +56,76 @@ def test_inner_products():
   np.testing.assert_array_equal(replicas.inner_products(a, b), [[11, 17]])
 
 
+# --- A GPU that multiplies in TF32 --------------------------------------------
+
+
+def _rounded_to_tf32(x):
+  """Rounds to 11 significant bits, as such a GPU reads its operands."""
+  mantissas, exponents = np.frexp(x)
+  return np.ldexp(np.round(mantissas * 2.0**11) / 2.0**11, exponents)
+
+
+@pytest.fixture(name='gpu')
+def _gpu(monkeypatch):
+  """Has TensorFlow see a GPU, and multiply as it does."""
+  matmul = tf.matmul
+
+  def rounding(a, b, **options):
+    a, b = (
+      tf.numpy_function(_rounded_to_tf32, [x], tf.float32) for x in (a, b)
+    )
+    return matmul(a, b, **options)
+
+  monkeypatch.setattr(tf.config, 'list_physical_devices', lambda _: ['GPU:0'])
+  monkeypatch.setattr(tf, 'matmul', rounding)
+  return rounding
+
+
+def _unit_rows(count, seed):
+  x = np.random.RandomState(seed).normal(size=[count, 64]).astype(np.float32)
+  return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_inner_products_are_exact_where_a_gpu_rounds(gpu):
+  a, b = _unit_rows(20, 0), _unit_rows(30, 1)
+  upstream = np.random.RandomState(2).normal(size=[20, 30]).astype(np.float32)
+  exact = a.astype(np.float64) @ b.astype(np.float64).T
+  rounded = gpu(tf.constant(a), tf.constant(b), transpose_b=True)
+  assert np.abs(rounded - exact).max() > 5e-5
+  with tf.GradientTape() as tape:
+    left, right = tf.constant(a), tf.constant(b)
+    tape.watch([left, right])
+    products = replicas.inner_products(left, right)
+  np.testing.assert_allclose(products, exact, atol=5e-7)
+  found = tape.gradient(products, [left, right], upstream)
+  upstream = upstream.astype(np.float64)
+  np.testing.assert_allclose(found[0], upstream @ b, atol=1e-5)
+  np.testing.assert_allclose(found[1], upstream.T @ a, atol=1e-5)
+
+
+@pytest.mark.parametrize('has_gpu', [False, True])
+@pytest.mark.parametrize('is_allowed', [False, True])
+def test_products_are_split_where_tf32_is_on(monkeypatch, has_gpu, is_allowed):
+  devices = ['GPU:0'] if has_gpu else []
+  monkeypatch.setattr(tf.config, 'list_physical_devices', lambda _: devices)
+  monkeypatch.setattr(
+    tf.config.experimental,
+    'tensor_float_32_execution_enabled',
+    lambda: is_allowed,
+  )
+  with tf.Graph().as_default() as graph:
+    a, b = (
+      tf1.placeholder(tf.float32, [2, 3]),
+      tf1.placeholder(tf.float32, [4, 3]),
+    )
+    products = replicas.inner_products(a, b)
+    assert products.shape == [2, 4]
+    tf.gradients(products, [a, b])
+  count = sum(op.type == 'MatMul' for op in graph.get_operations())
+  # One product, and one for each gradient; or three of each.
+  assert count == (9 if has_gpu and is_allowed else 3)
+
+
 # --- tf.distribute ------------------------------------------------------------
 
 
