@@ -287,7 +287,8 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   # Networks.
   'resnet_architecture': (
     'architecture.encoder_architecture',
-    'Family of the encoder.',
+    'Family of the encoder. TINY is of two convolutions, to try things out; '
+    'depth, width and stem have no effect on it.',
   ),
   'resnet_depth': (
     'architecture.encoder_depth',

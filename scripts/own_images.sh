@@ -19,7 +19,7 @@ if [[ -z "${PYTHON:-}" && $# -gt 0 && "$1" != -* ]]; then
   prepare_environment requirements.txt
 fi
 
-chosen="$("$(interpreter)" "$ROOT/own_images.py" "$@")" || exit $?
+chosen="$("$(interpreter)" "$ROOT/scripts/own_images.py" "$@")" || exit $?
 flags=()
 while IFS= read -r flag; do
   flags+=("$flag")

@@ -38,8 +38,8 @@ _CHUNK_BYTES = 2**24
 _DATA = re.compile(r'\.data-[0-9]{5}-of-([0-9]{5})')
 
 
-def is_whole(checkpoint: str) -> str:
-  """Looks whether every value of a checkpoint can be read.
+def damage(checkpoint: str) -> str | None:
+  """Reads every value of a checkpoint.
 
   Each variable is stored with a checksum, and so are the blocks of the index:
   whatever was cut, lost, overwritten or flipped is found by reading. Files that
@@ -49,7 +49,7 @@ def is_whole(checkpoint: str) -> str:
     checkpoint: Checkpoint prefix.
 
   Returns:
-    What is wrong, in one line; '' if nothing is.
+    What is wrong, in one line; None if the checkpoint is whole.
 
   Raises:
     tf.errors.OpError: If nobody can look: the storage does not let anybody,
@@ -87,7 +87,7 @@ def is_whole(checkpoint: str) -> str:
       ) from error
     _check_storage(checkpoint)
     return f'{what} cannot be read: {texts.one_line(error)}'
-  return ''
+  return None
 
 
 def _check_storage(checkpoint):

@@ -62,17 +62,19 @@ class Devices:
       return order.Host()
     return order.Host(self.cluster.index, len(self.cluster.addresses))
 
-  @functools.cached_property
-  def server(self) -> tf1.train.Server | None:
-    """This machine's server, if there are several machines.
+  def listen(self) -> str:
+    """Returns the address for sessions that train; '' for this process.
 
-    It starts when it is first asked for, and runs until the process ends.
+    One of several machines starts its server with the first call; it runs until
+    the process ends.
 
     Raises:
       workers.LostWorkerError: If it cannot be started.
     """
-    if self.cluster is None:
-      return None
+    return self._server.target if self.cluster else ''
+
+  @functools.cached_property
+  def _server(self):
     address = self.cluster.addresses[self.cluster.index]
     try:
       server = tf1.train.Server(
@@ -87,11 +89,6 @@ class Devices:
         f'process there? {workers.VARIABLE} says where each worker is.'
       ) from error
     return server
-
-  @property
-  def master(self) -> str:
-    """The address for sessions that train."""
-    return self.server.target if self.server else ''
 
   @functools.cached_property
   def watchdog(self) -> workers.Watchdog:

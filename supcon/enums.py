@@ -62,6 +62,7 @@ class EncoderArchitecture(enum.Enum):
 
   RESNET_V1 = 'r1'
   RESNEXT = 'rx'
+  TINY = 't'  # Not published: two convolutions, to try things out.
 
 
 class DecayType(enum.Enum):

@@ -245,7 +245,7 @@ def _build_distributed(options, devices, function, seed):
     options,
     devices,
     seed,
-    master=devices.master,
+    master=devices.listen(),
     train_distribute=devices.strategy,
     **changes,
   )

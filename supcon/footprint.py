@@ -24,7 +24,8 @@ from tensorflow.python.client import device_lib
 from supcon import devices as devices_lib
 from supcon import enums
 from supcon import hparams
-from supcon.models import resnet
+from supcon.models import encoders
+from supcon.models import layers
 
 # What kernels count elements with: more of them end in a segmentation fault.
 MOST_ELEMENTS = 2**31 - 1
@@ -89,8 +90,8 @@ class Step(NamedTuple):
   def replace(self, path: str, value: int) -> 'Step':
     return self._replace(params=self.params.replace(path, value))
 
-  def activations(self) -> list[resnet.Activation]:
-    return resnet.activations(self.params.architecture, self.image_size)
+  def activations(self) -> list[layers.Activation]:
+    return encoders.activations(self.params.architecture, self.image_size)
 
   @property
   def num_images(self) -> int:
@@ -124,8 +125,8 @@ class Step(NamedTuple):
 
 def _num_weights(params, num_classes):
   architecture = params.architecture
-  size = resnet.embedding_size(architecture)
-  result = resnet.num_values(architecture) + size * num_classes
+  size = encoders.embedding_size(architecture)
+  result = encoders.num_values(architecture) + size * num_classes
   for layer in architecture.projection_head_layers:
     result += size * layer
     size = layer

@@ -17,13 +17,20 @@ from typing import Any, NamedTuple
 
 from supcon import enums
 
+# Of encoders that have a depth.
 DEPTHS = {
   enums.EncoderArchitecture.RESNET_V1: (18, 34, 50, 101, 152, 200),
   enums.EncoderArchitecture.RESNEXT: (50, 101, 152, 200),
 }
 
 
-def _field(short_name: str, default: Any, published: bool = True) -> Any:
+# In the metadata of a loss's weight.
+_PART = 'part'
+
+
+def _field(
+  short_name: str, default: Any, published: bool = True, part: str = ''
+) -> Any:
   """A hyper-parameter with its name in the compact string.
 
   Args:
@@ -32,10 +39,12 @@ def _field(short_name: str, default: Any, published: bool = True) -> Any:
     published: Whether the published implementation knows it. What it does not
       know enters the compact string only where it differs from the default, so
       that the string of a published configuration is the published string.
+    part: Of the weight of a term of the loss: the part of the model whose
+      output the term compares.
   """
+  metadata = {'short_name': short_name, 'published': published}
   return dataclasses.field(
-    default=default,
-    metadata={'short_name': short_name, 'published': published},
+    default=default, metadata={**metadata, _PART: part} if part else metadata
   )
 
 
@@ -101,9 +110,9 @@ class Architecture:
   use_global_batch_norm: bool = _field('gbp', True)
 
   def check(self) -> None:
-    depths = DEPTHS[self.encoder_architecture]
+    depths = DEPTHS.get(self.encoder_architecture)
     _require(
-      self.encoder_depth in depths,
+      depths is None or self.encoder_depth in depths,
       f'--resnet_depth={self.encoder_depth} does not exist for '
       f'{self.encoder_architecture.name}; choose one of {depths}.',
     )
@@ -131,36 +140,31 @@ class Architecture:
     )
 
   def reaches(self, stage: 'Stage') -> list['Reach']:
-    """Returns where the weighted losses of a stage get to."""
-    result = []
-    if stage.contrastive_loss_weight:
-      result.append(
-        Reach(
-          'contrastive loss',
-          'projection head',
-          'stop_gradient_before_projection_head',
-          not self.stop_gradient_before_projection_head,
-        )
+    """Returns where the weighted terms of a stage's loss get to."""
+    return [
+      Reach(
+        term,
+        part,
+        f'stop_gradient_before_{part}',
+        not getattr(self, f'stop_gradient_before_{part}', False),
       )
-    if stage.cross_entropy_loss_weight:
-      result.append(
-        Reach(
-          'cross-entropy',
-          'classifier',
-          'stop_gradient_before_classification_head',
-          not self.stop_gradient_before_classification_head,
-        )
-      )
-    return result
+      for term, part in stage.loss_parts.items()
+      if stage.loss_weights[term]
+    ]
 
 
 class Reach(NamedTuple):
-  """A loss that has a weight, and whether its gradient gets to the encoder."""
+  """A term of the loss that has a weight, and where its gradient gets to."""
 
-  name: str
-  head: str  # Which it trains in any case.
+  term: str
+  part: str  # Of the model, which it trains in any case.
   flag: str  # That lets it reach the encoder if it is False.
   reaches_encoder: bool
+
+  @property
+  def name(self) -> str:
+    """The term, for people."""
+    return f'{self.term.replace("_", "-")} loss'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,12 +228,30 @@ class Stage:
   optimizer: enums.Optimizer = _field('op', enums.Optimizer.RMSPROP)
   update_encoder_batch_norm: bool = _field('ebn', True)
   rmsprop_epsilon: float = _field('rep', 1.0)
-  contrastive_loss_weight: float = _field('cw', 1.0)
-  cross_entropy_loss_weight: float = _field('xw', 0.0)
+  contrastive_loss_weight: float = _field('cw', 1.0, part='projection_head')
+  cross_entropy_loss_weight: float = _field(
+    'xw', 0.0, part='classification_head'
+  )
   weight_decay: float = _field('wd', 0.0)
   use_encoder_weight_decay: bool = _field('ed', True)
   use_projection_head_weight_decay: bool = _field('pd', True)
   use_classification_head_weight_decay: bool = _field('cd', False)
+
+  @property
+  def loss_weights(self) -> dict[str, float]:
+    """{term of the loss: its weight}; for the terms see objectives.py."""
+    return {
+      term: getattr(self, f'{term}_loss_weight') for term in self.loss_parts
+    }
+
+  @property
+  def loss_parts(self) -> dict[str, str]:
+    """{term of the loss: the part of the model whose output it compares}."""
+    return {
+      field.name.removesuffix('_loss_weight'): field.metadata[_PART]
+      for field in dataclasses.fields(self)
+      if _PART in field.metadata
+    }
 
   def check_as(self, number: int) -> None:
     """Checks the fields; the messages speak of stage `number`."""
@@ -271,14 +293,12 @@ class Stage:
       self.weight_decay >= 0,
       f'{flag}weight_decay={self.weight_decay} must not be negative.',
     )
+    weights = self.loss_weights
+    given = [f'{flag}{k}_loss_weight={weight}' for k, weight in weights.items()]
     _require(
-      self.contrastive_loss_weight >= 0
-      and self.cross_entropy_loss_weight >= 0
-      and self.contrastive_loss_weight + self.cross_entropy_loss_weight > 0,
-      f'stage {number} has no loss: {flag}contrastive_loss_weight='
-      f'{self.contrastive_loss_weight} and {flag}cross_entropy_loss_weight='
-      f'{self.cross_entropy_loss_weight}; one must be positive and none '
-      'negative.',
+      min(weights.values()) >= 0 and sum(weights.values()) > 0,
+      f'stage {number} has no loss: {" and ".join(given)}; one must be '
+      'positive and none negative.',
     )
 
 
@@ -514,7 +534,8 @@ class HParams:
       for loss in reaches if reached else ():
         if not loss.reaches_encoder:
           yield (
-            f'stage {number}: the {loss.name} trains the {loss.head} alone, '
+            f'stage {number}: the {loss.name} trains the '
+            f'{loss.part.replace("_", " ")} alone, '
             f'since --{loss.flag}=True keeps it out of the encoder; pass '
             f'--{loss.flag}=False for a joint loss.'
           )

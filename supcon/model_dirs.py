@@ -110,23 +110,23 @@ class ModelDir:
       candidates.append(state.newest)
     damaged = {}
     for checkpoint in reversed(candidates):
-      problem = self.problem(checkpoint)
-      if not problem:
+      damage = self.damage(checkpoint)
+      if not damage:
         return checkpoint, damaged
-      damaged[checkpoint] = problem
+      damaged[checkpoint] = damage
     return None, damaged
 
-  def problem(self, checkpoint: str) -> str:
-    """Returns what is wrong with a checkpoint, '' if it is whole.
+  def damage(self, checkpoint: str) -> str | None:
+    """Returns what is wrong with a checkpoint; None if it is whole.
 
     Its files are read once, and again only if they have changed.
     """
     stamps = checkpoint_files.stamps(checkpoint)
-    before, problem = self._looks.get(checkpoint, (None, ''))
+    before, damage = self._looks.get(checkpoint, (None, None))
     if stamps != before:
-      problem = checkpoint_files.is_whole(checkpoint)
-      self._looks[checkpoint] = stamps, problem
-    return problem
+      damage = checkpoint_files.damage(checkpoint)
+      self._looks[checkpoint] = stamps, damage
+    return damage
 
   def settle(self, to_keep: int) -> None:
     """Has TensorFlow continue from the checkpoint that `newest` returns.
@@ -156,9 +156,9 @@ class ModelDir:
       listed - {newest, *damaged}, key=checkpoint_files.step_of, reverse=True
     ):
       if len(kept) < to_keep:
-        problem = self.problem(path)
-        if problem:
-          damaged[path] = problem
+        damage = self.damage(path)
+        if damage:
+          damaged[path] = damage
         else:
           kept.append(path)
     self._put_aside(damaged)

@@ -99,7 +99,7 @@ def whole_bytes(tmp_path_factory):
   """(index, data) of a checkpoint that is whole."""
   path = tmp_path_factory.mktemp('whole') / 'model.ckpt-7'
   checkpoint = writing.write_values(path, _VALUES)
-  assert checkpoint_files.is_whole(checkpoint) == ''
+  assert checkpoint_files.damage(checkpoint) is None
   return tuple(
     path.with_name(path.name + end).read_bytes() for end in (_INDEX, _DATA)
   )
@@ -154,7 +154,7 @@ def test_damage_at_a_random_place_is_found(
   (tmp_path / f'model.ckpt-7{_INDEX}').write_bytes(index)
   (tmp_path / f'model.ckpt-7{_DATA}').write_bytes(data)
   checkpoint = str(tmp_path / 'model.ckpt-7')
-  problem = checkpoint_files.is_whole(checkpoint)
+  problem = checkpoint_files.damage(checkpoint)
   assert '\n' not in problem
   if (index, data) == whole_bytes:
     assert problem == ''
@@ -199,7 +199,7 @@ def _damage_files(checkpoint, damage):
 def test_missing_and_empty_files_are_named(tmp_path, damage, message):
   checkpoint = writing.write_values(tmp_path / 'model.ckpt-7', _VALUES)
   _damage_files(checkpoint, damage)
-  assert re.fullmatch(message, checkpoint_files.is_whole(checkpoint))
+  assert re.fullmatch(message, checkpoint_files.damage(checkpoint))
 
 
 def test_values_of_another_checkpoint_are_found(tmp_path):
@@ -207,7 +207,7 @@ def test_values_of_another_checkpoint_are_found(tmp_path):
   others = {**_VALUES, 'global_step': np.int64(8)}
   other = writing.write_values(tmp_path / 'model.ckpt-8', others)
   _damage_files(checkpoint, {_DATA: pathlib.Path(other + _DATA).read_bytes()})
-  assert 'Checksum does not match' in checkpoint_files.is_whole(checkpoint)
+  assert 'Checksum does not match' in checkpoint_files.damage(checkpoint)
 
 
 def test_an_absurd_size_in_the_index_is_found(tmp_path, whole_bytes):
@@ -218,7 +218,7 @@ def test_an_absurd_size_in_the_index_is_found(tmp_path, whole_bytes):
   end[4 : 4 + 11] = bytes([0x80] * 8 + [0x40, 0, 0])
   (tmp_path / f'model.ckpt-7{_INDEX}').write_bytes(index[:-48] + end)
   (tmp_path / f'model.ckpt-7{_DATA}').write_bytes(data)
-  assert checkpoint_files.is_whole(str(tmp_path / 'model.ckpt-7'))
+  assert checkpoint_files.damage(str(tmp_path / 'model.ckpt-7'))
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_a_checkpoint_of_several_files(sharded):
     '.data-00002-of-00003',
     '.index',
   ]
-  assert checkpoint_files.is_whole(sharded) == ''
+  assert checkpoint_files.damage(sharded) is None
   _assert_values(sharded, _VALUES)
 
 
@@ -245,13 +245,13 @@ def test_a_checkpoint_of_several_files(sharded):
 def test_a_missing_shard_is_named(sharded, shard):
   end = f'.data-0000{shard}-of-00003'
   _damage_files(sharded, {end: None})
-  assert checkpoint_files.is_whole(sharded) == f'model.ckpt-7{end} is missing'
+  assert checkpoint_files.damage(sharded) == f'model.ckpt-7{end} is missing'
 
 
 def test_files_of_other_shards_do_no_harm(sharded):
   # Those of a checkpoint that was saved by fewer devices, and written over.
   pathlib.Path(sharded + _DATA).write_bytes(b'few')
-  assert checkpoint_files.is_whole(sharded) == ''
+  assert checkpoint_files.damage(sharded) is None
 
 
 def test_files_are_those_of_this_checkpoint_alone(tmp_path):
@@ -276,12 +276,12 @@ def test_storage_that_fails_is_no_damage(tmp_path, monkeypatch):
     raise tf.errors.UnavailableError(None, None, 'HTTP 503')
 
   monkeypatch.setattr(tf.train, 'load_checkpoint', fail)
-  assert checkpoint_files.is_whole(checkpoint) == (
+  assert checkpoint_files.damage(checkpoint) == (
     'model.ckpt-7.index cannot be read: HTTP 503'
   )
   monkeypatch.setattr(tf.io.gfile, 'GFile', be_away)
   with pytest.raises(tf.errors.UnavailableError):
-    checkpoint_files.is_whole(checkpoint)
+    checkpoint_files.damage(checkpoint)
   with pytest.raises(tf.errors.UnavailableError):
     checkpoint_files.read_state(str(tmp_path))
 
@@ -299,7 +299,7 @@ def test_what_cannot_be_read_is_no_damage(tmp_path, monkeypatch):
   monkeypatch.setattr(tf.train, 'load_checkpoint', fail)
   monkeypatch.setattr(tf.io.gfile, 'GFile', open_badly)
   with pytest.raises(tf.errors.UnknownError):
-    checkpoint_files.is_whole(checkpoint)
+    checkpoint_files.damage(checkpoint)
   with pytest.raises(tf.errors.UnknownError):
     checkpoint_files.read_state(str(tmp_path))
 
@@ -317,7 +317,7 @@ def test_what_does_not_fit_into_memory_is_no_damage(tmp_path, monkeypatch):
 
   monkeypatch.setattr(tf.train, 'load_checkpoint', lambda _: Reader())
   with pytest.raises(tf.errors.ResourceExhaustedError, match='into memory'):
-    checkpoint_files.is_whole(checkpoint)
+    checkpoint_files.damage(checkpoint)
 
 
 @pytest.mark.parametrize('name', ['lr=[0.1]', 'a*', 'a?', 'a\\b'])
@@ -328,7 +328,7 @@ def test_a_name_that_is_taken_for_a_pattern_is_no_damage(tmp_path, name):
   for path in checkpoint_files.files(checkpoint):
     os.rename(path, tmp_path / name / os.path.basename(path))
   with pytest.raises(tf.errors.InvalidArgumentError, match='in its name'):
-    checkpoint_files.is_whole(str(tmp_path / name / 'model.ckpt-7'))
+    checkpoint_files.damage(str(tmp_path / name / 'model.ckpt-7'))
 
 
 def test_fingerprint_is_of_the_values(tmp_path):
@@ -366,7 +366,7 @@ def test_copy_and_rename(sharded, tmp_path):
   checkpoint_files.rename(sharded, renamed)
   assert checkpoint_files.files(sharded) == []
   for prefix in (copy, renamed):
-    assert checkpoint_files.is_whole(prefix) == ''
+    assert checkpoint_files.damage(prefix) is None
     _assert_values(prefix, _VALUES)
 
 

@@ -12,6 +12,7 @@ _ON_CPU = {'CUDA_VISIBLE_DEVICES': ''}
 
 _FLAGS = {
   **command.DIGITS,
+  **command.SMALL,
   'deterministic': True,
   'augmentation_type': 'SIMCLR',
   'num_images': 200,
@@ -34,7 +35,7 @@ _NUM_KILLS = 20
 def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
   flags = {**_FLAGS, 'data_dir': tmp_path / 'data'}
   unbroken = {**flags, 'mode': 'train_then_eval', 'model_dir': tmp_path / 'one'}
-  command.succeed(unbroken, tmp_path, program=command.SMALL_MAIN, **_ON_CPU)
+  command.succeed(unbroken, tmp_path, **_ON_CPU)
   killed = {**flags, 'mode': 'train', 'model_dir': tmp_path / 'killed'}
   finished = command.succeed(
     killed,
@@ -76,7 +77,6 @@ def test_it_is_refused_where_it_may_not_hold(tmp_path):
   run = command.run(
     {**flags, 'mode': 'train', 'model_dir': tmp_path / 'model'},
     tmp_path,
-    program=command.SMALL_MAIN,
     **_ON_CPU,
   )
   assert run.returncode == 2

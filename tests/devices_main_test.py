@@ -1,7 +1,7 @@
 """main.py on several devices and on several machines, which are processes.
 
 All runs are of three steps, one in stage 1 and two in stage 2, and see the same
-global batches. The encoder is two convolutions: see small_main.py.
+global batches. The encoder is the TINY one.
 """
 
 import json
@@ -56,9 +56,7 @@ def _flags(directory, model, **changes):
 
 
 def _run(directory, flags):
-  return command.succeed(
-    flags, directory, program=command.SMALL_MAIN, **_ON_CPU
-  )
+  return command.succeed(flags, directory, is_small=True, **_ON_CPU)
 
 
 def _run_workers(directory, flags, count=2):
@@ -66,7 +64,7 @@ def _run_workers(directory, flags, count=2):
     flags,
     directory,
     program=_LOCAL_WORKERS,
-    first=[str(count), sys.executable, str(command.SMALL_MAIN)],
+    first=[str(count), sys.executable, str(command.MAIN)],
     **_ON_CPU,
   )
 
@@ -163,6 +161,7 @@ def test_who_has_ended_is_not_lost_while_the_last_step_is_saved(tmp_path):
     tmp_path,
     program=_LOCAL_WORKERS,
     first=['2', sys.executable, str(command.ROOT / 'tests/slow_save_main.py')],
+    is_small=True,
     SLOW_STEP='1',
     **_ON_CPU,
   )
@@ -275,7 +274,7 @@ def _start(directory, flags, other=None):
     command.Process(
       {**flags, **(other or {})} if index else flags,
       directory,
-      program=command.SMALL_MAIN,
+      is_small=True,
       TF_CONFIG=json.dumps(
         {
           'cluster': {'worker': addresses},

@@ -61,7 +61,7 @@ class TestOneMachine:
     found = _find()
     assert (found.kind, found.num_replicas) == ('CPU device', 1)
     assert found.strategy is None and found.is_chief
-    assert found.master == ''
+    assert found.listen() == ''
     assert found.describe(64) == 'batch 64 on one CPU device'
 
   def test_virtual_devices(self):

@@ -1,7 +1,7 @@
 """main.py where training diverges: it stops, or skips what it diverged at.
 
-Some batches of the data order are NaN: see poisoned_main.py. The encoder is two
-convolutions: see small_main.py.
+Some batches of the data order are NaN: see poisoned_main.py. The encoder is
+the TINY one.
 """
 
 import json
@@ -24,6 +24,7 @@ _ON_CPU = {'CUDA_VISIBLE_DEVICES': ''}
 
 _FLAGS = {
   **command.DIGITS,
+  **command.SMALL,
   'mode': 'train',
   'temperature': 0.5,
   'num_images': 128,
@@ -107,7 +108,7 @@ def test_rollbacks_survive_a_kill(directory):
   told = _flags(directory, 'told')
   told['model_dir'].mkdir()
   shutil.copy(model_dir / 'rollbacks.json', told['model_dir'])
-  command.succeed(told, directory, program=command.SMALL_MAIN, **_ON_CPU)
+  command.succeed(told, directory, **_ON_CPU)
   assert len(_rollbacks(told['model_dir'])) == 2
   for step in (_BOUNDARY, _LAST):
     checkpoint = f'model.ckpt-{step}'
@@ -141,13 +142,11 @@ def test_what_was_restored_is_no_reason_to_roll_back(directory):
     directory, 'restored', on_nan='rollback', stage_1_epochs=1, stage_2_epochs=0
   )
   model_dir = flags['model_dir']
-  command.succeed(flags, directory, program=command.SMALL_MAIN, **_ON_CPU)
+  command.succeed(flags, directory, **_ON_CPU)
   newest = command.newest_step(model_dir)
   _spoil(model_dir / f'model.ckpt-{newest}')
   flags['stage_1_epochs'] = 4
-  finished = command.run(
-    flags, directory, program=command.SMALL_MAIN, **_ON_CPU
-  )
+  finished = command.run(flags, directory, **_ON_CPU)
   assert finished.returncode == 1, finished.stderr
   assert 'Traceback' not in finished.stderr
   assert f'NaN or infinite after step {newest - 1}, stage 1' in finished.log[-1]

@@ -181,7 +181,7 @@ def test_a_worker_reads_its_host_part_and_saves_nothing(tmp_path, monkeypatch):
   with tf.Graph().as_default():
     found = devices.find(options)
     # Starts no server.
-    found.__dict__['server'] = types.SimpleNamespace(
+    found.__dict__['_server'] = types.SimpleNamespace(
       target='grpc://localhost:2'
     )
     monkeypatch.setattr(tpu_estimator.Estimator, 'train', train)
@@ -250,10 +250,6 @@ class TestReadingHook:
 
 
 class TestTpu:
-  @pytest.fixture(autouse=True)
-  def _small_encoder(self, monkeypatch):
-    cases.replace_encoder(monkeypatch)
-
   def estimator(self, num_cores, model_dir):
     options = run_options.RunOptions(
       model_dir=model_dir, use_tpu=True, tpu_name='local', steps_per_loop=3

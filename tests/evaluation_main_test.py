@@ -1,6 +1,6 @@
 """--mode=eval beside whatever happens to checkpoints, and to itself.
 
-The encoder is two convolutions: see small_main.py. Checkpoints are put there as
+The encoder is the TINY one. Checkpoints are put there as
 a trainer does it, one after the other; what they hold is up to the test.
 """
 
@@ -83,7 +83,7 @@ def trained(tmp_path_factory):
       'export_formats': 'saved_model',
     },
     directory,
-    program=command.SMALL_MAIN,
+    is_small=True,
   )
   return types.SimpleNamespace(flags=flags, model_dir=model_dir)
 
@@ -139,7 +139,7 @@ def scenario(tmp_path_factory, trained):
   def is_evaluated(job, step):
     return lambda: f' step {step}: top-1 ' in job.stderr
 
-  with command.Process(flags, directory, program=command.SMALL_MAIN) as first:
+  with command.Process(flags, directory, is_small=True) as first:
     first.wait_until(lambda: 'waiting for a checkpoint in ' in first.stderr)
     put_and_wait(first, 10, 31)
     first.wait_until(is_evaluated(first, 10))
@@ -153,7 +153,7 @@ def scenario(tmp_path_factory, trained):
   _put(trained, model_dir, 40, 41)
   data = model_dir / 'model.ckpt-40.data-00000-of-00001'
   data.write_bytes(data.read_bytes()[:-100])
-  with command.Process(flags, directory, program=command.SMALL_MAIN) as second:
+  with command.Process(flags, directory, is_small=True) as second:
     second.wait_until(lambda: 'model.ckpt-40 is damaged' in second.stderr)
     put_and_wait(second, 45, 41)
     _delete(model_dir, 45)
@@ -304,9 +304,7 @@ class TestScenario:
       return {name: found[name] for name in {*found} - own}
 
     before = others()
-    run = command.succeed(
-      scenario.flags, scenario.directory, program=command.SMALL_MAIN
-    )
+    run = command.succeed(scenario.flags, scenario.directory, is_small=True)
     top_1 = _top_1(scenario.record[str(_LAST)])
     assert re.fullmatch(
       rf'step {_LAST}, the last one, was evaluated before, on \S+: top-1 '
@@ -336,7 +334,7 @@ def test_ends_without_a_trainer(tmp_path, trained):
   }
   # This process stands for a trainer, which is slow.
   lock = locks.acquire(model_dirs.ModelDir(str(model_dir)), force=False)
-  with command.Process(flags, tmp_path, program=command.SMALL_MAIN) as job:
+  with command.Process(flags, tmp_path, is_small=True) as job:
     job.wait_until(lambda: 'waiting for a checkpoint in ' in job.stderr)
     begun = time.monotonic()
     job.wait_until(lambda: time.monotonic() - begun > 5)
@@ -802,7 +800,7 @@ def test_a_poll_reads_no_checkpoint(job, monkeypatch):
     path = _write(job.directory, step)
   pathlib.Path(f'{path}.data-00000-of-00001').write_bytes(b'')
   reads = []
-  for name in ('is_whole', 'fingerprint'):
+  for name in ('damage', 'fingerprint'):
     function = getattr(checkpoint_files, name)
 
     def read(path, function=function):
@@ -879,7 +877,7 @@ def _assert_best(directory, step):
   assert len(os.listdir(best)) == 4
   newest = tf.train.latest_checkpoint(str(best))
   assert newest == str(best / f'model.ckpt-{step}')
-  assert checkpoint_files.is_whole(newest) == ''
+  assert checkpoint_files.damage(newest) is None
   np.testing.assert_array_equal(command.variables(best)['w'], [step] * 10)
   kept = evaluated.kept_exports(model_dirs.ModelDir(str(directory)))
   assert f'exports/{step}' in kept
@@ -1012,7 +1010,7 @@ def test_best_is_whole_whenever_it_is_killed(tmp_path, monkeypatch):
       tf.train.latest_checkpoint(str(best)),
       facts['checkpoint'],
     ):
-      assert checkpoint_files.is_whole(checkpoint) == ''
+      assert checkpoint_files.damage(checkpoint) == ''
       step = checkpoint_files.step_of(checkpoint)
       assert tf.train.load_checkpoint(checkpoint).get_tensor('w')[0] == step
     if facts['step'] == 2:

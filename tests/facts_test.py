@@ -348,7 +348,7 @@ def test_move_is_done_or_not_whenever_it_is_killed(tmp_path, monkeypatch):
       left = 10**6
     model_dir = model_dirs.ModelDir(str(directory))
     newest = model_dir.newest()
-    assert checkpoint_files.is_whole(newest) == ''
+    assert checkpoint_files.damage(newest) is None
     step = command.variables(newest)['global_step']
     assert step == checkpoint_files.step_of(newest)
     counted = {6: _COUNTING, 3: _FEWER}[int(step)]

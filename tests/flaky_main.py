@@ -18,8 +18,6 @@ sys.path.insert(0, str(_ROOT))
 import tensorflow as tf  # noqa: E402
 
 from supcon import retries  # noqa: E402
-from supcon.models import resnet  # noqa: E402
-from tests.tpu import cases  # noqa: E402
 
 _ERRORS = {
   'unavailable': tf.errors.UnavailableError,
@@ -54,5 +52,4 @@ retries.Retries.__init__.__defaults__ = (
   retries.time.sleep,
   lambda: None,
 )
-resnet.Encoder = cases.SmallEncoder
 runpy.run_path(str(_ROOT / 'main.py'), run_name='__main__')

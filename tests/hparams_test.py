@@ -242,7 +242,7 @@ def _with(*stages, **more):
       [
         'stage 1',
         '--stop_gradient_before_classification_head=True keeps the '
-        'cross-entropy out',
+        'cross-entropy loss out',
         'Pass --stop_gradient_before_classification_head=False',
         '--warm_start_encoder',
       ],
@@ -291,7 +291,7 @@ def test_an_encoder_that_something_trains_is_not(params):
 
 def test_a_loss_that_trains_its_head_alone_is_told():
   (line,) = _with((1, 1), (0, 1)).oddities()
-  assert line.startswith('stage 1: the cross-entropy trains the classifier ')
+  assert line.startswith('stage 1: the cross-entropy loss trains the classif')
   assert 'pass --stop_gradient_before_classification_head=False' in line
   (line,) = _with((1, 1), None, projection=True, classifier=False).oddities()
   assert line.startswith('stage 1: the contrastive loss trains the projection')

@@ -37,9 +37,7 @@ def _status(directory):
 
 class _Trainer(command.Process):
   def __init__(self, directory, **changes):
-    super().__init__(
-      _flags(directory, **changes), directory, program=command.SMALL_MAIN
-    )
+    super().__init__(_flags(directory, **changes), directory, is_small=True)
     self._directory = directory
 
   @property
@@ -71,9 +69,7 @@ def test_a_trainer_is_interrupted_and_goes_on(tmp_path):
     code, text = _show(tmp_path)
     assert code == 10
     assert 'images/s' in text
-    refused = command.run(
-      _flags(tmp_path), tmp_path, program=command.SMALL_MAIN
-    )
+    refused = command.run(_flags(tmp_path), tmp_path, is_small=True)
     assert refused.returncode == 2
     assert f'process {first.pid} on ' in refused.log[-1]
     first.send(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""small_main.py under kill -9, again and again, then left alone.
+"""main.py under kill -9, again and again, then left alone.
 
   python tests/killed_main.py NUM_KILLS LAST_STEP --model_dir=... [FLAGS]
 
@@ -22,9 +22,7 @@ from absl import app  # noqa: E402
 
 import main  # noqa: E402
 from supcon import jobs  # noqa: E402, F401
-from supcon.models import resnet  # noqa: E402
 from tests import command  # noqa: E402
-from tests.tpu import cases  # noqa: E402
 
 # A start takes about as long.
 _SECONDS = 2.0
@@ -86,5 +84,4 @@ def run(num_kills, last_step, flags):
 
 
 if __name__ == '__main__':
-  resnet.Encoder = cases.SmallEncoder
   sys.exit(run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

@@ -173,11 +173,11 @@ def test_newest_where_none_is_whole(tmp_path, warnings, damage):
 
 def test_newest_reads_a_file_once(tmp_path, monkeypatch):
   reads = []
-  is_whole = checkpoint_files.is_whole
+  read = checkpoint_files.damage
   monkeypatch.setattr(
     checkpoint_files,
-    'is_whole',
-    lambda path: reads.append(path) or is_whole(path),
+    'damage',
+    lambda path: reads.append(path) or read(path),
   )
   model_dir = _write(tmp_path, [10, 20, 30])
   for _ in range(3):
@@ -466,9 +466,7 @@ def trained(tmp_path_factory):
   directory = tmp_path_factory.mktemp('trained')
   flags = {**_FLAGS, 'data_dir': directory / 'data'}
   model_dir = directory / 'model'
-  command.succeed(
-    {**flags, 'model_dir': model_dir}, directory, program=command.SMALL_MAIN
-  )
+  command.succeed({**flags, 'model_dir': model_dir}, directory, is_small=True)
   return model_dir, flags
 
 
@@ -484,7 +482,7 @@ def test_training_continues_from_what_is_whole(tmp_path, trained):
   _write_state(model_dir, b'\0' * 100)
   before = _files_by_content(tmp_path / 'model')
   run = command.succeed(
-    {**flags, 'model_dir': model_dir.path}, tmp_path, program=command.SMALL_MAIN
+    {**flags, 'model_dir': model_dir.path}, tmp_path, is_small=True
   )
   assert f'model_dir holds step 30 of {_LAST}: training continues there' in (
     run.log
@@ -536,7 +534,7 @@ def test_a_full_disk(small_disk, trained):
   unbroken, flags = trained
   flags = {**flags, 'model_dir': disk / 'model'}
   resize(4000)  # Half of what the run takes.
-  run = command.run(flags, disk.parent, program=command.SMALL_MAIN)
+  run = command.run(flags, disk.parent, is_small=True)
   assert run.returncode == 1, run.stderr
   assert 'Traceback' not in run.stderr
   *_, last_line = run.stderr.splitlines()
@@ -550,7 +548,7 @@ def test_a_full_disk(small_disk, trained):
   assert 0 < step < _LAST
 
   resize(20000)
-  run = command.succeed(flags, disk.parent, program=command.SMALL_MAIN)
+  run = command.succeed(flags, disk.parent, is_small=True)
   assert (
     f'model_dir holds step {step} of {_LAST}: training continues there'
     in (run.log)

@@ -77,6 +77,8 @@ _HEADS = 'supcon/models/heads.py'
 _RESNET = 'supcon/models/resnet.py'
 _CONTRASTIVE = 'supcon/models/contrastive.py'
 _STAGES = 'supcon/training/stages.py'
+_STEPS = 'supcon/training/steps.py'
+_OBJECTIVES = 'supcon/training/objectives.py'
 _METRICS = 'supcon/training/metrics.py'
 _MODEL_FN = 'supcon/training/model_fn.py'
 _AUGMENT = 'supcon/data/augment.py'
@@ -119,6 +121,8 @@ _OF_HEADS = 'tests/models/heads_test.py'
 _OF_RESNET = 'tests/models/resnet_test.py'
 _OF_CONTRASTIVE = 'tests/models/contrastive_test.py'
 _OF_STAGES = 'tests/training/stages_test.py'
+_OF_STEPS = 'tests/training/steps_test.py'
+_OF_OBJECTIVES = 'tests/training/objectives_test.py'
 _OF_METRICS = 'tests/training/metrics_test.py'
 _OF_AUGMENT = 'tests/data/augment_test.py'
 _OF_FOLDER = 'tests/data/folder_test.py'
@@ -425,17 +429,17 @@ _ONCE_UNNOTICED = (
   Mutant(
     'summaries_are_not_flushed',
     _METRICS,
-    'return [*written, flushed]',
+    'return tf.raw_ops.FlushSummaryWriter(writer=writer)',
     'return written',
     _OF_METRICS,
     'training summaries stay in memory',
   ),
   Mutant(
     'powers_change_in_a_bad_step',
-    _STAGES,
+    _OPTIMIZERS,
     '    *optimizer._non_slot_variables(),  # pylint: disable=protected-access\n',
     '',
-    _OF_STAGES + ' -k "bad_step"',
+    _OF_STEPS + ' -k "bad_step"',
     "a bad step on TPU moves the powers of Adam's betas",
   ),
   Mutant(
@@ -464,10 +468,10 @@ _ONCE_UNNOTICED = (
   ),
   Mutant(
     'statistics_after_the_update',
-    _STAGES,
-    'with tf.control_dependencies([tf.group(updates)]):',
+    _STEPS,
+    'with tf.control_dependencies([made]):',
     'with tf.control_dependencies([]):',
-    _OF_STAGES + ' -k "batch_norm or statistics"',
+    _OF_STEPS + ' -k "batch_norm or statistics"',
     'statistics are not part of the step',
   ),
   Mutant(
@@ -639,7 +643,7 @@ _OTHERS = (
     _REPLICAS,
     'tf.where(predicate, variable.read_value(), value)',
     'tf.where(predicate, value, variable.read_value())',
-    'tests/training/stages_test.py -k bad_step',
+    _OF_STEPS + ' -k bad_step',
     'on TPU good steps are taken back',
   ),
   Mutant(
@@ -764,18 +768,18 @@ _OTHERS = (
   ),
   Mutant(
     'zero_weight_counts',
-    _STAGES,
+    _OBJECTIVES,
     '    if weight:  # 0 * loss',
     '    if True:  # 0 * loss',
-    'tests/training/stages_test.py',
+    _OF_OBJECTIVES,
     'a loss of weight 0 is differentiated',
   ),
   Mutant(
     'lars_rate_of_this_step',
-    _STAGES,
-    'lars_rates = run.learning_rates(step + 1)',
-    'lars_rates = run.learning_rates(step)',
-    'tests/training/stages_test.py',
+    _OPTIMIZERS,
+    'lars_rates = plan.learning_rates(step + 1)',
+    'lars_rates = plan.learning_rates(step)',
+    _OF_STEPS,
     'LARS reads the rate of the step',
   ),
   Mutant(
@@ -788,34 +792,34 @@ _OTHERS = (
   ),
   Mutant(
     'last_bad_report',
-    _STAGES,
+    _STEPS,
     'tf.where(before.is_good, health.report, before.report)',
     'tf.where(health.is_good, before.report, health.report)',
-    'tests/training/stages_test.py -k first_bad',
+    _OF_STEPS + ' -k first_bad',
     'the last bad report is kept, not the first',
   ),
   Mutant(
     'unreached_are_reached',
-    _STAGES,
+    _OPTIMIZERS,
     'if variable.ref() not in reached',
     'if variable.ref() in reached',
-    'tests/training/stages_test.py -k unreached',
+    'tests/training/optimizers_test.py -k unreached',
     'the slots that a loss reaches count as unreached',
   ),
   Mutant(
     'biases_always_decay',
-    _STAGES,
-    '*(module.biases if include_bias else ())',
-    '*module.biases',
-    'tests/training/stages_test.py',
+    _LAYERS,
+    '*(self.biases if include_biases else ())',
+    '*self.biases',
+    _OF_OBJECTIVES,
     'biases decay whatever the flag says',
   ),
   Mutant(
     'statistics_always_move',
-    _STAGES,
-    'updates = model.batch_norm_updates() if moves_batch_norm else []',
-    'updates = model.batch_norm_updates()',
-    'tests/training/stages_test.py',
+    _STEPS,
+    'if statistics and stage.update_encoder_batch_norm:',
+    'if statistics:',
+    _OF_STEPS,
     'a frozen batch norm moves',
   ),
   Mutant(
@@ -932,7 +936,7 @@ _OTHERS = (
   ),
   Mutant(
     'labels_always_count',
-    _MODEL_FN,
+    _OBJECTIVES,
     'labels=labels if options.use_labels else None',
     'labels=labels',
     'tests/training/model_fn_test.py',
@@ -940,8 +944,8 @@ _OTHERS = (
   ),
   Mutant(
     'smoothing_is_not_passed',
-    _MODEL_FN,
-    '      label_smoothing=self.params.loss.cross_entropy.label_smoothing,\n',
+    _OBJECTIVES,
+    '    label_smoothing=params.cross_entropy.label_smoothing,\n',
     '',
     'tests/training/model_fn_test.py',
     'label smoothing is not passed on',

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-import own_images
+from scripts import own_images
 from supcon.data import digits
 from tests import flag_parsing
 

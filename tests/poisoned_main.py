@@ -1,4 +1,4 @@
-"""small_main.py whose training data are NaN in some batches of their order.
+"""main.py whose training data are NaN in some batches of their order.
 
 The environment variable POISON lists them, such as 3,7. Of several replicas,
 the first one alone gets the bad images.
@@ -11,6 +11,8 @@ import sys
 
 _HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(_HERE.parent))
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import tensorflow as tf  # noqa: E402
 
@@ -42,4 +44,4 @@ def _poisoned_input_fn(dataset, params, dtype, start_step):
 
 
 inputs.train_input_fn = _poisoned_input_fn
-runpy.run_path(str(_HERE / 'small_main.py'), run_name='__main__')
+runpy.run_path(str(_HERE.parent / 'main.py'), run_name='__main__')

@@ -15,6 +15,7 @@ _FLAGS = {
   'num_images': 40,
   'batch_size': 8,
   'projection_head_layers': '8',
+  **command.SMALL,
   'stage_1_epochs': 2,
   'stage_1_warmup_epochs': 0,
   'stage_1_base_learning_rate': 1.0,

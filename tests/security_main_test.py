@@ -46,7 +46,7 @@ def model_dir(tmp_path_factory):
         'stage_2_epochs': 0,
       },
       directory,
-      program=command.SMALL_MAIN,
+      is_small=True,
       AWS_SECRET_ACCESS_KEY=_SECRET,
       GOOGLE_APPLICATION_CREDENTIALS=f'/home/{_SECRET}.json',
     )

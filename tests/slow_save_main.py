@@ -1,4 +1,4 @@
-"""small_main.py whose chief is slow to save its last step, $SLOW_STEP.
+"""main.py whose chief is slow to save its last step, $SLOW_STEP.
 
 The checkpoint is there, and yet the chief does not go on before the other
 worker has ended, or says that it is done; and then for longer than a worker may
@@ -49,4 +49,4 @@ def _slow_after_save(self, session, step):
 
 
 run_hooks.SaveListener.after_save = _slow_after_save
-runpy.run_path(str(_HERE / 'small_main.py'), run_name='__main__')
+runpy.run_path(str(_HERE.parent / 'main.py'), run_name='__main__')

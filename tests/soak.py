@@ -5,8 +5,7 @@
 Both are real processes, which a supervisor starts again whenever they end as
 they may: told to (75), killed, or for a full disk (1). All else is a problem of
 the run, and so is whatever was lost, missed, done twice or came out otherwise
-than in the run that is left alone. The encoder is two convolutions: see
-small_main.py.
+than in the run that is left alone. The encoder is the TINY one.
 
 Each ten faults are one of each kind, in random order, at random moments.
 model_dir is on a file system of its own, which can be made full; where none can
@@ -121,7 +120,7 @@ class _Job:
     self.process = _Process(
       self._flags,
       self._directory,
-      program=command.SMALL_MAIN,
+      is_small=True,
       CUDA_VISIBLE_DEVICES='',
     )
     self.is_suspended = False
@@ -280,7 +279,7 @@ class _Inventory:
     return has_changed
 
   def _add(self, step, path):
-    if problem := checkpoint_files.is_whole(path):
+    if problem := checkpoint_files.damage(path):
       self.problems.append(f'{path} was listed but is not whole: {problem}')
     size = sum(os.path.getsize(file) for file in checkpoint_files.files(path))
     self._checkpoints[step] = checkpoint_files.fingerprint(path), size
@@ -323,7 +322,7 @@ class _Inventory:
       file.write_bytes(bytes(len(content)))
     elif how == 'flipped':
       # An index has some bytes that nobody looks at.
-      while not checkpoint_files.is_whole(str(path)):
+      while not checkpoint_files.damage(str(path)):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         file.write_bytes(content)
     else:
@@ -355,7 +354,7 @@ class _Inventory:
     there = {
       step
       for step in command.steps(self._dir)
-      if not checkpoint_files.is_whole(str(self._dir / f'model.ckpt-{step}'))
+      if not checkpoint_files.damage(str(self._dir / f'model.ckpt-{step}'))
     }
     fingerprints = {step: entry[0] for step, entry in self._checkpoints.items()}
     for step in there:
@@ -376,7 +375,7 @@ class _Inventory:
     for step in self.steps:
       path = str(self._dir / f'model.ckpt-{step}')
       fingerprint, size = self._checkpoints[step]
-      problem = checkpoint_files.is_whole(path)
+      problem = checkpoint_files.damage(path)
       if problem or checkpoint_files.fingerprint(path) != fingerprint:
         lost[f'checkpoint of step {step} ({problem or "other values"})'] = size
     records = self.records()
@@ -410,7 +409,7 @@ class _Inventory:
       return 'there is none'
     facts = json.loads((best / 'best.json').read_text())
     for path in (facts['checkpoint'], tf.train.latest_checkpoint(str(best))):
-      if problem := checkpoint_files.is_whole(path):
+      if problem := checkpoint_files.damage(path):
         return problem
     if not os.path.exists(os.path.join(facts['export'], exports.FACTS)):
       return f'{facts["export"]} is gone'
@@ -521,7 +520,7 @@ class _Soak:
         _Process(
           {**flags, 'mode': 'train', 'model_dir': alone},
           directory,
-          program=command.SMALL_MAIN,
+          is_small=True,
           CUDA_VISIBLE_DEVICES='',
         )
       )
@@ -651,7 +650,7 @@ class _Soak:
     with _Process(
       {**self._flags, 'mode': 'train'},
       self._directory,
-      program=command.SMALL_MAIN,
+      is_small=True,
       CUDA_VISIBLE_DEVICES='',
     ) as other:
       # Its start takes longer than training to the next faults. The first one

@@ -217,9 +217,9 @@ class Best:
     self._remove('held.ckpt-')  # Of a job that was killed.
     held = self._held(checkpoint_files.step_of(checkpoint))
     checkpoint_files.copy(checkpoint, held)
-    if problem := checkpoint_files.is_whole(held):
+    if damage := checkpoint_files.damage(held):
       raise tf.errors.DataLossError(
-        None, None, f'{held}, a copy of {checkpoint}, is not whole: {problem}'
+        None, None, f'{held}, a copy of {checkpoint}, is not whole: {damage}'
       )
 
   def replace(

@@ -37,6 +37,7 @@ from supcon.jobs import evaluated
 from supcon.jobs import runs
 from supcon.serving import exports
 from supcon.training import checkpoints
+from supcon.training import objectives
 
 _POLL_SECONDS = 1.0
 # What cannot be read and has not changed for so long is damaged.
@@ -131,17 +132,13 @@ def evaluate(
       evaluated.kept_exports(run.model_dir),
     )
   logging.info(
-    'step %d: top-1 %.4f, top-5 %.4f, contrastive loss %.4f, '
-    'cross-entropy %.4f on %d examples%s',
+    'step %d: top-1 %.4f, top-5 %.4f, %s on %d examples%s',
     step,
-    *(
-      metrics[tag]
-      for tag in (
-        'top_1_accuracy',
-        'top_5_accuracy',
-        'loss/contrastive_loss',
-        'loss/cross_entropy_loss',
-      )
+    metrics['top_1_accuracy'],
+    metrics['top_5_accuracy'],
+    ', '.join(
+      f'{objectives.in_words(name)} loss {metrics[objectives.tag(name)]:.4f}'
+      for name in objectives.TERMS
     ),
     run.dataset.num_eval_examples,
     '; the best so far' if is_best else '',
@@ -323,8 +320,8 @@ def _loss(model_dir, checkpoint, before):
   """Returns what has become of a checkpoint; '' if its files are the same."""
   if not checkpoint_files.stamp(f'{checkpoint}.index'):
     return 'was deleted by the trainer'
-  if problem := model_dir.problem(checkpoint):
-    return f'is damaged ({problem})'
+  if damage := model_dir.damage(checkpoint):
+    return f'is damaged ({damage})'
   return _REPLACED if checkpoint_files.stamps(checkpoint) != before else ''
 
 
@@ -594,12 +591,12 @@ class EvaluateEach:
       known, since = before.get(path, (None, now))
       self._pending[path] = files, since if files == known else now
     for path, (_, since) in self._pending.items():
-      problem = self._model_dir.problem(path)
-      if not problem:
+      damage = self._model_dir.damage(path)
+      if not damage:
         return path
       if now - since < _STILL_SECONDS:
         return None
-      line = f'{path} is damaged ({problem}); skipped'
+      line = f'{path} is damaged ({damage}); skipped'
       if line not in self._said:
         self._said.add(line)
         logging.warning('WARNING: %s', line)

@@ -44,7 +44,7 @@ def compute(
       it.
 
   Yields:
-    Batches in the order of the positions: those of `trained.outputs`, float32,
+    Batches in the order of the positions: those of `trained.named`, float32,
     and 'labels', int32 [n].
 
   Raises:

@@ -36,6 +36,7 @@ from supcon.serving import trained
 from supcon.training import checkpoints
 from supcon.training import hooks
 from supcon.training import model_fn
+from supcon.training import optimizers
 from supcon.training import stages
 from supcon.training import warm_start
 
@@ -174,9 +175,9 @@ class Run:
         f'--checkpoint={wanted} is not there; name one as '
         f'{self.model_dir.path}/model.ckpt-STEP.'
       )
-    if problem := self.model_dir.problem(found):
+    if damage := self.model_dir.damage(found):
       raise ValueError(
-        f'--checkpoint={wanted} is damaged ({problem}); name another one.'
+        f'--checkpoint={wanted} is damaged ({damage}); name another one.'
       )
     return found
 
@@ -393,7 +394,7 @@ class Run:
         return
       variables, optional = model.variables, set()
       if not is_eval:
-        optional = stages.unreached_slots(
+        optional = optimizers.unreached_slots(
           self.plan,
           model,
           tf1.train.get_or_create_global_step(),

@@ -328,7 +328,9 @@ class Train:
     )
     records.clear()
     devices.watchdog.records = records
-    logging.info('worker %d listens at %s', devices.host.index, devices.master)
+    logging.info(
+      'worker %d listens at %s', devices.host.index, devices.listen()
+    )
     mine = self._run.announcement
     if devices.is_chief:
       model_dir.write_json(model_dirs.ANNOUNCED, mine)

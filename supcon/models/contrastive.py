@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from supcon.models import encoders
 from supcon.models import heads
 from supcon.models import layers
-from supcon.models import resnet
 
 _IMAGE_CHANNELS = 3
 
@@ -20,19 +20,48 @@ class Outputs(NamedTuple):
     projection: [B, V, P] output of the projection head at unit length; what the
       contrastive loss compares.
     logits: [B, num_classes] of the first view.
+    batch_statistics: What the batch norms have measured of this batch, if they
+      used its statistics; whoever trains moves their averages by it.
   """
 
   embedding: tf.Tensor
   normalized_embedding: tf.Tensor
   projection: tf.Tensor
   logits: tf.Tensor
+  batch_statistics: tuple[layers.BatchStatistic, ...] = ()
 
 
-class ContrastiveModel(layers.Module):
+class Composite(layers.Module):
+  """A model of an encoder and two heads, each with a weight decay of its own.
+
+  Attributes:
+    encoder: layers.Module.
+    projection_head: layers.Module.
+    classification_head: layers.Module.
+  """
+
+  @property
+  def parts(self):
+    """{name in hyper-parameters: Module} of all that has weights."""
+    return {
+      'encoder': self.encoder,
+      'projection_head': self.projection_head,
+      'classification_head': self.classification_head,
+    }
+
+  def weight_norms(self, include_biases):
+    """Returns {published name: float32 sum of v^2/2 over a part's weights}."""
+    return {
+      part.name.rpartition('/')[-1]: part.weight_norm(include_biases)
+      for part in self.parts.values()
+    }
+
+
+class ContrastiveModel(Composite):
   """Encoder with two heads (https://arxiv.org/abs/2004.11362, section 3).
 
   Attributes:
-    encoder: resnet.Encoder.
+    encoder: The one of the architecture, see encoders.py.
     projection_head: heads.ProjectionHead.
     classification_head: heads.ClassificationHead.
   """
@@ -49,7 +78,7 @@ class ContrastiveModel(layers.Module):
     """
     super().__init__(None, 'ContrastiveModel')
     self._architecture = architecture
-    self.encoder = resnet.Encoder(self, architecture)
+    self.encoder = encoders.build(self, architecture)
     self.projection_head = heads.ProjectionHead(
       self,
       self.encoder.embedding_size,
@@ -124,6 +153,7 @@ class ContrastiveModel(layers.Module):
       normalized_embedding=by_sample(normalized_embedding),
       projection=by_sample(_unit_length(projection)),
       logits=self.classification_head(first_view, training),
+      batch_statistics=tuple(self.take_batch_statistics()),
     )
 
 

@@ -9,7 +9,9 @@ Activations are NHWC, float32 or bfloat16. Variables are always float32.
 """
 
 import collections
+from collections.abc import Iterable
 import enum
+from typing import NamedTuple
 
 import tensorflow as tf
 from tensorflow.python.tpu import tpu_function
@@ -31,6 +33,38 @@ class Role(enum.Enum):
   BATCH_NORM = 'batch norm'  # gamma, beta and the moving statistics.
 
 
+class Activation(NamedTuple):
+  """A tensor that the encoder makes of each image, with values for one."""
+
+  height: int
+  width: int
+  channels: int
+
+  @property
+  def size(self) -> int:
+    return self.height * self.width * self.channels
+
+
+class BatchStatistic(NamedTuple):
+  """What a batch norm has measured of a batch, and what is to follow it."""
+
+  moving: tf.Variable  # float32 [C].
+  value: tf.Tensor  # float32 [C], without gradient.
+
+
+def move_averages(statistics: Iterable[BatchStatistic]) -> list[tf.Operation]:
+  """Builds the ops that move moving statistics towards those of a batch.
+
+  They are made here, not where the batch is normalised, so that they can stand
+  inside a tf.cond, and because on TPU an op runs as soon as it exists, whether
+  anybody asks for it or not.
+  """
+  return [
+    moving.assign_sub((moving - value) * (1 - _MOVING_AVERAGE_MOMENTUM))
+    for moving, value in statistics
+  ]
+
+
 class Module:
   """A part of a model: owns variables, or parts that do.
 
@@ -50,6 +84,7 @@ class Module:
     """
     self._variables = []  # Of (Role, variable).
     self._parts = []
+    self._measured = []  # Of BatchStatistic.
     self._name_counts = collections.Counter()
     self.name = parent._adopt(self, name) if parent else name
 
@@ -94,24 +129,28 @@ class Module:
     """Gammas, betas and moving statistics."""
     return self._variables_of(Role.BATCH_NORM)
 
-  def batch_norm_updates(self):
-    """Builds the ops that move the moving statistics towards the batch's.
+  def decayable(self, include_biases):
+    """Returns the variables that weight decay may act on."""
+    return [*self.kernels, *(self.biases if include_biases else ())]
 
-    The batch is that of the latest call with training=True. The ops are made
-    here, not in that call, so that they can stand inside a tf.cond, and because
-    on TPU an op runs as soon as it exists, whether anybody asks for it or not.
+  def weight_norm(self, include_biases):
+    """Returns the sum of v^2/2 over what is decayable, a float32 scalar."""
+    return tf.add_n([tf.nn.l2_loss(v) for v in self.decayable(include_biases)])
+
+  def take_batch_statistics(self):
+    """Returns what was measured since it was last taken.
+
+    A whole model takes it at the end of each call and returns it.
 
     Returns:
-      A list of ops, two for each batch norm that was called with training=True.
+      A list of BatchStatistic, two for each batch norm and each of its calls
+      with training=True.
     """
-    return [
-      average.assign_sub((average - value) * (1 - _MOVING_AVERAGE_MOMENTUM))
-      for average, value in self.batch_statistics()
-    ]
-
-  def batch_statistics(self):
-    """Returns (moving statistic, float32 [C] that it is to follow) pairs."""
-    return [pair for module in self._walk() for pair in module._statistics()]
+    taken = []
+    for module in self._walk():
+      taken += module._measured
+      module._measured = []
+    return taken
 
   def _add_variable(
     self, role, name, shape, initializer, trainable=True, **options
@@ -146,9 +185,6 @@ class Module:
       for its_role, variable in module._variables
       if its_role is role
     ]
-
-  def _statistics(self):
-    return []
 
 
 class Conv2D(Module):
@@ -284,16 +320,16 @@ class BatchNorm(Module):
     self._beta = add('beta', 0.0) if use_beta else None
     self._moving_mean = add('moving_mean', 0.0, **moving)
     self._moving_variance = add('moving_variance', 1.0, **moving)
-    self._batch_statistics = None
 
   def forward(self, x, training):
     """Normalises [B, H, W, C] or [B, C]."""
     gamma = tf.convert_to_tensor(self._gamma)
     beta = tf.zeros_like(gamma) if self._beta is None else self._beta
     if training and self._synchronised and replicas.num_replicas() > 1:
-      y, *self._batch_statistics = _normalize_by_global_statistics(
+      y, mean, variance = _normalize_by_global_statistics(
         x, gamma, beta, self._moving_mean
       )
+      self.record(mean, variance)
       return y
     is_flat = x.shape.rank == 2
     images = x[:, tf.newaxis, tf.newaxis, :] if is_flat else x
@@ -303,7 +339,7 @@ class BatchNorm(Module):
       )
       if self._synchronised or is_flat:
         variance = _biased(variance, images)
-      self._batch_statistics = (mean, variance)
+      self.record(mean, variance)
     else:
       y, _, _ = tf1.nn.fused_batch_norm(
         images,
@@ -316,9 +352,12 @@ class BatchNorm(Module):
       )
     return tf.reshape(y, tf.shape(x)) if is_flat else y
 
-  def _statistics(self):
-    moving = (self._moving_mean, self._moving_variance)
-    return list(zip(moving, self._batch_statistics or ()))
+  def record(self, mean, variance):
+    """Notes the statistics of a batch, float32 [C] each."""
+    self._measured += [
+      BatchStatistic(self._moving_mean, mean),
+      BatchStatistic(self._moving_variance, variance),
+    ]
 
 
 def _pad(x, kernel_size):

@@ -242,21 +242,9 @@ class Encoder(layers.Module):
     return tf.reduce_mean(tf.cast(x, tf.float32), [1, 2])
 
 
-class Activation(NamedTuple):
-  """A tensor that the encoder makes of each image, with values for one."""
-
-  height: int
-  width: int
-  channels: int
-
-  @property
-  def size(self) -> int:
-    return self.height * self.width * self.channels
-
-
 def activations(
   architecture: hparams.Architecture, image_size: int
-) -> list[Activation]:
+) -> list[layers.Activation]:
   """Returns the tensors that a training step holds for its backward pass.
 
   These are, in the order of the forward pass: what a convolution says, which
@@ -276,7 +264,7 @@ def activations(
   result = []
 
   def add(side, channels):
-    result.append(Activation(side, side, channels))
+    result.append(layers.Activation(side, side, channels))
 
   def convolve(side, conv):
     """Adds what a convolution holds; returns the side of its output."""

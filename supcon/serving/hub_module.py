@@ -16,8 +16,8 @@ import os
 
 import tensorflow as tf
 
+from supcon.models import layers
 from supcon.serving import trained
-from supcon.training import stages
 
 tf1 = tf.compat.v1
 
@@ -90,13 +90,12 @@ def _meta_graph(model, network, tags, training):
   """Builds on a network in the current graph; returns a MetaGraphDef."""
   size = model.image_size
   images = tf1.placeholder(tf.float32, [None, size, size, 3], trained.IMAGES)
-  outputs = trained.outputs(network, model.from_unit_range(images), training)
-  norms = stages.weight_norms(
-    network, model.params.loss.include_bias_in_weight_decay
-  )
+  raw = network(model.from_unit_range(images), training)
+  outputs = trained.named(raw)
+  norms = network.weight_norms(model.params.loss.include_bias_in_weight_decay)
   for norm in norms.values():
     tf1.add_to_collection(tf1.GraphKeys.REGULARIZATION_LOSSES, norm)
-  for update in network.batch_norm_updates():
+  for update in layers.move_averages(raw.batch_statistics):
     tf1.add_to_collection(tf1.GraphKeys.UPDATE_OPS, update.op)
   # Without attributes of default values: another version of TensorFlow may not
   # know them.

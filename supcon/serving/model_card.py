@@ -26,6 +26,7 @@ _MAX_LENGTH = 80
 _ENCODERS = {
   enums.EncoderArchitecture.RESNET_V1: 'ResNet V1',
   enums.EncoderArchitecture.RESNEXT: 'ResNeXt',
+  enums.EncoderArchitecture.TINY: 'an encoder of two convolutions',
 }
 
 
@@ -81,6 +82,8 @@ class Card:
   def _encoder(self):
     architecture = self.model.params.architecture
     kind = _ENCODERS[architecture.encoder_architecture]
+    if architecture.encoder_architecture not in hparams.DEPTHS:
+      return kind
     return f'{kind} {architecture.encoder_depth}'
 
   def _overview(self):

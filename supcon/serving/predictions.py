@@ -18,7 +18,7 @@ tf1 = tf.compat.v1
 class PredictFn:
   """A model_fn for TPUEstimator that predicts.
 
-  Predictions are those of `trained.outputs`, and the labels and weights of the
+  Predictions are those of `trained.named`, and the labels and weights of the
   features, see inputs.predict_input_fn.
 
   Attributes:
@@ -42,7 +42,7 @@ class PredictFn:
       self.model.std,
       self.dtype,
     )
-    predictions = trained.outputs(network, images[:, 0], training=False)
+    predictions = trained.named(network(images[:, 0], training=False))
     for name in ('labels', 'weights'):
       predictions[name] = features[name]
     return tpu_estimator.TPUEstimatorSpec(

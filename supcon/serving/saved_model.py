@@ -28,8 +28,8 @@ from supcon import enums
 from supcon import hparams
 from supcon.data import image_files
 from supcon.data import preprocessing
+from supcon.models import layers
 from supcon.serving import trained
-from supcon.training import stages
 
 INPUT = 'input'
 IMAGE_BYTES = 'image_bytes'
@@ -79,7 +79,7 @@ class _Graphs:
   So each is in the file once, whatever the number of signatures.
 
   Attributes:
-    infer: From model input, float32 [N, S, S, 3], to what `trained.outputs`
+    infer: From model input, float32 [N, S, S, 3], to what `trained.named`
       returns. Batch norm uses the moving statistics.
     train: Likewise, from model input and whether the moving statistics move,
       bool []. Batch norm uses the statistics of the batch.
@@ -89,17 +89,16 @@ class _Graphs:
     images = _images_spec(model, 'images')
 
     def infer(images):
-      return trained.outputs(network, images, training=False)
+      return trained.named(network(images, training=False))
 
     def train(images, moves_statistics):
-      outputs = trained.outputs(network, images, training=True)
+      outputs = network(images, training=True)
 
       def move():
-        with tf.control_dependencies(network.batch_norm_updates()):
-          return tf.no_op()
+        return tf.group(layers.move_averages(outputs.batch_statistics))
 
       tf.cond(moves_statistics, move, tf.no_op)
-      return outputs
+      return trained.named(outputs)
 
     self.infer = _function(infer, images)
     self.train = _function(train, images, tf.TensorSpec([], tf.bool))
@@ -142,9 +141,7 @@ def _regularization_losses(params, network):
   coefficient = regularization_coefficient(params)
 
   def norms():
-    return stages.weight_norms(
-      network, params.loss.include_bias_in_weight_decay
-    )
+    return network.weight_norms(params.loss.include_bias_in_weight_decay)
 
   def loss_of(name):
     def loss():

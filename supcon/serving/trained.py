@@ -124,24 +124,19 @@ IMAGE_SIGNATURES = {
 IMAGES = 'images'
 
 
-def outputs(
-  model: contrastive.ContrastiveModel, images: tf.Tensor, training: bool
-) -> Mapping[str, tf.Tensor]:
-  """What a model says of images, under the published names.
+def named(outputs: contrastive.Outputs) -> Mapping[str, tf.Tensor]:
+  """What a model says of the first views, under the published names.
 
   Args:
-    model: The model.
-    images: float32 [N, S, S, 3], as the encoder sees them.
-    training: Whether batch norm runs on the statistics of the batch.
+    outputs: Of the model, for N samples.
 
   Returns:
     float32 each: embeddings [N, D] at unit length, unnormalized_embeddings
     [N, D], projection [N, P] at unit length, logits [N, classes].
   """
-  result = model(images, training)
   return {
-    'embeddings': result.normalized_embedding[:, 0],
-    'unnormalized_embeddings': result.embedding[:, 0],
-    'projection': result.projection[:, 0],
-    'logits': result.logits,
+    'embeddings': outputs.normalized_embedding[:, 0],
+    'unnormalized_embeddings': outputs.embedding[:, 0],
+    'projection': outputs.projection[:, 0],
+    'logits': outputs.logits,
   }

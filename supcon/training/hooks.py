@@ -9,7 +9,9 @@ from absl import logging
 import tensorflow as tf
 
 from supcon import log_files
+from supcon.training import objectives
 from supcon.training import stages
+from supcon.training import steps
 
 tf1 = tf.compat.v1
 
@@ -61,9 +63,10 @@ class ProgressHook(tf1.train.SessionRunHook):
     self._stage = stage
     self._fetches = {
       'step': step,
-      'total': scalars['loss'],
-      'contrastive': scalars['loss/contrastive_loss'],
-      'cross_entropy': scalars['loss/cross_entropy_loss'],
+      'losses': {
+        name: scalars[objectives.tag(name)]
+        for name in (objectives.TOTAL, *objectives.TERMS)
+      },
       'decay': scalars[f'weight_decay/stage{stage.number}_weight_decay_loss'],
       'rate': scalars[f'stage_{stage.number}_learning_rate'],
     }
@@ -95,18 +98,17 @@ class ProgressHook(tf1.train.SessionRunHook):
     extra = None if is_last else log_files.PROGRESS
     logging.info('%s', self._line(now, **values), extra=extra)
 
-  def _line(self, now, step, total, contrastive, cross_entropy, decay, rate):
+  def _line(self, now, step, losses, decay, rate):
     done = step + 1
-    weights = self._stage.params
-    parts = (
-      f'{weights.contrastive_loss_weight:g} x contrastive {contrastive:.4f}',
-      f'{weights.cross_entropy_loss_weight:g} x cross-entropy '
-      f'{cross_entropy:.4f}',
-      f'weight decay {decay:.4f}',
-    )
+    parts = [
+      f'{weight:g} x {objectives.in_words(name)} {losses[name]:.4f}'
+      for name, weight in self._stage.params.loss_weights.items()
+    ]
+    parts.append(f'weight decay {decay:.4f}')
     line = (
       f'stage {self._stage.number}  step {done} of {self._run.total_steps}  '
-      f'epoch {done / self._run.steps_per_epoch:.1f}  loss {total:.4f} '
+      f'epoch {done / self._run.steps_per_epoch:.1f}  loss '
+      f'{losses[objectives.TOTAL]:.4f} '
       f'({", ".join(parts)})  rate {rate:.4g}'
     )
     first_time, first_step = self._first
@@ -133,7 +135,7 @@ class NanHook(tf1.train.SessionRunHook):
   def watch(
     self,
     stage: stages.Stage,
-    health: stages.Health,
+    health: steps.Health,
     memory: tf.Variable | None,
   ) -> None:
     """Says what to look at; to be called while the graph is built.
@@ -161,15 +163,15 @@ class NanHook(tf1.train.SessionRunHook):
     report = run_values.results
     if self._memory is not None:
       report = run_context.session.run(self._kept)
-    num_losses = len(stages.LossParts._fields)
-    losses = stages.LossParts(*report[:num_losses])
-    what = _in_words(self._health.subjects, report[num_losses:])
+    shares = self._health.shares_in(report)
+    what = _in_words(self._health.subjects, shares)
     if not what:
       return
     # It was not counted.
     step = int(run_context.session.run(self._step))
     parts = ', '.join(
-      f'{name} {value:g}' for name, value in losses._asdict().items()
+      f'{name} {value:g}'
+      for name, value in self._health.losses_in(report).items()
     )
     raise NanLossError(
       f'NaN or infinite at step {step}, stage {self._stage.number}: {what}; '

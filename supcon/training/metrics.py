@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from supcon import event_files
 from supcon import replicas
+from supcon.training import objectives
 from supcon.training import schedules
-from supcon.training import stages
 
 tf1 = tf.compat.v1
 
@@ -43,37 +43,34 @@ def top_k_accuracy(labels, logits, k):
   return tf.cast(tf.logical_and(rank < k, is_number), tf.float32)
 
 
-def training_scalars(run, step, model, outputs, labels, losses, include_bias):
+def training_scalars(run, step, model, logits, labels, losses, include_bias):
   """Returns {tag: float32 scalar} of a training step, before its update.
 
   Args:
     run: stages.Plan.
     step: int64 scalar, the global step before the update.
     model: contrastive.ContrastiveModel.
-    outputs: contrastive.Outputs of this replica's samples.
+    logits: float32 [B, C] of this replica's samples.
     labels: int32 [B].
-    losses: stages.LossParts, already means over replicas.
+    losses: As of objectives.compose, already means over replicas.
     include_bias: Whether biases count in the weight norms.
   """
   scalars = {
-    'loss': losses.total,
-    'loss/contrastive_loss': losses.contrastive,
-    'loss/cross_entropy_loss': losses.cross_entropy,
-    'current_epoch': schedules.current_epoch(step, run.steps_per_epoch),
+    objectives.tag(name): losses[name]
+    for name in (objectives.TOTAL, *objectives.TERMS)
   }
+  scalars['current_epoch'] = schedules.current_epoch(step, run.steps_per_epoch)
   ranks = (1, 5)
   accuracies = replicas.mean(
-    tf.stack(
-      [tf.reduce_mean(top_k_accuracy(labels, outputs.logits, k)) for k in ranks]
-    )
+    tf.stack([tf.reduce_mean(top_k_accuracy(labels, logits, k)) for k in ranks])
   )
   for k, accuracy in zip(ranks, tf.unstack(accuracies)):
     scalars[f'top_{k}_accuracy'] = accuracy
-  for name, norm in stages.weight_norms(model, include_bias).items():
+  for name, norm in model.weight_norms(include_bias).items():
     scalars[f'weight_decay/{name}_weights'] = norm
   for stage, rate in zip(run.stages, run.learning_rates(step)):
     scalars[f'weight_decay/stage{stage.number}_weight_decay_loss'] = (
-      stages.weight_decay_loss(stage, model, include_bias)
+      objectives.weight_decay_loss(stage.params, model, include_bias)
     )
     scalars[f'stage_{stage.number}_learning_rate'] = rate
   return scalars
@@ -198,14 +195,13 @@ class SpeedHook(tf1.train.SessionRunHook):
     )
 
 
-def eval_metrics(labels, logits, contrastive_loss, cross_entropy_loss, weights):
+def eval_metrics(labels, logits, losses, weights):
   """Returns a TPUEstimatorSpec eval_metrics: means over weighted examples.
 
   Args:
     labels: int32 [B].
     logits: float32 [B, C].
-    contrastive_loss: float32 [B].
-    cross_entropy_loss: float32 [B].
+    losses: {term: float32 [B]}, as of objectives.per_example.
     weights: float32 [B], 1 for an example, 0 for padding of the last batch.
   """
 
@@ -218,8 +214,7 @@ def eval_metrics(labels, logits, contrastive_loss, cross_entropy_loss, weights):
   return metric_fn, {
     'top_1_accuracy': top_k_accuracy(labels, logits, 1),
     'top_5_accuracy': top_k_accuracy(labels, logits, 5),
-    'loss/contrastive_loss': contrastive_loss,
-    'loss/cross_entropy_loss': cross_entropy_loss,
+    **{objectives.tag(name): loss for name, loss in losses.items()},
     'weights': weights,
   }
 

@@ -7,7 +7,6 @@ import os
 import tensorflow as tf
 
 from supcon import hparams
-from supcon import losses
 from supcon import model_dirs
 from supcon import replicas
 from supcon import tpu_estimator
@@ -15,8 +14,11 @@ from supcon.data import preprocessing
 from supcon.models import contrastive
 from supcon.training import hooks
 from supcon.training import metrics
+from supcon.training import objectives
+from supcon.training import optimizers
 from supcon.training import run_hooks
 from supcon.training import stages
+from supcon.training import steps
 from supcon.training import warm_start
 
 tf1 = tf.compat.v1
@@ -92,50 +94,50 @@ class ModelFn:
     """One step of the stage. See data/inputs.py for features and labels."""
     model = self._model()
     outputs = self._outputs(model, features, training=self.train_batch_norm)
-    contrastive_loss, cross_entropy_loss = self._losses(outputs, labels)
     include_bias = self.params.loss.include_bias_in_weight_decay
-    parts = stages.loss_parts(
-      self.stage,
-      model,
-      tf.reduce_mean(contrastive_loss),
-      tf.reduce_mean(cross_entropy_loss),
-      include_bias,
-    )
-    gradients = stages.gradients(model, parts.total)
-    health = stages.health(self.stage, model, parts, gradients)
+    variables = model.trainable_variables
+    step = self._step(model, outputs, labels)
+    health = steps.health(step, variables)
     reported = health.losses
     if self.stop_hook:
       self.stop_hook.count(replicas.mean(self.stop_hook.ballot()))
-    step = tf1.train.get_or_create_global_step()
-    before_update = tf.identity(step)
+    counter = tf1.train.get_or_create_global_step()
+    before_update = tf.identity(counter)
     scalars = metrics.training_scalars(
-      self.run, before_update, model, outputs, labels, reported, include_bias
+      self.run,
+      before_update,
+      model,
+      outputs.logits,
+      labels,
+      reported,
+      include_bias,
     )
     before = [before_update, *tf.nest.flatten(scalars)]
     training_hooks, memory = [], None
     if self.use_tpu:
       # After a bad step nothing changes until the host can see it.
-      health, memory, kept = stages.first_bad(health)
+      health, memory, kept = steps.first_bad(health)
       before.append(kept)
     else:
       training_hooks.append(
         hooks.ProgressHook(self.run, self.stage, before_update, scalars)
       )
     with tf.control_dependencies(before):
-      train_op = stages.train_op(
-        self.run,
-        self.stage,
-        model,
-        gradients,
-        step,
-        include_bias,
+      optimizer = optimizers.of_plan(self.run, model, counter, include_bias)[
+        self.stage.number
+      ]
+      train_op = steps.make(
+        [
+          *step.updates,
+          optimizers.update(optimizer, variables, step.gradients, counter),
+        ],
         health.is_good,
       )
     self.nan_hook.watch(self.stage, health, memory)
     self.nan_listener.watch(self.stage)
     return TPUEstimatorSpec(
       mode=ModeKeys.TRAIN,
-      loss=reported.total,
+      loss=reported[objectives.TOTAL],
       train_op=train_op,
       host_call=metrics.host_call(
         scalars,
@@ -153,8 +155,8 @@ class ModelFn:
     model = self._model()
     outputs = self._outputs(model, features, training=False)
     weights = features['weights']
-    contrastive_loss, cross_entropy_loss = self._losses(
-      outputs, labels, is_valid=weights > 0
+    per_example = objectives.per_example(
+      self.params.loss, outputs, labels, is_valid=weights > 0
     )
     # The estimator reports the mean of the batches' losses. Scaled like this
     # it is the mean over all examples, also when the last batch is padded.
@@ -166,22 +168,12 @@ class ModelFn:
       loss = tf.where(weights > 0, scale * weights * loss, 0.0)
       return replicas.sum(tf.reduce_sum(loss))
 
-    parts = stages.loss_parts(
-      self.stage,
-      model,
-      mean(contrastive_loss),
-      mean(cross_entropy_loss),
-      self.params.loss.include_bias_in_weight_decay,
-    )
+    means = {name: mean(loss) for name, loss in per_example.items()}
     return TPUEstimatorSpec(
       mode=ModeKeys.EVAL,
-      loss=parts.total,
+      loss=self._compose(model, means)[objectives.TOTAL],
       eval_metrics=metrics.eval_metrics(
-        labels,
-        outputs.logits,
-        contrastive_loss,
-        cross_entropy_loss,
-        weights,
+        labels, outputs.logits, per_example, weights
       ),
     )
 
@@ -205,26 +197,21 @@ class ModelFn:
       self.dtype,
     )
 
-  def _losses(self, outputs, labels, is_valid=None):
-    """Returns contrastive loss and cross-entropy, each float32 [B], in nats."""
-    options = self.params.loss.contrastive
-    contrastive_loss = losses.contrastive_loss(
-      outputs.projection,
-      labels=labels if options.use_labels else None,
-      temperature=options.temperature,
-      contrast_mode=options.contrast_mode,
-      summation_location=options.summation_location,
-      denominator_mode=options.denominator_mode,
-      positives_cap=options.positives_cap,
-      scale_by_temperature=options.scale_by_temperature,
-      is_valid=is_valid,
+  def _step(self, model, outputs, labels):
+    per_example = objectives.per_example(self.params.loss, outputs, labels)
+    means = {name: tf.reduce_mean(loss) for name, loss in per_example.items()}
+    return steps.in_one_pass(
+      self.stage.params,
+      model,
+      self._compose(model, means),
+      outputs.batch_statistics,
     )
-    cross_entropy_loss = losses.cross_entropy_loss(
-      labels,
-      outputs.logits,
-      label_smoothing=self.params.loss.cross_entropy.label_smoothing,
-    )
-    return contrastive_loss, cross_entropy_loss
+
+  def _compose(self, model, means):
+    """Returns the losses of the stage from the means of its terms."""
+    include_bias = self.params.loss.include_bias_in_weight_decay
+    decay = objectives.weight_decay_loss(self.stage.params, model, include_bias)
+    return objectives.compose(self.stage.params, means, decay)
 
   def _scaffold_fn(self, model):
     """Returns what has the estimator start variables from the reference."""

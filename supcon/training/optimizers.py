@@ -1,4 +1,4 @@
-"""Hyper-parameters of a stage -> its optimizer.
+"""Hyper-parameters of a stage -> its optimizer; the optimizers of a run.
 
 The names given here, and the order in which slots are created, decide the names
 of the slot variables in a checkpoint. They are a public contract.
@@ -11,7 +11,12 @@ import tensorflow as tf
 
 from supcon import enums
 from supcon import hparams
+from supcon import replicas
+from supcon.models import contrastive
 from supcon.training import lars
+from supcon.training import objectives
+from supcon.training import stages
+from supcon.training import steps
 
 tf1 = tf.compat.v1
 
@@ -124,3 +129,129 @@ _BUILDERS = {
   enums.Optimizer.ADAM: _adam,
   enums.Optimizer.NESTEROV: _nesterov,
 }
+
+
+# --- Of a run -----------------------------------------------------------------
+
+
+def of_plan(
+  plan: stages.Plan,
+  model: contrastive.ContrastiveModel,
+  step: tf.Tensor,
+  include_bias: bool,
+) -> dict[int, tf1.train.Optimizer]:
+  """Returns {stage number: its optimizer}, with all slots created.
+
+  Every checkpoint of a run holds the slots of every stage, whichever stage is
+  under way. They are made in the order of the stages, which decides their names
+  where two stages share an optimizer whose slots do not carry the stage.
+  """
+  result = {}
+  rates = plan.learning_rates(step)
+  # The published LARS counts the step before it reads its rate.
+  lars_rates = plan.learning_rates(step + 1)
+  for stage, rate, lars_rate in zip(plan.stages, rates, lars_rates):
+    if stage.params.optimizer == enums.Optimizer.LARS:
+      rate = lars_rate
+    decayed = {
+      v.ref()
+      for v in objectives.decayed_variables(stage.params, model, include_bias)
+    }
+    result[stage.number] = build(
+      stage.params,
+      stage.number,
+      learning_rate=rate,
+      undecayed=[
+        v for v in model.trainable_variables if v.ref() not in decayed
+      ],
+    )
+
+  def create_all_slots():
+    for optimizer in result.values():
+      create_slots(optimizer, model.trainable_variables)
+
+  # In one go: each call would count equal names from the start.
+  replicas.once(create_all_slots)
+  return result
+
+
+def update(
+  optimizer: tf1.train.Optimizer,
+  variables: Sequence[tf.Variable],
+  gradients: Sequence[tf.Tensor | None],
+  step: tf.Variable,
+) -> steps.Update:
+  """Returns the update of the weights, which ends by counting `step`.
+
+  Variables that the loss does not reach get a gradient of zero: they stay, and
+  their slots decay as they do in the published implementation.
+
+  Args:
+    optimizer: Of the stage, with its slots.
+    variables: All that are trained.
+    gradients: Of this replica's loss, for each of them, or None. What is
+      minimised is the mean of the replicas' losses.
+    step: The global step.
+  """
+
+  def make():
+    return replicas.apply_mean_gradients(
+      optimizer,
+      [
+        (tf.zeros_like(variable) if gradient is None else gradient, variable)
+        for gradient, variable in zip(gradients, variables)
+      ],
+      step,
+    )
+
+  return steps.Update(
+    make, changed=[*variables, *_variables_of(optimizer, variables), step]
+  )
+
+
+def _variables_of(optimizer, variables):
+  """Returns what an optimizer keeps: of each variable, and besides."""
+  return [
+    *(
+      optimizer.get_slot(variable, name)
+      for name in optimizer.get_slot_names()
+      for variable in variables
+    ),
+    # Powers of Adam's betas. Its public list looks at the default graph alone,
+    # but the loop of a TPU may be a graph of its own.
+    *optimizer._non_slot_variables(),  # pylint: disable=protected-access
+  ]
+
+
+def unreached_slots(
+  plan: stages.Plan,
+  model: contrastive.ContrastiveModel,
+  step: tf.Tensor,
+  include_bias: bool,
+  architecture: hparams.Architecture,
+) -> set[str]:
+  """Makes the optimizers and names the slots that no loss ever changes.
+
+  The published code has no slots of variables that no loss reaches.
+
+  Args:
+    plan: That of all stages.
+    model: The model.
+    step: The global step.
+    include_bias: Whether biases decay.
+    architecture: That of the model.
+  """
+  names = set()
+  for number, optimizer in of_plan(plan, model, step, include_bias).items():
+    stage = plan.stages[number - 1].params
+    reached = objectives.reached_variables(stage, model, architecture)
+    if stage.optimizer != enums.Optimizer.LARS and stage.weight_decay:
+      reached += objectives.decayed_variables(stage, model, include_bias)
+    reached = {variable.ref() for variable in reached}
+    names |= {
+      optimizer.get_slot(variable, slot).op.name
+      for slot in optimizer.get_slot_names()
+      for variable in model.trainable_variables
+      if variable.ref() not in reached
+    }
+  return names

@@ -38,7 +38,7 @@ class UnfusedBatchNorm(layers.BatchNorm):
     mean, variance = self._moving_mean, self._moving_variance
     if training:
       mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
-      self._batch_statistics = (mean, variance)
+      self.record(mean, variance)
     return tf.nn.batch_normalization(
       x, mean, variance, self._beta, self._gamma, 1e-5
     )
@@ -73,7 +73,8 @@ class Step:
       loss = tf.reduce_mean(
         losses.contrastive_loss(outputs.projection, labels, 0.1)
       )
-      with tf.control_dependencies(model.batch_norm_updates()):
+      updates = layers.move_averages(outputs.batch_statistics)
+      with tf.control_dependencies(updates):
         train = tf1.train.MomentumOptimizer(0.01, 0.9).minimize(loss)
       with tf.control_dependencies([train]):
         self._loss = tf.identity(loss)

@@ -85,7 +85,7 @@ def test_projection_head_with_batch_norm_equals_numpy(training, use_beta):
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
   assert (norm + 'beta' in values) == use_beta
   assert head.biases == []
-  assert len(head.batch_norm_updates()) == (2 if training else 0)
+  assert len(head.take_batch_statistics()) == (2 if training else 0)
 
 
 def test_projection_head_of_one_layer_is_linear():

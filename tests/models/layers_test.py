@@ -223,7 +223,7 @@ def test_batch_norm_in_training_equals_numpy(shape, synchronised):
   images = tf1.placeholder_with_default(x, x.shape)
   y = norm(images, training=True)
   with tf.control_dependencies([y]):
-    updates = norm.batch_norm_updates()
+    updates = layers.move_averages(norm.take_batch_statistics())
   assert len(updates) == 2
   with tf.control_dependencies(updates):
     moving = [
@@ -261,7 +261,7 @@ def test_batch_norm_outside_training_uses_the_moving_statistics(shape):
   y = _run(norm(tf.constant(x), training=False), values)
   expected = (x - mean) / np.sqrt(variance + _EPSILON) * gamma + beta
   np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
-  assert norm.batch_norm_updates() == []
+  assert norm.take_batch_statistics() == []
 
 
 @pytest.mark.parametrize('shape', [(3, 2, 2, 2), (4, 2)])
@@ -307,13 +307,24 @@ def test_updates_exist_only_once_asked_for():
   assert not tf1.get_collection(tf1.GraphKeys.UPDATE_OPS)
 
 
-def test_updates_follow_the_latest_training_call():
+def test_statistics_are_those_of_each_call_since_they_were_taken():
   norm = layers.BatchNorm(_root(), 1, True)
-  for value in (10.0, 20.0):
-    norm(tf.fill([2, 1, 1, 1], value), training=True)
+
+  def taken():
+    moving = [statistic.moving for statistic in norm.take_batch_statistics()]
+    assert (
+      moving == [v for v in norm.variables if not v.trainable][: len(moving)]
+    )
+    return len(moving)
+
+  norm(tf.fill([2, 1, 1, 1], 10.0), training=True)
   norm(tf.fill([2, 1, 1, 1], 30.0), training=False)
-  updates = norm.batch_norm_updates()
-  with tf.control_dependencies(updates):
+  assert taken() == 2
+  assert taken() == 0
+  norm(tf.fill([2, 1, 1, 1], 20.0), training=True)
+  with tf.control_dependencies(
+    layers.move_averages(norm.take_batch_statistics())
+  ):
     mean = _named(norm, 'moving_mean').read_value()
   # 0.9 * 0 + 0.1 * 20 = 2.
   assert _run(mean) == pytest.approx([2])
@@ -323,8 +334,11 @@ def test_updates_can_stand_inside_a_condition():
   norm = layers.BatchNorm(_root(), 1, True)
   norm(tf.fill([2, 1, 1, 1], 10.0), training=True)
   wanted = tf1.placeholder(tf.bool, [])
+  statistics = norm.take_batch_statistics()
   update = tf1.cond(
-    wanted, lambda: tf.group(*norm.batch_norm_updates()), lambda: tf.no_op()
+    wanted,
+    lambda: tf.group(*layers.move_averages(statistics)),
+    lambda: tf.no_op(),
   )
   mean = _named(norm, 'moving_mean')
   with tf1.Session() as session:
@@ -339,7 +353,9 @@ def test_batch_norm_takes_a_batch_of_unknown_size():
   norm = layers.BatchNorm(_root(), 2, True)
   images = tf1.placeholder(tf.float32, [None, 1, 1, 2])
   norm(images, training=True)
-  with tf.control_dependencies(norm.batch_norm_updates()):
+  with tf.control_dependencies(
+    layers.move_averages(norm.take_batch_statistics())
+  ):
     variance = _named(norm, 'moving_variance').read_value()
   with tf1.Session() as session:
     session.run(tf1.global_variables_initializer())
@@ -375,7 +391,7 @@ def _train_batch_norm(x, weights, synchronised, start):
   loss = tf.reduce_sum(y**2 * weights)
   gradients = tf.gradients(loss, [local, *norm.trainable_variables])
   with tf.control_dependencies([y]):
-    updates = norm.batch_norm_updates()
+    updates = layers.move_averages(norm.take_batch_statistics())
   with tf.control_dependencies(updates):
     moving = [v.read_value() for v in norm.variables if not v.trainable]
   return {

@@ -10,6 +10,7 @@ from supcon import enums
 from supcon import hparams
 from supcon.data import digits
 from supcon.models import contrastive
+from supcon.models import layers
 from supcon.serving import trained
 from tests import golden
 
@@ -170,7 +171,7 @@ def expect(checkpoint):
         'unnormalized_embeddings': found.embedding[:, 0],
         'projection': found.projection[:, 0],
       }
-      updates = model.batch_norm_updates()
+      updates = layers.move_averages(found.batch_statistics)
       tf1.train.Saver(model.variables).restore(session, checkpoint)
       outputs[training] = session.run(named)
       session.run([update.op for update in updates])

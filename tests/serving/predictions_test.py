@@ -57,8 +57,8 @@ def test_says_what_the_model_says_of_whitened_images():
     )
     with tf1.variable_scope('', reuse=True):
       model = contrastive.ContrastiveModel(_PARAMS.architecture, 3)
-    expected = trained.outputs(
-      model, tf.constant(white.astype(np.float32)), training=False
+    expected = trained.named(
+      model(tf.constant(white.astype(np.float32)), training=False)
     )
     session.run(tf1.global_variables_initializer())
     actual, expected = session.run([spec.predictions, expected])

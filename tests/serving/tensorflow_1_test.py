@@ -11,9 +11,9 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 import tensorflow_hub as hub
 
+from supcon.models import layers
 from supcon.serving import hub_module
 from supcon.serving import trained
-from supcon.training import stages
 from tests.serving import exported
 
 tf1 = tf.compat.v1
@@ -213,13 +213,12 @@ def _write_by_tensorflow_hub(model, path):
     size = model.image_size
     network = model.build()
     images = tf1.placeholder(tf.float32, [None, size, size, 3], 'images')
-    outputs = trained.outputs(network, model.from_unit_range(images), training)
-    norms = stages.weight_norms(
-      network, model.params.loss.include_bias_in_weight_decay
-    )
+    raw = network(model.from_unit_range(images), training)
+    outputs = trained.named(raw)
+    norms = network.weight_norms(model.params.loss.include_bias_in_weight_decay)
     for norm in norms.values():
       tf1.add_to_collection('regularization_losses', norm)
-    for update in network.batch_norm_updates():
+    for update in layers.move_averages(raw.batch_statistics):
       tf1.add_to_collection('update_ops', update.op)
     for name, keys in trained.IMAGE_SIGNATURES.items():
       named = {output: outputs[key] for output, key in keys.items()}

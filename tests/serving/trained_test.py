@@ -78,7 +78,7 @@ def test_outputs_are_the_models(checkpoint, expected):
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
       network = model.build()
       images = tf.constant(exported.model_input(exported.images()))
-      outputs = trained.outputs(network, images, training)
+      outputs = trained.named(network(images, training))
       tf.compat.v1.train.Saver(network.variables).restore(session, checkpoint)
       found = session.run(dict(outputs))
     assert set(found) == set(exported.NAMES)

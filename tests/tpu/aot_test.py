@@ -73,8 +73,7 @@ def _kinds(result):
   return {(each['name'], each['dtype']) for each in result['collectives']}
 
 
-def test_a_small_program_for_8_cores(monkeypatch, tmp_path):
-  cases.replace_encoder(monkeypatch)
+def test_a_small_program_for_8_cores(tmp_path):
   cores = cases.OnCores(cases.params(enums.Optimizer.LARS), 1, num_cores=8)
   result = _compile(cores.mlir, 'v3:2x2', tmp_path)
   assert result['num_cores'] == 8
@@ -83,9 +82,8 @@ def test_a_small_program_for_8_cores(monkeypatch, tmp_path):
   )
 
 
-def test_default_precision_would_gather_bfloat16(monkeypatch, tmp_path):
+def test_default_precision_would_gather_bfloat16(tmp_path):
   # So the other tests see a difference that execution on a CPU does not show.
-  cases.replace_encoder(monkeypatch)
   cores = cases.OnCores(cases.params(enums.Optimizer.LARS), 1, num_cores=8)
   mlir = cores.mlir.replace('HIGHEST', 'DEFAULT')
   result = _compile(mlir, 'v3:2x2', tmp_path)

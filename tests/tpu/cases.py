@@ -13,8 +13,6 @@ import tensorflow as tf
 
 from supcon import enums
 from supcon import hparams
-from supcon.models import layers
-from supcon.models import resnet
 from supcon.training import stages
 from tests import model_functions
 from tests.tpu import offline
@@ -39,27 +37,6 @@ _BASE_LEARNING_RATES = {
 }
 
 
-class SmallEncoder(layers.Module):
-  """Stands in for resnet.Encoder."""
-
-  embedding_size = 16
-
-  def __init__(self, parent, architecture):
-    super().__init__(parent, 'Encoder')
-    norm = functools.partial(
-      layers.BatchNorm, synchronised=architecture.use_global_batch_norm
-    )
-    self._pairs = [
-      (layers.Conv2D(self, 3, 8, 3, 1), norm(self, 8)),
-      (layers.Conv2D(self, 8, 16, 3, 2), norm(self, 16)),
-    ]
-
-  def forward(self, x, training):
-    for conv, norm in self._pairs:
-      x = tf.nn.relu(norm(conv(x, training), training))
-    return tf.cast(tf.reduce_mean(x, [1, 2]), tf.float32)
-
-
 def params(optimizer, architecture=None):
   """Returns HParams of two stages that differ in their losses."""
   stage = hparams.Stage(
@@ -76,6 +53,7 @@ def params(optimizer, architecture=None):
     batch_size=BATCH_SIZE,
     architecture=architecture
     or hparams.Architecture(
+      encoder_architecture=enums.EncoderArchitecture.TINY,
       projection_head_layers=(16, 8),
       projection_head_use_batch_norm=True,
       stop_gradient_before_projection_head=False,
@@ -313,10 +291,6 @@ def input_fn(dtype, with_weights):
     return tf.data.Dataset.from_tensors((features, labels)).repeat()
 
   return build
-
-
-def replace_encoder(monkeypatch):
-  monkeypatch.setattr(resnet, 'Encoder', SmallEncoder)
 
 
 def worst_difference(found, expected, before):

@@ -17,8 +17,7 @@ from tests.tpu import scripts
 tf1 = tf.compat.v1
 
 
-def test_what_xla_cannot_compile_is_refused(monkeypatch):
-  cases.replace_encoder(monkeypatch)
+def test_what_xla_cannot_compile_is_refused():
   params = cases.params(enums.Optimizer.MOMENTUM)
   function = cases.function(params, 1, use_tpu=True)
 
@@ -37,8 +36,7 @@ def test_what_xla_cannot_compile_is_refused(monkeypatch):
     program.lower(graph)
 
 
-def test_variables_start_from_the_reference(monkeypatch, tmp_path):
-  cases.replace_encoder(monkeypatch)
+def test_variables_start_from_the_reference(tmp_path):
   params = dataclasses.replace(
     cases.params(enums.Optimizer.MOMENTUM),
     warm_start=hparams.WarmStart(warm_start_encoder=True),

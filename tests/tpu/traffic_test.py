@@ -135,8 +135,7 @@ def test_a_collective_of_unknown_cost():
     traffic.collectives(module)
 
 
-def test_a_whole_training_step(monkeypatch):
-  cases.replace_encoder(monkeypatch)
+def test_a_whole_training_step():
   num_cores = 8
   graph = offline.training_graph(
     cases.function(cases.params(enums.Optimizer.MOMENTUM), 1, use_tpu=True),

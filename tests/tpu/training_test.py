@@ -16,11 +16,6 @@ _OPTIMIZERS = [enums.Optimizer.MOMENTUM, enums.Optimizer.LARS]
 _STEP = 'global_step'
 
 
-@pytest.fixture(autouse=True)
-def _small_encoder(monkeypatch):
-  cases.replace_encoder(monkeypatch)
-
-
 @functools.cache
 def _on_cores(optimizer, stage, num_cores):
   return cases.OnCores(cases.params(optimizer), stage, num_cores)
@@ -94,9 +89,8 @@ def test_in_float64_cores_equal_one_core(optimizer, num_cores):
 
 
 @pytest.mark.slow
-def test_resnet_in_float64(monkeypatch):
+def test_resnet_in_float64():
   # In float32 its many relus fall on other sides; that says nothing.
-  monkeypatch.undo()
   architecture = hparams.Architecture(
     encoder_depth=18,
     encoder_width=1 / 8,

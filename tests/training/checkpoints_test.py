@@ -14,6 +14,7 @@ from supcon import enums
 from supcon import hparams
 from supcon.models import contrastive
 from supcon.training import checkpoints
+from supcon.training import optimizers
 from supcon.training import stages
 from tests import flag_parsing
 from tests import golden
@@ -630,7 +631,7 @@ def _expected_of(config, **changes):
   model = contrastive.ContrastiveModel(
     params.architecture, config['num_classes']
   )
-  stages.make_optimizers(
+  optimizers.of_plan(
     stages.plan(params, config['training_set_size']),
     model,
     tf1.train.get_or_create_global_step(),
@@ -743,7 +744,7 @@ def test_a_published_training_checkpoint_is_continued(tmp_path, table):
   )
   with tf.Graph().as_default():
     model = contrastive.ContrastiveModel(params.architecture, classes)
-    stages.make_optimizers(
+    optimizers.of_plan(
       stages.plan(params, 10 * params.batch_size),
       model,
       tf1.train.get_or_create_global_step(),

@@ -11,6 +11,7 @@ import tensorflow as tf
 from supcon import hparams
 from supcon.training import hooks
 from supcon.training import stages
+from supcon.training import steps
 
 tf1 = tf.compat.v1
 
@@ -27,12 +28,13 @@ def _plan(epochs_1=50, epochs_2=20, steps_per_epoch=2):
 
 # --- The stop at NaN ----------------------------------------------------------
 
+_LOSSES = ('total', 'contrastive', 'cross_entropy', 'weight_decay')
 _SUBJECTS = (
-  stages.Subject('the loss', ''),
-  stages.Subject('the gradients of', 'v'),
-  stages.Subject('the gradients of', 'w'),
-  stages.Subject('the gradients of', 'x'),
-  stages.Subject('the batch statistics for', 'y'),
+  steps.Subject('the loss', ''),
+  steps.Subject('the gradients of', 'v'),
+  steps.Subject('the gradients of', 'w'),
+  steps.Subject('the gradients of', 'x'),
+  steps.Subject('the batch statistics for', 'y'),
 )
 
 
@@ -40,7 +42,7 @@ def _run_with_nan_hook(reports, number=1, keeps=False):
   """Runs a step per report with the hook; returns how many steps ran.
 
   Args:
-    reports: Of each step, as in stages.Health. A bad one is not counted.
+    reports: Of each step, as in steps.Health. A bad one is not counted.
     number: Of the stage.
     keeps: Whether the steps are a loop that ends after the last of them, and
       the hook only sees what was kept.
@@ -49,10 +51,10 @@ def _run_with_nan_hook(reports, number=1, keeps=False):
   with tf.Graph().as_default():
     step = tf1.train.get_or_create_global_step()
     report = tf.gather(tf.constant(reports, tf.float32), step)
-    health, memory = stages.Health(_SUBJECTS, report), None
+    health, memory = steps.Health(_LOSSES, _SUBJECTS, report), None
     updates = []
     if keeps:
-      health, memory, update = stages.first_bad(health)
+      health, memory, update = steps.first_bad(health)
       updates.append(update)
     hook.watch(_plan().stages[number - 1], health, memory)
     with tf.control_dependencies([*updates, report]):
@@ -205,10 +207,9 @@ class _Progress:
       'rate of stage 1': 0.1,
       'rate of stage 2': 0.000123456,
     }
-    results = {
-      name: fetched[tensor]
-      for name, tensor in self._hook.before_run(None).fetches.items()
-    }
+    results = tf.nest.map_structure(
+      fetched.get, self._hook.before_run(None).fetches
+    )
     self._hook.after_run(
       None, tf1.train.SessionRunValues(results, options=None, run_metadata=None)
     )

@@ -1,7 +1,6 @@
 """Tests of supcon.training.metrics."""
 
 import math
-import types
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from supcon import tpu_estimator
 from supcon.training import metrics
 from supcon.training import stages
 from tests import golden
+from tests.training import scalar_model
 
 tf1 = tf.compat.v1
 
@@ -84,7 +84,9 @@ def _evaluate(batches):
   with tf.Graph().as_default(), tf1.Session() as session:
     inputs = [tf1.placeholder(tf.int32, shapes[0])]
     inputs += [tf1.placeholder(tf.float32, shape) for shape in shapes[1:]]
-    metric_fn, tensors = metrics.eval_metrics(*inputs)
+    labels, logits, contrastive, cross_entropy, weights = inputs
+    losses = {'contrastive': contrastive, 'cross_entropy': cross_entropy}
+    metric_fn, tensors = metrics.eval_metrics(labels, logits, losses, weights)
     found = metric_fn(**tensors)
     values = {tag: value for tag, (value, _) in found.items()}
     updates = {tag: update for tag, (_, update) in found.items()}
@@ -199,12 +201,6 @@ def test_a_loss_that_is_not_a_number_shows_unless_it_is_padding():
 # --- Training summaries -------------------------------------------------------
 
 
-def _module(kernel, bias):
-  return types.SimpleNamespace(
-    kernels=[tf.constant(kernel)], biases=[tf.constant(bias)]
-  )
-
-
 def test_training_scalars():
   # 2 steps per epoch; base rates are for a batch of 256.
   stage_1 = hparams.Stage(
@@ -228,11 +224,7 @@ def test_training_scalars():
   params = hparams.HParams(batch_size=4, stage_1=stage_1, stage_2=stage_2)
   run = stages.plan(params, 8)
   with tf.Graph().as_default(), tf1.Session() as session:
-    model = types.SimpleNamespace(
-      encoder=_module(4.0, 2.0),  # 4^2/2 + 2^2/2 = 10
-      projection_head=_module(2.0, 6.0),  # 2 + 18 = 20
-      classification_head=_module(6.0, 8.0),  # 18 + 32 = 50
-    )
+    model = scalar_model.Model()
     # Classes in the order of their logits: 6, 5, 4, ... Label 4 is third, 1 is
     # sixth, 6 is first.
     logits = tf.tile([tf.range(7.0)], [4, 1])
@@ -240,12 +232,21 @@ def test_training_scalars():
       run,
       tf.constant(1, tf.int64),
       model,
-      types.SimpleNamespace(logits=logits),
+      logits,
       tf.constant([4, 1, 6, 6]),
-      stages.LossParts(*(tf.constant(v) for v in (1.5, 2.5, 3.5, 4.5))),
+      {
+        name: tf.constant(value)
+        for name, value in (
+          ('total', 1.5),
+          ('contrastive', 2.5),
+          ('cross_entropy', 3.5),
+          ('weight_decay', 4.5),
+        )
+      },
       include_bias=True,
     )
     assert {s.dtype for s in scalars.values()} == {tf.float32}
+    session.run(tf1.global_variables_initializer())
     actual = session.run(scalars)
   published = set(golden.json('summaries.json')['train']['tags'])
   assert set(actual) == published | {'loss'}

@@ -9,9 +9,15 @@ import tensorflow as tf
 
 from supcon import enums
 from supcon import hparams
+from supcon.models import contrastive
 from supcon.training import lars
+from supcon.training import objectives
 from supcon.training import optimizers
+from supcon.training import stages
+from tests import flag_parsing
 from tests import golden
+from tests import model_functions
+from tests.training import scalar_model
 
 tf1 = tf.compat.v1
 
@@ -333,3 +339,161 @@ def test_slots_of_a_training_checkpoint(script):
   # variable is a trainable one.
   last = max(i for i, (_, _, trained) in enumerate(tensors) if trained)
   assert created == [(name, shape) for name, shape, _ in tensors[last + 1 :]]
+
+
+# --- Slots --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  'first, second',
+  [
+    *((choice, choice) for choice in enums.Optimizer),
+    (enums.Optimizer.LARS, enums.Optimizer.RMSPROP),
+    (enums.Optimizer.ADAM, enums.Optimizer.NESTEROV),
+  ],
+)
+def test_both_stages_make_the_slots_of_both(first, second):
+  optimizers = {'optimizer': first}, {'optimizer': second}
+  in_1, in_2 = (
+    list(
+      scalar_model.train(
+        scalar_model.no_loss, *optimizers, number=number, num_steps=0
+      )[0]
+    )
+    for number in (1, 2)
+  )
+  assert in_1 == in_2
+  per_kernel = {  # Slots that an optimizer makes of a variable.
+    enums.Optimizer.RMSPROP: 2,
+    enums.Optimizer.MOMENTUM: 1,
+    enums.Optimizer.LARS: 1,
+    enums.Optimizer.ADAM: 2,
+    enums.Optimizer.NESTEROV: 1,
+  }
+  slots = [name for name in in_1 if name.startswith(f'{scalar_model.KERNEL}/')]
+  assert len(slots) == per_kernel[first] + per_kernel[second]
+
+
+@pytest.mark.parametrize(
+  'number, slots', [(1, {'Adam', 'Adam_1'}), (2, {'Adam_2', 'Adam_3'})]
+)
+def test_stage_1_has_the_first_of_equal_names(number, slots):
+  # The names of Adam's slots do not say the stage, only their order does.
+  adam = {'optimizer': enums.Optimizer.ADAM}
+  before, after = scalar_model.train(
+    scalar_model.encoder_kernel,
+    adam,
+    adam,
+    number=number,
+    start_step=4 * (number - 1),
+  )
+  moved = {
+    name.rpartition('/')[-1]
+    for name in before
+    if name.startswith(f'{scalar_model.KERNEL}/')
+    and before[name] != after[name]
+  }
+  assert moved == slots
+
+
+def _listings():
+  """Returns the scripts for which all tensors of a checkpoint are listed."""
+  prefix = 'training_checkpoint_'
+  found = golden.path('variables').glob(f'{prefix}*.tsv')
+  return sorted(listing.stem[len(prefix) :] for listing in found)
+
+
+@pytest.mark.parametrize('script', _listings())
+def test_variables_of_a_published_training_checkpoint(script):
+  listing = golden.path(f'variables/training_checkpoint_{script}.tsv')
+  rows = [line.split('\t') for line in listing.read_text().splitlines()[1:]]
+  published = {
+    (name, tuple(int(size) for size in shape.split(',') if size), flag == '1')
+    for _, name, shape, _, flag in rows
+  }
+  num_classes = next(
+    shape[-1]
+    for name, shape, _ in published
+    if name == 'ContrastiveModel/ClassificationHead/dense/kernel'
+  )
+  flags = golden.json('scripts.json')['scripts'][script]['flags']
+  _, params = flag_parsing.parse([f'--{k}={v}' for k, v in flags.items()])
+  run = stages.plan(params, 10 * params.batch_size)
+  function = model_functions.make(
+    params,
+    run,
+    run.stages[0],
+    num_classes,
+  )
+  side = params.input_data.preprocessing.image_size
+  with tf.Graph().as_default():
+    features = {
+      'images': tf.zeros([2, 2, side, side, 3]),
+      'blur_sigmas': tf.zeros([2, 2]),
+    }
+    function.train(features, tf.constant([0, 1]))
+    ours = {
+      (v.op.name, tuple(v.shape), v.trainable) for v in tf1.global_variables()
+    }
+  assert ours == published
+
+
+# --- Slots of what no loss reaches --------------------------------------------
+
+
+@pytest.mark.parametrize('stops_projection', [False, True])
+@pytest.mark.parametrize('stops_classifier', [False, True])
+def test_unreached_slots_are_those_without_a_gradient(
+  stops_projection, stops_classifier
+):
+  # Stage 1 decays the encoder alone; stage 2 decays inside the optimizer.
+  params = scalar_model.make_params(
+    {
+      'optimizer': enums.Optimizer.MOMENTUM,
+      'weight_decay': 0.1,
+      'use_encoder_weight_decay': True,
+      'use_projection_head_weight_decay': False,
+      'cross_entropy_loss_weight': 0.0,
+    },
+    {
+      'optimizer': enums.Optimizer.LARS,
+      'weight_decay': 0.1,
+      'contrastive_loss_weight': 0.0,
+      'cross_entropy_loss_weight': 1.0,
+    },
+  )
+  architecture = dataclasses.replace(
+    params.architecture,
+    encoder_depth=18,
+    encoder_width=1 / 16,
+    stop_gradient_before_projection_head=stops_projection,
+    stop_gradient_before_classification_head=stops_classifier,
+  )
+  run = stages.plan(params, 100)
+  with tf.Graph().as_default():
+    model = contrastive.ContrastiveModel(architecture, 3)
+    names = optimizers.unreached_slots(
+      run, model, tf1.train.get_or_create_global_step(), True, architecture
+    )
+    outputs = model(tf.zeros([2, 2, 8, 8, 3]), training=True)
+    expected = set()
+    for stage, loss, slot in zip(
+      run.stages,
+      (outputs.projection, outputs.logits),
+      ('MomentumOptimizer_stage1', 'LARSOptimizer_stage2/Momentum'),
+    ):
+      total = tf.reduce_sum(loss)
+      total += objectives.weight_decay_loss(
+        stage.params, model, include_bias=True
+      )
+      gradients = tf.gradients(total, model.trainable_variables)
+      expected |= {
+        f'{variable.op.name}/{slot}'
+        for variable, gradient in zip(model.trainable_variables, gradients)
+        if gradient is None
+      }
+  assert names == expected
+  kernel = 'ContrastiveModel/Encoder/Conv2DFixedPadding/conv2d/kernel'
+  assert f'{kernel}/MomentumOptimizer_stage1' not in names  # It decays.
+  in_2 = f'{kernel}/LARSOptimizer_stage2/Momentum'
+  assert (in_2 in names) == stops_classifier

@@ -110,7 +110,7 @@ def _by_plain_ops(self, x, training):
     # The published layer is fused there: its variance is the unbiased one.
     count = x.shape[0] * x.shape[1] * x.shape[2]
     moving = variance * (count / (count - 1))
-  self._batch_statistics = (mean, moving)
+  self.record(mean, moving)
   beta = 0.0 if self._beta is None else self._beta
   return tf.nn.batch_normalization(x, mean, variance, beta, self._gamma, 1e-5)
 

@@ -16,11 +16,6 @@ from tests.tpu import cases
 tf1 = tf.compat.v1
 
 
-@pytest.fixture(autouse=True)
-def _small_encoder(monkeypatch):
-  cases.replace_encoder(monkeypatch)
-
-
 def _estimator(function, count, model_dir):
   @tf.autograph.experimental.do_not_convert
   def call(features, labels, mode):

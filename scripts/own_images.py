@@ -1,6 +1,6 @@
 """Chooses how to train on a directory of images, for scripts/own_images.sh.
 
-  python own_images.py DIR [FLAGS of main.py]
+  python scripts/own_images.py DIR [FLAGS of main.py]
 
 Prints the flags that it has chosen, one a line, and on standard error what it
 has seen and why it chose them. With anything wrong it prints a line for each
@@ -8,17 +8,20 @@ mistake instead, all at once, and ends with status 2.
 """
 
 import os
+import pathlib
 import sys
 
-from absl import flags
-from absl import logging
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import hparams_flags
-from supcon import installation
-from supcon import logs
-from supcon import path_names
-from supcon import recipes
-from supcon import texts
+from absl import flags  # noqa: E402
+from absl import logging  # noqa: E402
+
+import hparams_flags  # noqa: E402
+from supcon import installation  # noqa: E402
+from supcon import logs  # noqa: E402
+from supcon import path_names  # noqa: E402
+from supcon import recipes  # noqa: E402
+from supcon import texts  # noqa: E402
 
 _USAGE = (
   'usage: scripts/own_images.sh DIR [FLAGS], where DIR holds a folder of images'
