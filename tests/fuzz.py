@@ -1,18 +1,21 @@
-"""Random flags, damaged checkpoints and damaged data against main.py.
+"""Random flags, damage, restarts, odd names and thin images against main.py.
 
   python -m tests.fuzz [--flags 2000] [--checkpoints 500] [--data 500] \
-    [--seed 0] [--processes 2]
+    [--restarts 250] [--names 125] [--thin 125] [--seed 0] [--processes 2]
 
 Whatever is thrown at it, main.py has to end within a minute, with exit code 0
-or with one line that says what is wrong; no traceback may reach the user, and
-nothing may be written outside the model_dir. Networks are of two convolutions
-and runs of a few steps: what is tried is all that surrounds them.
+or with one line that says what is wrong; no traceback and no character that
+steers a terminal may reach the user, and nothing may be written outside the
+model_dir. What a run has recorded of its checkpoints changes with a checkpoint
+only. Networks are of two convolutions and runs of a few steps: what is tried is
+all that surrounds them.
 
 Prints what was tried and what came of it; exit code 1 if that did not hold.
 """
 
 import argparse
 import collections
+from collections.abc import Callable
 import contextlib
 import json
 import os
@@ -26,8 +29,11 @@ import sys
 import tempfile
 import threading
 import time
+from typing import NamedTuple
+import unicodedata
 
 import hparams_flags
+from supcon import enums
 from supcon import hparams
 from supcon import run_options
 
@@ -52,7 +58,7 @@ _BASE = {
   'stage_1_warmup_epochs': 0,
   'stage_2_epochs': 0,
   'stage_2_warmup_epochs': 0,
-  'resnet_depth': 18,
+  'resnet_architecture': 'TINY',
   # Whoever waits for a checkpoint that nobody will write waits for ever.
   'eval_timeout_secs': 1,
   'eval_interval_secs': 0,
@@ -99,6 +105,17 @@ _WORDS = (
   '$(id)',
   '--help',
 )
+# Of a run on the pictures of `_prepare`.
+_OF_PICTURES = {
+  'input_fn': 'folder',
+  'data_dir': 'pictures',
+  'num_images': 0,
+  'num_eval_images': 0,
+  'batch_size': 4,
+}
+_HALFWAY = {'stage_2_epochs': 1}
+# What predict and eval are told of a run that is there.
+_OF_USE = ('use_tpu', 'mode', 'model_dir', 'images', 'data_dir', 'eval_once')
 # Nothing outside of runs/ is to change.
 _DIRECTORIES = (
   '',
@@ -126,9 +143,6 @@ import json, os, sys, tempfile, traceback
 sys.path.insert(0, %r)
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 from absl import app
-from supcon.models import resnet
-from tests.tpu import cases
-resnet.Encoder = cases.SmallEncoder
 import main
 
 def run(arguments):
@@ -222,6 +236,19 @@ class _Worker:
 # --- What is tried ------------------------------------------------------------
 
 
+class _Try(NamedTuple):
+  """One run.
+
+  Attributes:
+    arguments: Of main.py.
+    check: Returns what is wrong besides after the run, from its exit code and
+      what it printed; '' if nothing is.
+  """
+
+  arguments: list[str]
+  check: Callable[[int, str], str] = lambda code, text: ''
+
+
 def _random_flags(rng, number, directory):
   """Returns the arguments of a run with a few flags that are anything."""
   flags = {
@@ -250,7 +277,7 @@ def _random_flags(rng, number, directory):
   arguments = [f'--{name}={value}' for name, value in flags.items()]
   if rng.random() < 0.05:
     arguments.insert(rng.randrange(len(arguments)), rng.choice(_WORDS))
-  return arguments
+  return _Try(arguments)
 
 
 def _value(rng, name, table):
@@ -301,7 +328,7 @@ def _damaged_checkpoint(rng, number, directory):
     )
   elif mode.startswith('train'):
     flags['stage_2_epochs'] = 2
-  return [f'--{name}={value}' for name, value in flags.items()]
+  return _Try(_to_arguments(flags))
 
 
 def _damaged_data(rng, number, directory):
@@ -331,7 +358,232 @@ def _damaged_data(rng, number, directory):
     flags['output'] = f'runs/data{number}.npz'
   if rng.random() < 0.3:
     flags['measure_whitening'] = True
+  return _Try(_to_arguments(flags))
+
+
+def _to_arguments(flags):
   return [f'--{name}={value}' for name, value in flags.items()]
+
+
+# Flags of a restart, and values unlike those of the run.
+_CHANGES = {
+  'image_size': (6, 9, 12),
+  'eval_crop_method': ('RESIZE_THEN_CROP', 'IDENTITY'),
+  'crop_padding': (1, 4),
+  'apply_whitening': (False,),
+  'measure_whitening': (True,),
+  'resnet_architecture': ('RESNET_V1',),
+  'projection_head_layers': ('4', '8,8'),
+  'normalize_embedding': (False,),
+  'batch_size': (3, 4, 16),
+  'num_images': (11, 16, 20, 0),
+  'num_eval_images': (5, 0),
+  'stage_1_epochs': (0, 1, 2, 4),
+  'stage_2_epochs': (0, 1, 2, 4),
+  'stage_1_optimizer': ('ADAM', 'LARS'),
+  'stage_1_base_learning_rate': (0.01, 1),
+  'stage_2_weight_decay': (0.1,),
+  'temperature': (0.5,),
+  'use_labels': (False,),
+  'seed': (7,),
+  'augmentation_type': ('SIMCLR',),
+  'train_split': ('train[:50%]', 'test'),
+  'eval_split': ('train', 'train[:10%]'),
+  'eval_once': (True,),
+  'accept_new_plan': (True,),
+  'force': (True,),
+  'on_nan': ('rollback',),
+  'input_fn': ('folder', 'digits'),
+}
+# What says what the newest checkpoint was trained with.
+_FACTS = ('hparams.json', 'labels.txt', 'whitening.json', 'bad_images.json')
+
+
+def _restart(rng, number, directory):
+  """Goes on with a run under other flags, or with other data."""
+  model_dir = directory / 'runs' / f'restart{number}'
+  origin = rng.choice(('trained', 'halfway', 'of_pictures'))
+  shutil.copytree(directory / origin, model_dir)
+  flags = {
+    **_BASE,
+    **(_OF_PICTURES if origin == 'of_pictures' else {}),
+    'mode': rng.choice(
+      ('train', 'train', 'train_then_eval', 'eval', 'export', 'embed', 'status')
+    ),
+    'model_dir': f'runs/restart{number}',
+    'output': f'runs/restart{number}.npz',
+  }
+  if origin == 'halfway':
+    flags.update(_HALFWAY)
+  if origin == 'of_pictures' and rng.random() < 0.7:
+    data_dir = directory / 'runs' / f'data{number}'
+    shutil.copytree(directory / 'pictures', data_dir)
+    flags['data_dir'] = f'runs/data{number}'
+    folder = data_dir / rng.choice(('train', 'val'))
+    change = rng.choice(('fewer', 'renamed', 'another class', 'no class'))
+    if change == 'fewer':
+      files = sorted(folder.rglob('*.*'))
+      for path in rng.sample(files, rng.randint(1, len(files) - 1)):
+        path.unlink()
+    elif change == 'renamed':
+      (folder / 'a').rename(folder / rng.choice(('z', 'A', 'c')))
+    elif change == 'another class':
+      shutil.copytree(folder / 'a', folder / 'c')
+    else:
+      shutil.rmtree(folder / 'b')
+  for name in rng.sample(sorted(_CHANGES), rng.choice((0, 1, 1, 2, 3))):
+    flags[name] = rng.choice(_CHANGES[name])
+  # The digits prepare themselves where they are asked for.
+  if flags['input_fn'] == 'digits':
+    flags['data_dir'] = 'data'
+  elif flags['data_dir'] == 'data':
+    flags['data_dir'] = 'pictures'
+  before = _recorded(model_dir)
+
+  def check(code, text):
+    found = re.findall(r'step (\d+) of (\d+)', text)
+    if any(int(step) > int(of) for step, of in found):
+      return 'a step beyond the last one'
+    after = _recorded(model_dir)
+    # A better one of the same data may take its place, but only then.
+    if len(after['best']) < len(before['best']):
+      return 'a best checkpoint is lost'
+    is_trained = after['newest'] != before['newest']
+    if not is_trained and not before['newest'] <= after['kept']:
+      return 'the newest checkpoint is lost'
+    if not is_trained and after['facts'] != before['facts']:
+      return 'a fact has changed without a checkpoint'
+    return ''
+
+  return _Try(_to_arguments(flags), check)
+
+
+def _recorded(model_dir):
+  """Returns what is recorded in a training directory."""
+
+  def steps_in(directory):
+    return {
+      path.name.removesuffix('.index')
+      for path in (model_dir / directory).glob('model.ckpt-*.index')
+    }
+
+  newest = set()
+  with contextlib.suppress(FileNotFoundError):
+    newest = set(
+      re.findall(
+        r'^model_checkpoint_path: ".*?([^/"]+)"',
+        (model_dir / 'checkpoint').read_text(),
+      )
+    )
+  kept = steps_in('.') | steps_in('best')
+  for directory in model_dir.glob('former_plans*'):
+    kept |= {
+      path.name.removesuffix('.index') for path in directory.rglob('*.index')
+    }
+  return {
+    'newest': newest,
+    'kept': kept,
+    'best': {
+      (path.parent.name, name)
+      for path in model_dir.glob('best*/best.json')
+      for name in steps_in(path.parent.name)
+    },
+    'facts': {
+      name: (model_dir / name).read_bytes()
+      for name in _FACTS
+      if (model_dir / name).exists()
+    },
+  }
+
+
+_ODD_NAMES = (
+  'lr=[0.1]',
+  'a b',
+  "it's",
+  '"quoted"',
+  'a,b',
+  'a=b',
+  '-dash',
+  '.hidden',
+  '~',
+  '~root',
+  'back\\slash',
+  'star*',
+  'what?',
+  'new\nline',
+  'carriage\rreturn',
+  'escape\x1b[31m',
+  'caf\u00e9',
+  'cafe\u0301',
+  '\u202eright to left',
+  'x' * 200,
+  '\N{SNOWMAN}',
+  '%s',
+  '{}',
+  '$(id)',
+  'not utf-8 \udcff',
+)
+
+
+def _odd_names(rng, number, directory):
+  """Has classes, files or directories of odd names."""
+  data_dir = directory / 'runs' / f'data{number}'
+  shutil.copytree(directory / 'pictures', data_dir)
+  name = rng.choice(_ODD_NAMES)
+  flags = {
+    **_BASE,
+    **_OF_PICTURES,
+    'data_dir': f'runs/data{number}',
+    'mode': rng.choice(('train', 'train_then_eval')),
+    'model_dir': f'runs/names{number}',
+  }
+  where = rng.choice(('class', 'class', 'file', 'other file', 'model_dir'))
+  if where == 'class':
+    for split in ('train', 'val'):
+      (data_dir / split / 'a').rename(data_dir / split / name)
+  elif where == 'file':
+    path = data_dir / 'train' / 'a' / '0.png'
+    path.rename(path.with_name(f'{name}.png'))
+  elif where == 'other file':
+    ending = rng.choice(('.webp', '.tif', '.txt', '', '.jfif'))
+    (data_dir / 'train' / 'a' / f'{name}{ending}').write_bytes(b'nothing')
+  else:
+    flags['model_dir'] = f'runs/names{number}/{name}'
+
+  def check(code, text):
+    odd = {c for c in text if unicodedata.category(c) == 'Cc'} - {'\n'}
+    return f'prints {sorted(odd)}' if odd else ''
+
+  return _Try(_to_arguments(flags), check)
+
+
+def _thin_images(rng, number, directory):
+  """Has images that are far longer than wide, or of one pixel."""
+  from PIL import Image
+
+  data_dir = directory / 'runs' / f'data{number}'
+  shutil.copytree(directory / 'pictures', data_dir)
+  for _ in range(rng.randint(1, 3)):
+    long = rng.choice((1, 2, 17, 300, 3000, 9000, 60000))
+    shape = rng.choice(((1, long), (long, 1), (2, long), (long, 3)))
+    path = data_dir / rng.choice(('train', 'val')) / 'a' / f'thin{long}.png'
+    Image.new(rng.choice(('RGB', 'L', 'P')), shape, 7).save(path)
+  flags = {
+    **_BASE,
+    **_OF_PICTURES,
+    'data_dir': f'runs/data{number}',
+    'mode': rng.choice(('train', 'train_then_eval', 'predict', 'eval')),
+    'model_dir': f'runs/thin{number}',
+    'eval_crop_method': rng.choice([e.name for e in enums.EvalCropMethod]),
+    'augmentation_type': rng.choice([e.name for e in enums.AugmentationType]),
+    'image_size': rng.choice((8, 32)),
+    'crop_padding': rng.choice((0, 2)),
+  }
+  if flags['mode'] in ('predict', 'eval'):
+    shutil.copytree(directory / 'of_pictures', directory / flags['model_dir'])
+    flags['images'] = f'runs/data{number}/train/a'
+    flags = {k: v for k, v in flags.items() if k in _OF_USE}
+  return _Try(_to_arguments(flags))
 
 
 def _damage(rng, path):
@@ -359,10 +611,13 @@ def _damage(rng, path):
     path.write_bytes(data)
 
 
-_KINDS = {
-  'flags': _random_flags,
-  'checkpoints': _damaged_checkpoint,
-  'data': _damaged_data,
+_KINDS = {  # (what makes one, how many by default).
+  'flags': (_random_flags, 2000),
+  'checkpoints': (_damaged_checkpoint, 500),
+  'data': (_damaged_data, 500),
+  'restarts': (_restart, 250),
+  'names': (_odd_names, 125),
+  'thin': (_thin_images, 125),
 }
 
 
@@ -411,8 +666,16 @@ def _prepare(directory, worker):
     'model_dir': 'trained',
     'save_interval_steps': 2,
   }
-  code, text = worker.run([f'--{n}={v}' for n, v in train.items()])
-  assert code == 0, text
+
+  def succeed(flags):
+    code, text = worker.run(_to_arguments(flags))
+    assert code == 0, text
+
+  succeed(train)
+  # Stage 1 is complete, of stage 2 nothing is done.
+  succeed(
+    {**train, 'model_dir': 'halfway', 'mode': 'train', 'stage_2_epochs': 0}
+  )
   from PIL import Image
 
   rng = random.Random(0)
@@ -424,11 +687,12 @@ def _prepare(directory, worker):
         kind = ('png', 'jpeg', 'bmp', 'gif')[number % 4]
         image = Image.frombytes('RGB', (9, 12), rng.randbytes(9 * 12 * 3))
         image.save(folder / f'{number}.{kind}')
+  succeed({**train, **_OF_PICTURES, 'model_dir': 'of_pictures'})
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
-  for kind, count in (('flags', 2000), ('checkpoints', 500), ('data', 500)):
+  for kind, (_, count) in _KINDS.items():
     parser.add_argument(f'--{kind}', type=int, default=count)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--processes', type=int, default=2)
@@ -454,10 +718,11 @@ def main():
           worker.stop()
           return
         rng = random.Random(f'{options.seed} {kind} {number}')
-        arguments = _KINDS[kind](rng, number, directory)
+        make, _ = _KINDS[kind]
+        arguments, check = make(rng, number, directory)
         code, text = worker.run(arguments)
         codes[kind, code] += 1
-        if verdict := _verdict(code, text):
+        if verdict := _verdict(code, text) or check(code, text):
           failures.append(verdict)
           said = re.sub(r'x{99,}', 'xx...', f'{arguments}\n{text}')
           print(f'{verdict}: {kind} {number}: {said[-4000:]}\n', flush=True)
