@@ -216,16 +216,6 @@ class TestScenario:
     for entry in record.values():
       assert locks.age(entry['time']) >= 0
 
-  def test_each_is_one_point_of_its_curve(self, scenario):
-    # Also of what was measured just before the job was killed.
-    found = command.summaries(scenario.model_dir / 'eval')['top_1_accuracy']
-    rows = command.table(scenario.model_dir / 'eval' / 'metrics.csv')
-    assert list(rows) == list(found)
-    for step, entry in scenario.record.items():
-      top_1 = pytest.approx(entry['metrics']['top_1_accuracy'], rel=1e-6)
-      assert found[int(step)] == top_1
-      assert float(rows[int(step)]['top_1_accuracy']) == top_1
-
   def test_skips_what_is_damaged_or_deleted_with_a_line(self, scenario):
     lines = [line for line in scenario.logs[1] if line.endswith('; skipped')]
     assert len(lines) == 2
