@@ -15,6 +15,8 @@ import pytest
 from supcon import hparams
 from tests import command
 
+pytestmark = pytest.mark.slow
+
 _PRETRAIN = {
   **command.DIGITS,
   **command.RESNET,
