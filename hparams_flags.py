@@ -1,8 +1,9 @@
 """Every flag, in one place: its name, the field that it sets, its help.
 
-A field's type, default and check stand in `supcon/hparams.py` (what a run
-computes) and `supcon/run_options.py` (where and how it runs). `define` turns
-the tables below into absl flags, `read` turns parsed flags into the two
+A field's type, default and check stand in `supcon/config/hparams.py` (what a
+run computes) and `supcon/config/run_options.py` (where and how it runs).
+`define` turns the tables below into absl flags, `read` turns parsed flags into
+the two
 dataclasses.
 """
 
@@ -11,10 +12,10 @@ import textwrap
 
 from absl import flags
 
-from supcon import changes
-from supcon import hparams
-from supcon import path_names
-from supcon import run_options
+from supcon.config import changes
+from supcon.config import hparams
+from supcon.config import path_names
+from supcon.config import run_options
 
 _RUN_FLAGS = {  # flag = field of RunOptions: help
   'mode': (
@@ -491,7 +492,7 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
     'hparams',
     None,
     'All hyper-parameters as one compact string, such as bs=64,d=18 (see '
-    'supcon/hparams.py); it replaces all hyper-parameter flags.',
+    'supcon/config/hparams.py); it replaces all hyper-parameter flags.',
     flag_values=values,
   )
   params = hparams.HParams()
@@ -508,8 +509,8 @@ def read(values: flags.FlagValues, arguments=(), load_facts=None):
   Args:
     values: The parsed flags.
     arguments: What stands after the flags: more --images.
-    load_facts: Returns the module supcon.facts, which knows both; None to take
-      the defaults instead.
+    load_facts: Returns the module supcon.training.facts, which knows both; None
+      to take the defaults instead.
 
   Raises:
     ValueError: If an item of a list, or --hparams, cannot be read, there are

@@ -7,7 +7,7 @@
 done, 1 stopped on the way (a loss that is not a number), 2 nothing was begun
 because flags, files or data do not fit, 69 no trainer for --eval_timeout_secs,
 75 told to end by a signal (the same command continues). Those of --mode=status
-are in supcon/showing.py.
+are in supcon/runs/status_report.py.
 """
 
 import sys
@@ -21,10 +21,10 @@ except ImportError as error:
   sys.exit(f'main.py: error: {error}; run: {pip}')
 
 import hparams_flags
-from supcon import installation
-from supcon import logs
-from supcon import signals
-from supcon import texts
+from supcon.compute import installation
+from supcon.config import safe_text
+from supcon.runs import signals
+from supcon.runs import terminal
 
 FLAGS = flags.FLAGS
 hparams_flags.define()
@@ -38,7 +38,7 @@ def main(argv):
       return _main(argv)
   except signals.Interrupted as error:
     signals.answer_with(signals.EXIT_CODE)
-    logs.say(f'main.py: interrupted: {error}')
+    terminal.say(f'main.py: interrupted: {error}')
     return signals.EXIT_CODE
 
 
@@ -46,7 +46,7 @@ def _main(argv):
   """Reads the flags, checks them, and runs the job."""
   if FLAGS['verbosity'].using_default_value:
     logging.set_verbosity(logging.INFO)
-  logs.shorten()
+  terminal.shorten()
   try:
     options, params = hparams_flags.read(FLAGS, argv[1:], _load_facts)
     params.check()
@@ -57,14 +57,14 @@ def _main(argv):
     return _refuse(error)
 
   if options.mode == 'status':
-    from supcon import showing
+    from supcon.runs import status_report
 
-    return showing.show(options.model_dir)
+    return status_report.show(options.model_dir)
 
   from supcon import jobs
 
   if params.input_data.preprocessing.compile_augmentation:
-    logs.quiet_xla()
+    terminal.quiet_xla()
   try:
     job = jobs.prepare(options, params)
     job.announce()
@@ -78,7 +78,7 @@ def _main(argv):
     if not reason:
       raise  # Nobody foresaw it.
     logging.debug('Stopped here:', exc_info=True)
-    logs.say(f'main.py: stopped: {texts.one_line(reason)}')
+    terminal.say(f'main.py: stopped: {safe_text.one_line(reason)}')
     # 69 is EX_UNAVAILABLE of sysexits.h.
     return 69 if isinstance(error, jobs.TrainerGoneError) else 1
 
@@ -86,7 +86,7 @@ def _main(argv):
 def _load_facts():
   """Returns what knows of earlier runs; late, for it loads TensorFlow."""
   installation.load()
-  from supcon import facts
+  from supcon.training import facts
 
   return facts
 
@@ -95,13 +95,15 @@ def _refuse(error):
   """Reports a user's mistake in one line; --verbosity=1 shows where."""
   signals.check()
   logging.debug('Refused here:', exc_info=True)
-  logs.say(f'main.py: error: {texts.one_line(hparams_flags.explain(error))}')
+  terminal.say(
+    f'main.py: error: {safe_text.one_line(hparams_flags.explain(error))}'
+  )
   return 2
 
 
 def _parse_flags(argv):
   if {'--help', '--helpfull', '-help', '-h'} & set(argv[1:]):
-    sys.exit(logs.show(hparams_flags.help_text(FLAGS)))
+    sys.exit(terminal.show(hparams_flags.help_text(FLAGS)))
   try:
     return FLAGS(argv)
   except flags.Error as error:

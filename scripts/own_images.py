@@ -17,11 +17,11 @@ from absl import flags  # noqa: E402
 from absl import logging  # noqa: E402
 
 import hparams_flags  # noqa: E402
-from supcon import installation  # noqa: E402
-from supcon import logs  # noqa: E402
-from supcon import path_names  # noqa: E402
-from supcon import recipes  # noqa: E402
-from supcon import texts  # noqa: E402
+from supcon.compute import installation  # noqa: E402
+from supcon.config import path_names  # noqa: E402
+from supcon.config import recipes  # noqa: E402
+from supcon.config import safe_text  # noqa: E402
+from supcon.runs import terminal  # noqa: E402
 
 _USAGE = (
   'usage: scripts/own_images.sh DIR [FLAGS], where DIR holds a folder of images'
@@ -50,9 +50,9 @@ def main(argv):
     }
 
   installation.load()  # Late, as it takes seconds.
-  from supcon.data import datasets
-  from supcon.data import orientation
-  from supcon.data import survey
+  from supcon.data.sources import datasets
+  from supcon.data.sources import orientation
+  from supcon.data.sources import survey
 
   try:
     data_dir = path_names.expanded(data_dir)
@@ -130,7 +130,7 @@ def _num_cores():
 def _num_gpus(given):
   import tensorflow as tf
 
-  with logs.hidden_stderr():  # CUDA has something to say.
+  with terminal.hidden_stderr():  # CUDA has something to say.
     found = len(tf.config.list_physical_devices('GPU'))
   wanted = given.get('num_gpus', -1)
   return found if wanted < 0 else min(found, wanted)
@@ -157,7 +157,7 @@ def _refuse(mistakes):
 
 
 def _say(line):
-  print(f'own_images: {texts.one_line(line)}', file=sys.stderr)
+  print(f'own_images: {safe_text.one_line(line)}', file=sys.stderr)
 
 
 if __name__ == '__main__':

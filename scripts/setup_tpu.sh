@@ -119,7 +119,7 @@ fi
 cd "$ROOT"
 "$python" -c '
 import sys
-from supcon import installation
+from supcon.compute import installation
 try:
   installation.load()
 except installation.InstallationError as error:

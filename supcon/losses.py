@@ -11,8 +11,8 @@ sample, A anchors, C contrasts, D feature dimensions.
 import numpy as np
 import tensorflow as tf
 
-from supcon import enums
-from supcon import replicas
+from supcon.compute import replicas
+from supcon.config import enums
 
 _CHOICES = {
   'contrast_mode': enums.LossContrastMode,

@@ -6,7 +6,7 @@ import socket
 from absl import logging
 import pytest
 
-from supcon import installation
+from supcon.compute import installation
 from tests.serving import elsewhere
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')

@@ -21,20 +21,22 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon import checkpoint_files
-from supcon import counting
-from supcon import facts
-from supcon import hparams
-from supcon import locks
-from supcon import log_files
-from supcon import model_dirs
-from supcon import run_options
-from supcon import status
-from supcon.data import datasets
-from supcon.jobs import evaluated
+from supcon.config import hparams
+from supcon.config import run_options
+from supcon.data.sources import datasets
 from supcon.jobs import evaluation
-from supcon.jobs import runs
+from supcon.jobs import evaluation_records
+from supcon.jobs import setup
+from supcon.runs import checkpoint_files
+from supcon.runs import locks
+from supcon.runs import log_files
+from supcon.runs import model_dirs
+from supcon.runs import processes
+from supcon.runs import status
+from supcon.runs import timestamps
 from supcon.serving import exports
+from supcon.training import facts
+from supcon.training import positions
 from tests import command
 
 tf1 = tf.compat.v1
@@ -214,7 +216,7 @@ class TestScenario:
       }
     assert _top_1(record['10']) < _top_1(record['20'])
     for entry in record.values():
-      assert locks.age(entry['time']) >= 0
+      assert timestamps.age(entry['time']) >= 0
 
   def test_skips_what_is_damaged_or_deleted_with_a_line(self, scenario):
     lines = [line for line in scenario.logs[1] if line.endswith('; skipped')]
@@ -445,7 +447,7 @@ def job(tmp_path, monkeypatch):
     export = None
     if run.options.formats and not exports_if_best:
       export = _export(f'export {step}')
-    evaluated.Record(run).add(step, fingerprint, metrics, export)
+    evaluation_records.Record(run).add(step, fingerprint, metrics, export)
     return {
       'global_step': step,
       'metrics': metrics,
@@ -458,7 +460,7 @@ def job(tmp_path, monkeypatch):
   def run(change=lambda run: None, **options):
     of_run = _run(directory, **{'eval_interval_secs': 0, **options})
     change(of_run)
-    monkeypatch.setattr(runs, 'Run', lambda *_: of_run)
+    monkeypatch.setattr(setup, 'Run', lambda *_: of_run)
     # Nothing takes an hour.
     clock.events.setdefault(clock.now + 3600, _kill)
     try:
@@ -543,7 +545,7 @@ def test_what_is_exported_whether_it_is_the_best_or_not(job, options, exported):
 def test_what_becomes_the_last_one_later_is_exported(job):
   for step in (10, 20):
     _write(job.directory, step)
-  with pytest.raises(runs.TrainerGoneError):
+  with pytest.raises(setup.TrainerGoneError):
     job.run(eval_timeout_secs=1)
   assert _exported(job) == []
 
@@ -659,7 +661,7 @@ def test_the_last_one_is_damaged(job):
   assert _steps(job) == [100]
 
 
-@pytest.mark.parametrize('error', [LookupError, runs.LostCheckpointError])
+@pytest.mark.parametrize('error', [LookupError, setup.LostCheckpointError])
 def test_only_what_was_lost_is_skipped(job, error):
   for step in (10, 100):
     _write(job.directory, step)
@@ -683,7 +685,7 @@ def test_only_what_was_lost_is_skipped(job, error):
 def _record(directory):
   """Writes down that a run ends with step 40."""
   model_dir = model_dirs.ModelDir(str(directory))
-  plan = counting.Counting(num_examples=40, batch_size=10, epochs=(5, 5))
+  plan = positions.Counting(num_examples=40, batch_size=10, epochs=(5, 5))
   keeper = facts.Keeper(model_dir, facts.Facts(hparams.HParams(), plan), {})
   keeper.before_save(0)
 
@@ -706,7 +708,9 @@ def test_the_last_step_is_that_of_the_run(job):
 def test_flags_with_a_later_end_wait_a_moment_for_a_trainer(job, comes):
   _record(job.directory)
   _write(job.directory, 40)
-  trainer = locks.Holder(locks.this_process(), locks.now(), '', locks.now())
+  trainer = locks.Holder(
+    processes.this_process(), timestamps.now(), '', timestamps.now()
+  )
 
   def begin():
     writer = status.Writer(model_dirs.ModelDir(str(job.directory)))
@@ -739,17 +743,21 @@ def test_a_trainer_of_an_older_version_has_said_its_last_step(job):
 
 
 def test_the_trainer_is_gone(job):
-  trainer = locks.Holder(locks.Process('elsewhere', 1), locks.now(), '', '')
+  trainer = locks.Holder(
+    processes.Process('elsewhere', 1), timestamps.now(), '', ''
+  )
   is_there = {1000: True, 1500: False, 1530: True, 1700: False}
 
   def read(_):
     alive = is_there[max(t for t in is_there if t <= job.clock.now)]
-    return dataclasses.replace(trainer, heartbeat=locks.now() if alive else '')
+    return dataclasses.replace(
+      trainer, heartbeat=timestamps.now() if alive else ''
+    )
 
   _write(job.directory, 10)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(locks, 'read', read)
-    with pytest.raises(runs.TrainerGoneError, match=' for 60 s; '):
+    with pytest.raises(setup.TrainerGoneError, match=' for 60 s; '):
       job.run(eval_timeout_secs=60)
   # It was away for half a minute, and then for good.
   assert 1760 <= job.clock.now <= 1765
@@ -762,7 +770,7 @@ def test_checkpoints_are_a_sign_of_a_trainer(job):
     job.clock.events[1000 + 50 * step] = functools.partial(
       _write, job.directory, step
     )
-  with pytest.raises(runs.TrainerGoneError):
+  with pytest.raises(setup.TrainerGoneError):
     job.run(eval_timeout_secs=60)
   assert 1260 <= job.clock.now <= 1265
   assert _steps(job) == [1, 2, 3, 4]
@@ -819,14 +827,14 @@ def test_a_damaged_record_is_put_aside(job, content):
 
 def test_record_of_later_ones(tmp_path):
   run = _run(tmp_path)
-  record = evaluated.Record(run)
+  record = evaluation_records.Record(run)
   for step in (10, 20):
     path = _write(tmp_path, step)
     record.add(step, checkpoint_files.fingerprint(path), {'a': 1.0}, _export())
   assert [record.has_later(step) for step in (0, 10, 20)] == [True, True, False]
   # What is there now was not evaluated.
   _write(tmp_path, 20, value=3)
-  assert not evaluated.Record(run).has_later(10)
+  assert not evaluation_records.Record(run).has_later(10)
 
 
 # --- The best one -------------------------------------------------------------
@@ -846,7 +854,7 @@ def _consider(
 ):
   """Does with `Best` what an evaluation does."""
   path = _write(directory, step)
-  best = evaluated.Best(
+  best = evaluation_records.Best(
     model_dirs.ModelDir(str(directory)), dict(data), architecture, own_data
   )
   candidate = {'step': step, 'top_1': top_1, 'fingerprint': fingerprint}
@@ -869,7 +877,7 @@ def _assert_best(directory, step):
   assert newest == str(best / f'model.ckpt-{step}')
   assert checkpoint_files.damage(newest) is None
   np.testing.assert_array_equal(command.variables(best)['w'], [step] * 10)
-  kept = evaluated.kept_exports(model_dirs.ModelDir(str(directory)))
+  kept = evaluation_records.kept_exports(model_dirs.ModelDir(str(directory)))
   assert f'exports/{step}' in kept
 
 
@@ -902,7 +910,7 @@ def test_what_cannot_be_compared_is_kept_apart(tmp_path, other):
   (beside,) = tmp_path.glob('best-digits_*')
   # So are the curves: in eval, and in eval_NAME.
   of_run, of_other = (
-    evaluated.Best(
+    evaluation_records.Best(
       model_dirs.ModelDir(str(tmp_path)),
       **{'data': _DATA, 'architecture': 'small', **each},
     )
@@ -916,7 +924,7 @@ def test_what_cannot_be_compared_is_kept_apart(tmp_path, other):
   assert not _consider(tmp_path, 5, 0.8)
   assert command.steps(beside) == [4]
   _assert_best(tmp_path, 1)
-  kept = evaluated.kept_exports(model_dirs.ModelDir(str(tmp_path)))
+  kept = evaluation_records.kept_exports(model_dirs.ModelDir(str(tmp_path)))
   assert sorted(kept) == ['exports/1', 'exports/4']
 
 
@@ -957,7 +965,7 @@ def test_best_takes_no_part_of_a_checkpoint(tmp_path):
   _consider(tmp_path, 1, 0.2)
   path = _write(tmp_path, 2)
   pathlib.Path(f'{path}.data-00000-of-00001').write_bytes(b'cut')
-  best = evaluated.Best(
+  best = evaluation_records.Best(
     model_dirs.ModelDir(str(tmp_path)), dict(_DATA), 'small'
   )
   with pytest.raises(tf.errors.DataLossError, match='is not whole'):

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from supcon import hparams
+from supcon.config import hparams
 from tests import command
 
 _COLORS = {'cat': (190, 60, 50), 'dog': (60, 170, 50), 'owl': (50, 60, 180)}

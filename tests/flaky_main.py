@@ -17,7 +17,7 @@ sys.path.insert(0, str(_ROOT))
 
 import tensorflow as tf  # noqa: E402
 
-from supcon import retries  # noqa: E402
+from supcon.runs import retries  # noqa: E402
 
 _ERRORS = {
   'unavailable': tf.errors.UnavailableError,

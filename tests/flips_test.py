@@ -4,10 +4,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from supcon import hparams
-from supcon import run_options
-from supcon.data import digits
-from supcon.jobs import runs
+from supcon.config import hparams
+from supcon.config import run_options
+from supcon.data.sources import digits
+from supcon.jobs import setup
 
 _PARAMS = (
   hparams.HParams()
@@ -36,7 +36,7 @@ def _announced(warnings, model_dir, data_dir, params, mode='inspect_data'):
   options = run_options.RunOptions(
     mode=mode, model_dir=str(model_dir), data_dir=data_dir, use_tpu=False
   )
-  runs.Run(options, params).announce()
+  setup.Run(options, params).announce()
   return [line for line in warnings if 'mirror' in line]
 
 

@@ -33,9 +33,9 @@ from typing import NamedTuple
 import unicodedata
 
 import hparams_flags
-from supcon import enums
-from supcon import hparams
-from supcon import run_options
+from supcon.config import enums
+from supcon.config import hparams
+from supcon.config import run_options
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _TIMEOUT_SECONDS = 60

@@ -6,9 +6,9 @@ from absl import flags
 import pytest
 
 import hparams_flags
-from supcon import enums
-from supcon import hparams
-from supcon import run_options
+from supcon.config import enums
+from supcon.config import hparams
+from supcon.config import run_options
 from tests import flag_parsing
 from tests import golden
 
@@ -92,7 +92,7 @@ def test_flags_set_their_fields():
 
 
 class _Facts:
-  """Stands in for supcon.facts, whose reference is a ResNet-18 of 16 pixels."""
+  """Stands in for facts whose reference is a ResNet-18 of 16 pixels."""
 
   taken_by = ()
 

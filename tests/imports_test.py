@@ -14,42 +14,21 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-# From the ground up. A module belongs to the longest entry that it is, or is
-# in; it may import its own layer and those below.
-_LAYERS = (
-  ('supcon.enums',),
-  ('supcon.hparams',),
-  (
-    'supcon.run_options',
-    'supcon.logs',
-    'supcon.texts',
-    'supcon.path_names',
-    'supcon.counting',
-    'supcon.recipes',
-  ),
-  ('supcon.installation', 'supcon.tpu_estimator'),
-  ('supcon.changes',),
-  (
-    'supcon.retries',
-    'supcon.storage',
-    'supcon.checkpoint_files',
-    'supcon.event_files',
-  ),
-  (
-    'supcon.signals',
-    'supcon.locks',
-    'supcon.status',
-    'supcon.log_files',
-    'supcon.showing',
-  ),
-  ('supcon.replicas',),
-  ('supcon.losses', 'supcon.models.layers'),
-  ('supcon.data', 'supcon.models', 'supcon.serving', 'supcon.training'),
-  ('supcon.training.model_fn', 'supcon.model_dirs', 'supcon.facts'),
-  ('supcon.workers',),
-  ('supcon.devices',),
-  ('supcon.estimators', 'supcon.footprint'),
-  ('supcon.jobs',),
+# From the ground up. A module may import its own room and those below, so that
+# no arrow between two rooms runs both ways.
+_ROOMS = (
+  'supcon.config',
+  'supcon.runs',
+  'supcon.compute',
+  'supcon.models',
+  'supcon.losses',
+  'supcon.data.views',
+  'supcon.data.sources',
+  'supcon.data',
+  'supcon.training',
+  'supcon.serving',
+  'supcon.reports',
+  'supcon.jobs',
 )
 
 
@@ -86,17 +65,13 @@ def _own_imports(name):
   return {i for i in _imports(name) if i.startswith('supcon.')}
 
 
-def _layer(name):
-  """Returns (index into _LAYERS, the entry) of a module."""
-  entries = [
-    (len(entry), index, entry)
-    for index, layer in enumerate(_LAYERS)
-    for entry in layer
-    if name == entry or name.startswith(entry + '.')
+def _level(name):
+  """Returns the index into _ROOMS of the smallest room that a module is in."""
+  rooms = [
+    room for room in _ROOMS if name == room or name.startswith(f'{room}.')
   ]
-  assert entries, f'{name} is in no layer; put it into one'
-  _, index, entry = max(entries)
-  return index, entry
+  assert rooms, f'{name} is in no room; put it into one'
+  return _ROOMS.index(max(rooms, key=len))
 
 
 def test_there_is_something_to_test():
@@ -104,7 +79,7 @@ def test_there_is_something_to_test():
   assert 'supcon.data.inputs' in _own_imports('supcon.jobs.training')
   # Also what is imported late.
   assert 'supcon.jobs' in _own_imports('main')
-  assert {entry for layer in _LAYERS for entry in layer} <= set(_TREES)
+  assert set(_ROOMS) <= set(_TREES)
 
 
 @pytest.mark.parametrize('name', [*_MODULES, 'main', 'hparams_flags'])
@@ -113,12 +88,17 @@ def test_modules_are_imported_and_not_what_is_in_them(name):
 
 
 @pytest.mark.parametrize('name', _MODULES)
-def test_nothing_is_imported_from_a_higher_layer(name):
-  layer, _ = _layer(name)
-  higher = {i for i in _own_imports(name) if _layer(i)[0] > layer}
+def test_no_import_runs_up(name):
+  higher = {i for i in _own_imports(name) if _level(i) > _level(name)}
   assert not higher
   # Nor from main.py and what belongs to it.
   assert not _imports(name) & {'main', 'hparams_flags', 'tests'}
+
+
+def test_few_modules_stand_beside_the_rooms():
+  # The heart, where it is found.
+  beside = {path.stem for path in (_ROOT / 'supcon').glob('*.py')}
+  assert beside == {'__init__', 'losses'}
 
 
 def test_there_are_no_cycles():
@@ -160,7 +140,8 @@ def _run(code):
 
 def test_flags_need_no_tensorflow():
   done = _run(
-    'import hparams_flags, supcon.enums, supcon.hparams, supcon.run_options'
+    'import hparams_flags, supcon.config.enums, supcon.config.hparams, '
+    'supcon.config.run_options'
   )
   assert done.stdout == 'TF: False\n', done.stderr
 

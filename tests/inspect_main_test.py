@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from supcon.data import lettering
+from supcon.reports import lettering
 from tests import command
 from tests.data import fakes
 

@@ -5,9 +5,9 @@ import types
 import pytest
 import tensorflow as tf
 
-from supcon import hparams
+from supcon.config import hparams
 from supcon.jobs import evaluation
-from supcon.jobs import frozen
+from supcon.jobs import fixed_embeddings
 from supcon.training import checkpoints
 from supcon.training import stages
 
@@ -32,7 +32,7 @@ _WORTH_IT = {
   'stage_2.use_encoder_weight_decay': False,
 }
 # Embeddings of a ResNet-18 have 512 float32: 2 KiB for each example.
-_MOST = frozen.MAX_BYTES // (512 * 4)
+_MOST = fixed_embeddings.MAX_BYTES // (512 * 4)
 
 
 def _run(
@@ -60,8 +60,8 @@ def _run(
 
 
 def test_embeddings_of_a_frozen_encoder_are_computed_once():
-  assert frozen.is_worth_it(_run())
-  assert frozen.is_worth_it(_run(num_examples=_MOST))
+  assert fixed_embeddings.is_worth_it(_run())
+  assert fixed_embeddings.is_worth_it(_run(num_examples=_MOST))
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def test_embeddings_of_a_frozen_encoder_are_computed_once():
   ids=str,
 )
 def test_embeddings_that_change_are_not_computed_once(changes):
-  assert not frozen.is_worth_it(_run(**changes))
+  assert not fixed_embeddings.is_worth_it(_run(**changes))
 
 
 @pytest.mark.parametrize('number', [1, 2])
 def test_a_decay_of_nothing_keeps_the_encoder(number):
-  assert frozen.is_worth_it(
+  assert fixed_embeddings.is_worth_it(
     _run(
       **{
         f'stage_{number}.use_encoder_weight_decay': True,
@@ -99,10 +99,12 @@ def test_a_decay_of_nothing_keeps_the_encoder(number):
 def test_of_the_stages_those_ahead_count():
   # Stage 1 trains the encoder, and has the steps 0 and 1.
   trained = {'stage_1.contrastive_loss_weight': 1.0}
-  assert not frozen.is_worth_it(_run(step=1, **trained))
-  assert frozen.is_worth_it(_run(step=2, **trained))
+  assert not fixed_embeddings.is_worth_it(_run(step=1, **trained))
+  assert fixed_embeddings.is_worth_it(_run(step=2, **trained))
   # Whoever wants the same bits does what a run from the beginning does.
-  assert not frozen.is_worth_it(_run(step=2, deterministic=True, **trained))
+  assert not fixed_embeddings.is_worth_it(
+    _run(step=2, deterministic=True, **trained)
+  )
 
 
 # --- Whose loss an evaluation reports -----------------------------------------

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon import enums
 from supcon import losses
-from supcon import replicas
+from supcon.compute import replicas
+from supcon.config import enums
 from tests import golden
 
 tf1 = tf.compat.v1
@@ -290,7 +290,7 @@ def test_golden_in_graphs(case, run):
 
 
 class _Replicas:
-  """Stands in for `supcon.replicas`: several replicas, one process, one tape.
+  """Stands in for `replicas`: several of them, one process, one tape.
 
   A first round over the replicas records what each of them brings to its
   gathers; in the second round, each gather returns what all have brought.

@@ -8,8 +8,8 @@ import pytest
 
 import main
 from supcon import jobs
-from supcon import retries
-from supcon import signals
+from supcon.runs import retries
+from supcon.runs import signals
 
 
 class _Job:

@@ -20,10 +20,10 @@ from tensorboard.backend.event_processing import event_multiplexer
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from supcon import event_files
-from supcon import hparams
-from supcon.data import datasets
+from supcon.config import hparams
 from supcon.data import inputs
+from supcon.data.sources import datasets
+from supcon.runs import event_files
 from tests import command
 from tests import flag_parsing
 from tests import golden

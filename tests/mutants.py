@@ -69,9 +69,10 @@ class Mutant(NamedTuple):
 # Where things are; what follows speaks of them by these names.
 _MAIN = 'main.py'
 _LOSSES = 'supcon/losses.py'
-_REPLICAS = 'supcon/replicas.py'
-_LOCKS = 'supcon/locks.py'
-_RETRIES = 'supcon/retries.py'
+_REPLICAS = 'supcon/compute/replicas.py'
+_LOCKS = 'supcon/runs/locks.py'
+_PROCESSES = 'supcon/runs/processes.py'
+_RETRIES = 'supcon/runs/retries.py'
 _LAYERS = 'supcon/models/layers.py'
 _HEADS = 'supcon/models/heads.py'
 _RESNET = 'supcon/models/resnet.py'
@@ -81,40 +82,40 @@ _STEPS = 'supcon/training/steps.py'
 _OBJECTIVES = 'supcon/training/objectives.py'
 _METRICS = 'supcon/training/metrics.py'
 _MODEL_FN = 'supcon/training/model_fn.py'
-_AUGMENT = 'supcon/data/augment.py'
-_PREPROCESSING = 'supcon/data/preprocessing.py'
-_IMAGE_FILES = 'supcon/data/image_files.py'
-_FOLDER = 'supcon/data/folder.py'
-_FROZEN = 'supcon/jobs/frozen.py'
+_AUGMENT = 'supcon/data/views/augment.py'
+_PREPROCESSING = 'supcon/data/views/preprocessing.py'
+_IMAGE_FILES = 'supcon/data/views/image_files.py'
+_FOLDER = 'supcon/data/sources/folder.py'
+_FROZEN = 'supcon/jobs/fixed_embeddings.py'
 _EVALUATION = 'supcon/jobs/evaluation.py'
 _TRAINING = 'supcon/jobs/training.py'
-_CHANGES = 'supcon/changes.py'
-_CHECKPOINT_FILES = 'supcon/checkpoint_files.py'
-_COUNTING = 'supcon/counting.py'
-_COLORS = 'supcon/data/colors.py'
-_FAULTS = 'supcon/data/faults.py'
-_IMAGE_OPS = 'supcon/data/image_ops.py'
+_CHANGES = 'supcon/config/changes.py'
+_CHECKPOINT_FILES = 'supcon/runs/checkpoint_files.py'
+_COUNTING = 'supcon/training/positions.py'
+_COLORS = 'supcon/data/views/colors.py'
+_FAULTS = 'supcon/data/sources/faults.py'
+_IMAGE_OPS = 'supcon/data/views/image_ops.py'
 _ORDER = 'supcon/data/order.py'
 _SEEDS = 'supcon/data/seeds.py'
 _WHITENING = 'supcon/data/whitening.py'
-_DEVICES = 'supcon/devices.py'
-_FACTS = 'supcon/facts.py'
-_HPARAMS = 'supcon/hparams.py'
-_MODEL_DIRS = 'supcon/model_dirs.py'
+_DEVICES = 'supcon/compute/devices.py'
+_FACTS = 'supcon/training/facts.py'
+_HPARAMS = 'supcon/config/hparams.py'
+_MODEL_DIRS = 'supcon/runs/model_dirs.py'
 _EMBEDDINGS = 'supcon/serving/embeddings.py'
-_SIGNALS = 'supcon/signals.py'
-_STATUS = 'supcon/status.py'
+_SIGNALS = 'supcon/runs/signals.py'
+_STATUS = 'supcon/runs/status.py'
 _HOOKS = 'supcon/training/hooks.py'
 _LARS = 'supcon/training/lars.py'
 _OPTIMIZERS = 'supcon/training/optimizers.py'
 _ROLLBACKS = 'supcon/training/rollbacks.py'
 _SCHEDULES = 'supcon/training/schedules.py'
-_WORKERS = 'supcon/workers.py'
+_WORKERS = 'supcon/compute/workers.py'
 
 _OF_MAIN = 'tests/main_signals_test.py'
 _OF_LOSSES = 'tests/losses_test.py'
-_OF_LOCKS = 'tests/locks_test.py'
-_OF_RETRIES = 'tests/retries_test.py'
+_OF_LOCKS = 'tests/runs/locks_test.py'
+_OF_RETRIES = 'tests/runs/retries_test.py'
 _OF_SCRIPTS = 'tests/scripts_test.py -k "flags or transfers"'
 _OF_LAYERS = 'tests/models/layers_test.py'
 _OF_HEADS = 'tests/models/heads_test.py'
@@ -124,8 +125,8 @@ _OF_STAGES = 'tests/training/stages_test.py'
 _OF_STEPS = 'tests/training/steps_test.py'
 _OF_OBJECTIVES = 'tests/training/objectives_test.py'
 _OF_METRICS = 'tests/training/metrics_test.py'
-_OF_AUGMENT = 'tests/data/augment_test.py'
-_OF_FOLDER = 'tests/data/folder_test.py'
+_OF_AUGMENT = 'tests/data/views/augment_test.py'
+_OF_FOLDER = 'tests/data/sources/folder_test.py'
 _OF_FROZEN = 'tests/jobs_test.py'
 
 # The kinds of slips that were once found not to be noticed.
@@ -375,7 +376,7 @@ _ONCE_UNNOTICED = (
     _PREPROCESSING,
     'tf.unstack(chance.warp_seeds),',
     'tf.unstack(chance.policy_seeds),',
-    'tests/data/preprocessing_test.py -k seeds',
+    'tests/data/views/preprocessing_test.py -k seeds',
     'the warp takes the seed of the policy',
   ),
   Mutant(
@@ -391,7 +392,7 @@ _ONCE_UNNOTICED = (
     _IMAGE_FILES,
     'stride = (bits_per_row + 31) // 32 * 4',
     'stride = (bits_per_row + 7) // 8',
-    'tests/data/image_files_test.py -k "bmp or bit"',
+    'tests/data/views/image_files_test.py -k "bmp or bit"',
     'rows of a BMP are not padded to 4 bytes',
   ),
   Mutant(
@@ -399,7 +400,7 @@ _ONCE_UNNOTICED = (
     _IMAGE_FILES,
     'stride = (bits_per_row + 31) // 32 * 4',
     'stride = (bits_per_row + 24) // 32 * 4',
-    'tests/data/image_files_test.py -k "bmp or bit"',
+    'tests/data/views/image_files_test.py -k "bmp or bit"',
     'rows of a 1-bit BMP whose last 4 bytes hold few pixels are cut',
   ),
   Mutant(
@@ -463,7 +464,7 @@ _ONCE_UNNOTICED = (
     _REPLICAS,
     'with tf.control_dependencies([tf.group(before)]):',
     'with tf.control_dependencies([]):',
-    'tests/replicas_test.py -k tpu',
+    'tests/compute/replicas_test.py -k tpu',
     'on TPU what is kept may be read after the update',
   ),
   Mutant(
@@ -492,7 +493,7 @@ _ONCE_UNNOTICED = (
   ),
   Mutant(
     'birth_one_field_early',
-    _LOCKS,
+    _PROCESSES,
     'state, birth = fields[0], fields[19]',
     'state, birth = fields[0], fields[18]',
     _OF_LOCKS + ' -k "number or dead or birth"',
@@ -500,7 +501,7 @@ _ONCE_UNNOTICED = (
   ),
   Mutant(
     'birth_one_field_late',
-    _LOCKS,
+    _PROCESSES,
     'state, birth = fields[0], fields[19]',
     'state, birth = fields[0], fields[20]',
     _OF_LOCKS + ' -k "number or dead or birth"',
@@ -611,7 +612,7 @@ _OTHERS = (
     _REPLICAS,
     '(total(gradient / count), variable)',
     '(total(gradient), variable)',
-    'tests/replicas_test.py',
+    'tests/compute/replicas_test.py',
     'the gradient is the sum over replicas',
   ),
   Mutant(
@@ -619,7 +620,7 @@ _OTHERS = (
     _REPLICAS,
     'return sum(x) / num_replicas()',
     'return sum(x)',
-    'tests/replicas_test.py',
+    'tests/compute/replicas_test.py',
     'the mean over replicas is a sum',
   ),
   Mutant(
@@ -627,7 +628,7 @@ _OTHERS = (
     _REPLICAS,
     'blocks = tf.where(is_mine, x[tf.newaxis], tf.zeros([], x.dtype))',
     'blocks = x[tf.newaxis] * tf.cast(is_mine, x.dtype)',
-    'tests/replicas_test.py',
+    'tests/compute/replicas_test.py',
     'NaN of one replica reaches the blocks of all',
   ),
   Mutant(
@@ -635,7 +636,7 @@ _OTHERS = (
     _REPLICAS,
     'xla_data_pb2.PrecisionConfig.HIGHEST',
     'xla_data_pb2.PrecisionConfig.DEFAULT',
-    'tests/replicas_test.py -k tpu',
+    'tests/compute/replicas_test.py -k tpu',
     'a TPU multiplies features in bfloat16',
   ),
   Mutant(
@@ -1099,7 +1100,7 @@ _OTHERS = (
     _PREPROCESSING,
     '_FLIP_PROBABILITY = 0.5',
     '_FLIP_PROBABILITY = 0.4',
-    'tests/data/preprocessing_test.py -k flip',
+    'tests/data/views/preprocessing_test.py -k flip',
     'how often images are flipped',
   ),
   Mutant(
@@ -1107,7 +1108,7 @@ _OTHERS = (
     _PREPROCESSING,
     '_JITTER_PROBABILITY = 0.8',
     '_JITTER_PROBABILITY = 1.0',
-    'tests/data/preprocessing_test.py -k "often or statistics"',
+    'tests/data/views/preprocessing_test.py -k "often or statistics"',
     'how often colors are changed',
   ),
   Mutant(
@@ -1115,7 +1116,7 @@ _OTHERS = (
     _PREPROCESSING,
     '_GRAYSCALE_PROBABILITY = 0.2',
     '_GRAYSCALE_PROBABILITY = 0.3',
-    'tests/data/preprocessing_test.py -k "often or statistics"',
+    'tests/data/views/preprocessing_test.py -k "often or statistics"',
     'how often images become grey',
   ),
   Mutant(
@@ -1123,7 +1124,7 @@ _OTHERS = (
     _PREPROCESSING,
     'if not (flips and params.random_flip):',
     'if not flips:',
-    'tests/data/preprocessing_test.py -k flip',
+    'tests/data/views/preprocessing_test.py -k flip',
     '--random_flip=False flips',
   ),
   Mutant(
@@ -1131,7 +1132,7 @@ _OTHERS = (
     _PREPROCESSING,
     'for index in range(1, params.num_views)',
     'for index in range(params.num_views - 1)',
-    'tests/data/preprocessing_test.py -k further_views',
+    'tests/data/views/preprocessing_test.py -k further_views',
     'further views of an evaluation are those of other numbers',
   ),
   Mutant(
@@ -1139,7 +1140,7 @@ _OTHERS = (
     _PREPROCESSING,
     'center_window(shape, shape - (excess + 1) // 2 * 2)',
     'center_window(shape, shape - excess)',
-    'tests/data/preprocessing_test.py -k thin',
+    'tests/data/views/preprocessing_test.py -k thin',
     'a thin image is cut more on one side',
   ),
   Mutant(
@@ -1147,7 +1148,7 @@ _OTHERS = (
     _IMAGE_OPS,
     'radius = side // 20',
     'radius = side // 10',
-    'tests/data/image_ops_test.py',
+    'tests/data/views/image_ops_test.py',
     'the blur reaches further',
   ),
   Mutant(
@@ -1155,7 +1156,7 @@ _OTHERS = (
     _IMAGE_OPS,
     'sigmas = low + (high - low) * draws[..., 1]',
     'sigmas = low + high * draws[..., 1]',
-    'tests/data/image_ops_test.py',
+    'tests/data/views/image_ops_test.py',
     'the largest blur',
   ),
   Mutant(
@@ -1163,7 +1164,7 @@ _OTHERS = (
     _IMAGE_OPS,
     'tf.saturate_cast((image + 1) * 127.5, tf.uint8)',
     'tf.saturate_cast((image + 1) * 128, tf.uint8)',
-    'tests/data/image_ops_test.py',
+    'tests/data/views/image_ops_test.py',
     'the way back to grey levels',
   ),
   Mutant(
@@ -1171,7 +1172,7 @@ _OTHERS = (
     _IMAGE_OPS,
     'tf.cast(warped + 0.5, tf.uint8)',
     'tf.cast(warped, tf.uint8)',
-    'tests/data/image_ops_test.py',
+    'tests/data/views/image_ops_test.py',
     'a warp truncates levels',
   ),
   Mutant(
@@ -1179,7 +1180,7 @@ _OTHERS = (
     _IMAGE_OPS,
     'return (image - mean) / std',
     'return image / std - mean',
-    'tests/data/image_ops_test.py',
+    'tests/data/views/image_ops_test.py',
     'whitening',
   ),
   Mutant(
@@ -1187,7 +1188,7 @@ _OTHERS = (
     _COLORS,
     'mean = tf.reduce_mean(_luma(planes), axis=-1, keepdims=True)',
     'mean = tf.reduce_mean(planes, axis=-1, keepdims=True)',
-    'tests/data/colors_test.py',
+    'tests/data/views/colors_test.py',
     "torchvision's contrast is relative to each channel",
   ),
   Mutant(
@@ -1195,7 +1196,7 @@ _OTHERS = (
     _COLORS,
     'min(_JITTER_HUE_RANGE * strength, 0.5)',
     '_JITTER_HUE_RANGE * strength',
-    'tests/data/colors_test.py -k "drawn or draw"',
+    'tests/data/views/colors_test.py -k "drawn or draw"',
     'hue turns by more than half a turn',
   ),
   Mutant(
@@ -1203,7 +1204,7 @@ _OTHERS = (
     _COLORS,
     'LUMA = np.float32([0.2989, 0.587, 0.114])',
     'LUMA = np.float32([0.299, 0.587, 0.114])',
-    'tests/data/colors_test.py -k luma',
+    'tests/data/views/colors_test.py -k luma',
     'the weights of the luma',
   ),
   Mutant(
@@ -1211,7 +1212,7 @@ _OTHERS = (
     _IMAGE_FILES,
     'tf.cond(height > 0, lambda: rows[::-1], lambda: rows)',
     'tf.cond(height < 0, lambda: rows[::-1], lambda: rows)',
-    'tests/data/image_files_test.py',
+    'tests/data/views/image_files_test.py',
     'a BMP is upside down',
   ),
   Mutant(
@@ -1219,7 +1220,7 @@ _OTHERS = (
     _IMAGE_FILES,
     'tf.cast(colors[:, 2::-1], tf.uint8)',
     'tf.cast(colors[:, :3], tf.uint8)',
-    'tests/data/image_files_test.py',
+    'tests/data/views/image_files_test.py',
     'a palette is blue, green, red',
   ),
   Mutant(
@@ -1227,7 +1228,7 @@ _OTHERS = (
     _IMAGE_FILES,
     'is_skipped = _may_precede_exif(head[1]) & ~is_exif(head)',
     'is_skipped = _may_precede_exif(head[1])',
-    'tests/data/image_files_test.py',
+    'tests/data/views/image_files_test.py',
     'the orientation is never found',
   ),
   Mutant(
@@ -1235,7 +1236,7 @@ _OTHERS = (
     _FOLDER,
     "if name and not name.startswith('.')",
     'if name',
-    'tests/data/folder_test.py',
+    'tests/data/sources/folder_test.py',
     'hidden files are read',
   ),
   Mutant(
@@ -1243,7 +1244,7 @@ _OTHERS = (
     _FOLDER,
     'return name.lower().endswith(ENDINGS)',
     'return name.endswith(ENDINGS)',
-    'tests/data/folder_test.py',
+    'tests/data/sources/folder_test.py',
     'IMG_1.JPG is no image',
   ),
   Mutant(
@@ -1251,7 +1252,7 @@ _OTHERS = (
     _FAULTS,
     '  bad.extend(range(expected, split.num_examples))\n',
     '',
-    'tests/data/folder_test.py -k bad_images',
+    'tests/data/sources/folder_test.py -k bad_images',
     'bad images at the end are overlooked',
   ),
   Mutant(
@@ -1259,7 +1260,7 @@ _OTHERS = (
     _FAULTS,
     '    bad.extend(range(expected, position))\n',
     '    bad.extend(range(expected + 1, position))\n',
-    'tests/data/folder_test.py -k bad',
+    'tests/data/sources/folder_test.py -k bad',
     'the first of several bad images is overlooked',
   ),
   Mutant(
@@ -1267,7 +1268,7 @@ _OTHERS = (
     _WHITENING,
     'std=tuple(max(value, 0.5) / 127.5 for value in std)',
     'std=tuple(value / 127.5 for value in std)',
-    'tests/data/folder_test.py -k "deviation or colors"',
+    'tests/data/sources/folder_test.py -k "deviation or colors"',
     'a channel that is the same everywhere has deviation 0',
   ),
   Mutant(
@@ -1275,7 +1276,7 @@ _OTHERS = (
     _WHITENING,
     'mean=tuple(value / 127.5 - 1 for value in mean)',
     'mean=tuple(value / 127.5 for value in mean)',
-    'tests/data/folder_test.py -k "deviation or colors"',
+    'tests/data/sources/folder_test.py -k "deviation or colors"',
     'the mean is on another scale',
   ),
   Mutant(
@@ -1323,7 +1324,7 @@ _OTHERS = (
     _FACTS,
     'if entry.after_step < step and not (',
     'if entry.after_step <= step and not (',
-    'tests/facts_test.py',
+    'tests/training/facts_test.py',
     'an entry holds for the checkpoint before it',
   ),
   Mutant(
@@ -1331,7 +1332,7 @@ _OTHERS = (
     _FACTS,
     'for entry in reversed(self.entries):',
     'for entry in self.entries:',
-    'tests/facts_test.py',
+    'tests/training/facts_test.py',
     'the first facts of a run hold for ever',
   ),
   Mutant(
@@ -1339,7 +1340,7 @@ _OTHERS = (
     _FACTS,
     '      _write(self._model_dir, self._before, self._entries)\n',
     '      _write(self._model_dir, self._facts, self._entries)\n',
-    'tests/facts_test.py',
+    'tests/training/facts_test.py',
     'hparams.json says what is only intended',
   ),
   Mutant(
@@ -1347,7 +1348,7 @@ _OTHERS = (
     _FACTS,
     'entry for entry in record.entries if entry.after_step < self._start',
     'entry for entry in record.entries',
-    'tests/facts_test.py',
+    'tests/training/facts_test.py',
     'entries of checkpoints that were given up stay',
   ),
   Mutant(
@@ -1355,7 +1356,7 @@ _OTHERS = (
     _CHANGES,
     '    if rule.may == May.NOT_CHANGE:\n      raise',
     '    if rule.may == May.MOVE_NOTHING:\n      raise',
-    'tests/changes_test.py',
+    'tests/config/changes_test.py',
     'what must not change may',
   ),
   Mutant(
@@ -1363,7 +1364,7 @@ _OTHERS = (
     _CHANGES,
     'if rule_of(path).in_use or path in _IN_USE_TOO:',
     'if rule_of(path).in_use:',
-    'tests/changes_test.py',
+    'tests/config/changes_test.py',
     'who uses a model may choose less',
   ),
   Mutant(
@@ -1371,7 +1372,7 @@ _OTHERS = (
     _CHANGES,
     'itertools.zip_longest(known, now)',
     'zip(known, now)',
-    'tests/changes_test.py',
+    'tests/config/changes_test.py',
     'another number of classes is overlooked',
   ),
   Mutant(
@@ -1379,7 +1380,7 @@ _OTHERS = (
     _COUNTING,
     '    or known.steps_per_epoch != now.steps_per_epoch\n',
     '',
-    'tests/counting_test.py',
+    'tests/training/positions_test.py',
     'another number of steps an epoch moves nothing',
   ),
   Mutant(
@@ -1387,7 +1388,7 @@ _OTHERS = (
     _COUNTING,
     'step > now.last_step',
     'step >= now.last_step',
-    'tests/counting_test.py',
+    'tests/training/positions_test.py',
     'a complete run is always moved',
   ),
   Mutant(
@@ -1395,7 +1396,7 @@ _OTHERS = (
     _COUNTING,
     'round(epochs * now.steps_per_epoch)',
     'int(epochs * now.steps_per_epoch)',
-    'tests/counting_test.py',
+    'tests/training/positions_test.py',
     'a moved step is rounded down',
   ),
   Mutant(
@@ -1403,7 +1404,7 @@ _OTHERS = (
     _COUNTING,
     'if step <= end)',
     'if step < end)',
-    'tests/counting_test.py',
+    'tests/training/positions_test.py',
     'the end of a stage is said to be in the next one',
   ),
   Mutant(
@@ -1411,23 +1412,23 @@ _OTHERS = (
     _LOCKS,
     'seconds <= STALE_SECONDS',
     'seconds >= 0',
-    'tests/locks_test.py',
+    'tests/runs/locks_test.py',
     'a trainer of another machine never counts as gone',
   ),
   Mutant(
     'zombies_are_there',
-    _LOCKS,
+    _PROCESSES,
     "if state in 'ZX'",
     "if state in 'X'",
-    'tests/locks_test.py',
+    'tests/runs/locks_test.py',
     'a zombie holds the lock',
   ),
   Mutant(
     'name_with_parentheses',
-    _LOCKS,
+    _PROCESSES,
     "rpartition(')')",
     "partition(')')",
-    'tests/locks_test.py',
+    'tests/runs/locks_test.py',
     'the name of a process is taken for its state',
   ),
   Mutant(
@@ -1435,7 +1436,7 @@ _OTHERS = (
     _LOCKS,
     'elif holder.token != self._token:',
     'elif False:',
-    'tests/locks_test.py',
+    'tests/runs/locks_test.py',
     'a lock that another has taken counts as held',
   ),
   Mutant(
@@ -1443,15 +1444,15 @@ _OTHERS = (
     _LOCKS,
     '        self.verify()\n        tf.io.gfile.remove(self._path)',
     '        tf.io.gfile.remove(self._path)',
-    'tests/locks_test.py',
+    'tests/runs/locks_test.py',
     "another trainer's lock is removed",
   ),
   Mutant(
     'birth_does_not_matter',
-    _LOCKS,
+    _PROCESSES,
     "return birth != '' and self.birth in ('', birth)",
     "return birth != ''",
-    'tests/locks_test.py',
+    'tests/runs/locks_test.py',
     'another process that has the number is taken for the trainer',
   ),
   Mutant(
@@ -1459,7 +1460,7 @@ _OTHERS = (
     _STATUS,
     'restarts=before.restarts + bool(step and is_left)',
     'restarts=before.restarts + 1',
-    'tests/status_test.py',
+    'tests/runs/status_test.py',
     'every start counts as a restart',
   ),
   Mutant(
@@ -1467,7 +1468,7 @@ _OTHERS = (
     _STATUS,
     '      if not issubclass(kind, Exception):',
     '      if False:',
-    'tests/status_test.py',
+    'tests/runs/status_test.py',
     'a signal is written down as a failure',
   ),
   Mutant(
@@ -1475,7 +1476,7 @@ _OTHERS = (
     _STATUS,
     '    return value if is_number else None',
     '    return value',
-    'tests/status_test.py',
+    'tests/runs/status_test.py',
     'JSON that holds NaN',
   ),
   Mutant(
@@ -1483,7 +1484,7 @@ _OTHERS = (
     _STATUS,
     '    if self.is_due:\n      self.write()',
     '    self.write()',
-    'tests/status_test.py',
+    'tests/runs/status_test.py',
     'the status is written at every step',
   ),
   Mutant(
@@ -1491,7 +1492,7 @@ _OTHERS = (
     _STATUS,
     '    self._verify()\n',
     '',
-    'tests/status_test.py',
+    'tests/runs/status_test.py',
     'a trainer that has lost its lock writes',
   ),
   Mutant(
@@ -1499,7 +1500,7 @@ _OTHERS = (
     _RETRIES,
     'self._first_pause * 2 ** (self._failures - 1)',
     'self._first_pause * 2 ** self._failures',
-    'tests/retries_test.py',
+    'tests/runs/retries_test.py',
     'the first pause is twice as long',
   ),
   Mutant(
@@ -1507,7 +1508,7 @@ _OTHERS = (
     _RETRIES,
     'if self._failures >= self._limit:',
     'if self._failures > self._limit:',
-    'tests/retries_test.py',
+    'tests/runs/retries_test.py',
     'one try more than allowed',
   ),
   Mutant(
@@ -1515,7 +1516,7 @@ _OTHERS = (
     _RETRIES,
     '        self.succeeded()\n        return result',
     '        return result',
-    'tests/retries_test.py',
+    'tests/runs/retries_test.py',
     'failures that are not in a row add up',
   ),
   Mutant(
@@ -1523,7 +1524,7 @@ _OTHERS = (
     _SIGNALS,
     'os._exit(128 + number)',
     'os._exit(EXIT_CODE)',
-    'tests/signals_test.py -k "not training"',
+    'tests/runs/signals_test.py -k "not training"',
     'a second signal says that all is well',
   ),
   Mutant(
@@ -1531,7 +1532,7 @@ _OTHERS = (
     _SIGNALS,
     'if not self._is_deferred() and not self._has_raised:',
     'if not self._is_deferred():',
-    'tests/signals_test.py -k "not training"',
+    'tests/runs/signals_test.py -k "not training"',
     'cleaning up is interrupted once more',
   ),
   Mutant(
@@ -1539,7 +1540,7 @@ _OTHERS = (
     _SIGNALS,
     '      if self._is_deferred():\n        patient_since = now\n      elif',
     '      if',
-    'tests/signals_test.py -k "not training"',
+    'tests/runs/signals_test.py -k "not training"',
     'a step that takes long is cut off',
   ),
   Mutant(
@@ -1547,7 +1548,7 @@ _OTHERS = (
     _SIGNALS,
     'if number == signal.SIGINT and handler in (signal.SIG_IGN, None):',
     'if handler is None:',
-    'tests/signals_test.py -k "not training"',
+    'tests/runs/signals_test.py -k "not training"',
     'Ctrl-C ends what a shell has put into the background',
   ),
   Mutant(
@@ -1555,7 +1556,7 @@ _OTHERS = (
     _SIGNALS,
     '  except Exception:\n    check()\n    raise\n',
     '  except Exception:\n    raise\n',
-    'tests/signals_test.py -k "not training"',
+    'tests/runs/signals_test.py -k "not training"',
     'an error that comes of a signal counts as an error',
   ),
   Mutant(
@@ -1563,7 +1564,7 @@ _OTHERS = (
     _WORKERS,
     'if number != self.index',
     'if True',
-    'tests/workers_test.py -k "numbered or chief or machine"',
+    'tests/compute/workers_test.py -k "numbered or chief or machine"',
     'a worker watches itself',
   ),
   Mutant(
@@ -1571,7 +1572,7 @@ _OTHERS = (
     _WORKERS,
     "before = self.kind == 'worker' and len(self.jobs.get('chief', ()))",
     'before = 0',
-    'tests/workers_test.py -k "numbered or chief"',
+    'tests/compute/workers_test.py -k "numbered or chief"',
     'a worker has the number of the chief',
   ),
   Mutant(
@@ -1579,7 +1580,7 @@ _OTHERS = (
     _WORKERS,
     "if len(jobs.get('chief', ())) > 1:",
     "if len(jobs.get('chief', ())) > 2:",
-    'tests/workers_test.py -k "wrong"',
+    'tests/compute/workers_test.py -k "wrong"',
     'two chiefs are accepted',
   ),
   Mutant(
@@ -1587,7 +1588,7 @@ _OTHERS = (
     _HPARAMS,
     'cap <= self.batch_size * views',
     'cap <= self.batch_size',
-    'tests/hparams_test.py',
+    'tests/config/hparams_test.py',
     'a cap of more than half of the views is refused',
   ),
   Mutant(
@@ -1595,7 +1596,7 @@ _OTHERS = (
     _HPARAMS,
     '0 <= self.label_noise_prob <= 1',
     '0 < self.label_noise_prob <= 1',
-    'tests/hparams_test.py',
+    'tests/config/hparams_test.py',
     'no label noise is refused',
   ),
   Mutant(
@@ -1603,7 +1604,7 @@ _OTHERS = (
     _HPARAMS,
     '    if name in seen:',
     '    if False:',
-    'tests/hparams_test.py',
+    'tests/config/hparams_test.py',
     'a name that is given twice counts as it comes last',
   ),
   Mutant(
@@ -1611,7 +1612,7 @@ _OTHERS = (
     _HPARAMS,
     '      if entry.published or self.get(entry.path) != defaults.get(entry.path)\n',
     '',
-    'tests/hparams_test.py',
+    'tests/config/hparams_test.py',
     'strings hold fields that nobody else knows',
   ),
   Mutant(
@@ -1619,7 +1620,7 @@ _OTHERS = (
     _CHECKPOINT_FILES,
     "return int(checkpoint.rsplit('-', 1)[-1])",
     "return int(checkpoint.split('-', 1)[-1])",
-    'tests/checkpoint_files_test.py',
+    'tests/runs/checkpoint_files_test.py',
     'a directory with a hyphen',
   ),
   Mutant(
@@ -1627,7 +1628,7 @@ _OTHERS = (
     _CHECKPOINT_FILES,
     'if step < newest}',
     '}',
-    'tests/checkpoint_files_test.py',
+    'tests/runs/checkpoint_files_test.py',
     'checkpoints that are still being written count',
   ),
   Mutant(
@@ -1635,7 +1636,7 @@ _OTHERS = (
     _CHECKPOINT_FILES,
     'missing = [end for end in shards if end not in ends]',
     'missing = [end for end in shards[:1] if end not in ends]',
-    'tests/checkpoint_files_test.py',
+    'tests/runs/checkpoint_files_test.py',
     'a shard that is missing is overlooked',
   ),
   Mutant(
@@ -1643,7 +1644,7 @@ _OTHERS = (
     _CHECKPOINT_FILES,
     'names.append(name if os.path.join(model_dir, name) == path else path)',
     'names.append(path)',
-    'tests/checkpoint_files_test.py',
+    'tests/runs/checkpoint_files_test.py',
     'a directory that was moved',
   ),
   Mutant(
@@ -1651,7 +1652,7 @@ _OTHERS = (
     _MODEL_DIRS,
     'for checkpoint in reversed(candidates):',
     'for checkpoint in candidates:',
-    'tests/model_dirs_test.py -k "not killed and not continues and not disk"',
+    'tests/runs/model_dirs_test.py -k "not killed and not continues and not disk"',
     'the oldest checkpoint is taken for the newest',
   ),
   Mutant(
@@ -1659,7 +1660,7 @@ _OTHERS = (
     _MODEL_DIRS,
     '    if stamps != before:',
     '    if True:',
-    'tests/model_dirs_test.py -k "not killed and not continues and not disk"',
+    'tests/runs/model_dirs_test.py -k "not killed and not continues and not disk"',
     'a checkpoint is read each time',
   ),
   Mutant(
@@ -1667,7 +1668,7 @@ _OTHERS = (
     _MODEL_DIRS,
     "tuple(line.rstrip('\\r') for line in lines)",
     'tuple(lines)',
-    'tests/model_dirs_test.py -k "not killed and not continues and not disk"',
+    'tests/runs/model_dirs_test.py -k "not killed and not continues and not disk"',
     'a class name ends with a carriage return',
   ),
   Mutant(
@@ -1675,7 +1676,7 @@ _OTHERS = (
     _DEVICES,
     'count = (num_gpus or options.num_replicas) if options.trains else 1',
     'count = num_gpus or options.num_replicas',
-    'tests/devices_test.py',
+    'tests/compute/devices_test.py',
     'an evaluation asks for all devices',
   ),
   Mutant(
@@ -1683,7 +1684,7 @@ _OTHERS = (
     _DEVICES,
     '    if size % count:',
     '    if size < count:',
-    'tests/devices_test.py',
+    'tests/compute/devices_test.py',
     'a batch that cannot be shared out is accepted',
   ),
   Mutant(
@@ -1861,7 +1862,7 @@ def _run_all(mutants, options):
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ['PYTHONDONTWRITEBYTECODE'] = '1'
   sys.dont_write_bytecode = True
-  # As supcon.installation chooses it, which must not be imported yet.
+  # As supcon.compute.installation chooses it, which must not be imported yet.
   os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
   import numpy  # noqa: F401
   import pytest  # noqa: F401

@@ -11,7 +11,7 @@ from PIL import Image
 import pytest
 
 from scripts import own_images
-from supcon.data import digits
+from supcon.data.sources import digits
 from tests import flag_parsing
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon.data import prepared
+from supcon.data.sources import prepared
 from supcon.serving import embeddings
 from supcon.training import warm_start
 from tests import command

@@ -16,7 +16,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 _HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(_HERE.parent))
 
-from supcon import workers  # noqa: E402
+from supcon.compute import workers  # noqa: E402
 from supcon.training import run_hooks  # noqa: E402
 
 _PROBE_SECONDS = 0.5

@@ -36,7 +36,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import tensorflow as tf  # noqa: E402
 
-from supcon import checkpoint_files  # noqa: E402
+from supcon.runs import checkpoint_files  # noqa: E402
 from supcon.serving import exports  # noqa: E402
 from tests import command  # noqa: E402
 

@@ -12,7 +12,7 @@ import types
 
 import pytest
 
-from supcon import hparams
+from supcon.config import hparams
 from tests import command
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from PIL import Image
 import pytest
 import tensorflow as tf
 
-from supcon.data import datasets
+from supcon.data.sources import datasets
 from tests import command
 from tests import golden
 

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from supcon import hparams
-from supcon import texts
-from supcon.data import datasets
-from supcon.data import image_ops
+from supcon.compute import hosts
+from supcon.config import hparams
+from supcon.config import safe_text
 from supcon.data import order
-from supcon.data import preprocessing
 from supcon.data import seeds
-from supcon.data import splits
+from supcon.data.sources import datasets
+from supcon.data.sources import splits
+from supcon.data.views import image_ops
+from supcon.data.views import preprocessing
 
 # Examples up to this size in all are held in memory, where any permutation
 # costs nothing: decoded if that fits (CIFAR-10 takes 146 MiB), else encoded.
@@ -76,7 +77,7 @@ def check(dataset: datasets.Dataset, params: hparams.HParams) -> None:
     stage.epochs and stage.cross_entropy_loss_weight for stage in params.stages
   )
   if dataset.num_classes < 2 and uses_labels:
-    only = texts.printable(dataset.class_names[0])
+    only = safe_text.printable(dataset.class_names[0])
     raise ValueError(
       f'--input_fn={params.input_data.input_fn} has one class only, '
       f'{only}: there is nothing to tell apart. Add a class, or train without '
@@ -218,8 +219,8 @@ def _host(params):
   """Returns the host that an input function is called for."""
   context = params.get('context')
   if context is None:
-    return order.Host()
-  return order.Host(context.current_host, context.num_hosts)
+    return hosts.Host()
+  return hosts.Host(context.current_host, context.num_hosts)
 
 
 def _positions(dataset, params, start_step, host):

@@ -39,8 +39,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from supcon.compute import hosts
 from supcon.data import seeds
-from supcon.data import splits
+from supcon.data.sources import splits
 
 # Parts of shards that are read at a time.
 PARTS_AT_A_TIME = 16
@@ -50,13 +51,6 @@ _EXAMPLES_AHEAD = 8
 
 # Looking small examples up one by one would take twice as long.
 _ROWS_AT_A_TIME = 128
-
-
-class Host(NamedTuple):
-  """One of the machines that read."""
-
-  index: int = 0
-  count: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +70,7 @@ class Positions:
   num_examples: int
   batch_size: int
   start_step: int = 0
-  host: Host = Host()
+  host: hosts.Host = hosts.Host()
   is_shared: bool = True
 
   @property

@@ -6,8 +6,8 @@ import math
 
 import tensorflow as tf
 
-from supcon.data import image_ops
-from supcon.data import splits
+from supcon.data.sources import splits
+from supcon.data.views import image_ops
 
 tf1 = tf.compat.v1
 

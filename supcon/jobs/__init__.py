@@ -9,19 +9,19 @@ from typing import Protocol
 
 import tensorflow as tf
 
-from supcon import hparams
-from supcon import run_options
+from supcon.config import hparams
+from supcon.config import run_options
 from supcon.jobs import evaluation
 from supcon.jobs import inspecting
-from supcon.jobs import runs
+from supcon.jobs import model_use
+from supcon.jobs import setup
 from supcon.jobs import training
-from supcon.jobs import using
 
 tf1 = tf.compat.v1
 # What TensorFlow raises where a file cannot be read or written.
 FileError = tf.errors.OpError
-TrainerGoneError = runs.TrainerGoneError
-reason = runs.reason
+TrainerGoneError = setup.TrainerGoneError
+reason = setup.reason
 
 
 class Job(Protocol):
@@ -47,9 +47,9 @@ _JOBS = {
   'train_then_eval': training.Train,
   'eval': evaluation.prepare,
   'inspect_data': inspecting.InspectData,
-  'export': using.Export,
-  'embed': using.Embed,
-  'predict': using.Predict,
+  'export': model_use.Export,
+  'embed': model_use.Embed,
+  'predict': model_use.Predict,
 }
 
 

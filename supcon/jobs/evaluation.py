@@ -18,25 +18,27 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
-from supcon import checkpoint_files
-from supcon import estimators
-from supcon import event_files
-from supcon import facts
-from supcon import hparams
-from supcon import locks
-from supcon import log_files
-from supcon import model_dirs
-from supcon import retries
-from supcon import run_options
-from supcon import signals
-from supcon import status
-from supcon import texts
-from supcon.data import faults
+from supcon.config import hparams
+from supcon.config import run_options
+from supcon.config import safe_text
 from supcon.data import inputs
-from supcon.jobs import evaluated
-from supcon.jobs import runs
+from supcon.data.sources import faults
+from supcon.jobs import evaluation_records
+from supcon.jobs import setup
+from supcon.runs import checkpoint_files
+from supcon.runs import event_files
+from supcon.runs import locks
+from supcon.runs import log_files
+from supcon.runs import model_dirs
+from supcon.runs import retries
+from supcon.runs import signals
+from supcon.runs import status
+from supcon.runs import storage
+from supcon.runs import timestamps
 from supcon.serving import exports
 from supcon.training import checkpoints
+from supcon.training import estimators
+from supcon.training import facts
 from supcon.training import objectives
 
 _POLL_SECONDS = 1.0
@@ -50,7 +52,7 @@ _TRAINER_SECONDS = 60.0
 
 
 def evaluate(
-  run: runs.Run, checkpoint: str, exports_if_best: bool = False
+  run: setup.Run, checkpoint: str, exports_if_best: bool = False
 ) -> dict:
   """Evaluates, exports and records a checkpoint, and keeps it if it is best.
 
@@ -74,9 +76,9 @@ def evaluate(
   """
   step = checkpoint_files.step_of(checkpoint)
   logging.info('evaluating %s', checkpoint)
-  record = evaluated.Record(run)
+  record = evaluation_records.Record(run)
   run = run.as_trained(checkpoint)
-  best = evaluated.best_of(run)
+  best = evaluation_records.best_of(run)
   with _unchanged(run.model_dir, checkpoint) as fingerprint:
     metrics = _measure(run, checkpoint, best.name)
     run.skipped.keep()
@@ -105,7 +107,7 @@ def evaluate(
     'class_names': list(run.class_names),
     'checkpoint': checkpoint,
     'fingerprint': fingerprint,
-    'data': runs.data_of(run),
+    'data': setup.data_of(run),
     'export': export and export.path,
     'saved_model': export and export.saved_model,
     'hub_module': export and export.hub_module,
@@ -129,7 +131,7 @@ def evaluate(
       run.model_dir.join(model_dirs.EXPORTS),
       export.path,
       run.options.exports_to_keep,
-      evaluated.kept_exports(run.model_dir),
+      evaluation_records.kept_exports(run.model_dir),
     )
   logging.info(
     'step %d: top-1 %.4f, top-5 %.4f, %s on %d examples%s',
@@ -161,11 +163,11 @@ def last_evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
     'step': result['global_step'],
     'top_1': result['metrics']['top_1_accuracy'],
     'data': f'{result["dataset"]} {result["split"]}',
-    'time': locks.now(),
+    'time': timestamps.now(),
   }
 
 
-def summarize(run: runs.Run, result: Mapping[str, Any]) -> None:
+def summarize(run: setup.Run, result: Mapping[str, Any]) -> None:
   """Prints where everything is, for people."""
   top_1 = result['metrics']['top_1_accuracy']
   skipped = result['num_skipped']
@@ -305,12 +307,12 @@ def _unchanged(model_dir, checkpoint):
     yield fingerprint
     with contextlib.suppress(tf.errors.NotFoundError):
       if checkpoint_files.fingerprint(checkpoint) != fingerprint:
-        raise runs.LostCheckpointError(f'{checkpoint} {_REPLACED}')
+        raise setup.LostCheckpointError(f'{checkpoint} {_REPLACED}')
   except (ValueError, tf.errors.OpError) as error:
     loss = _loss(model_dir, checkpoint, before)
     if not loss:
       raise
-    raise runs.LostCheckpointError(f'{checkpoint} {loss}') from error
+    raise setup.LostCheckpointError(f'{checkpoint} {loss}') from error
 
 
 _REPLACED = 'was written anew meanwhile'
@@ -341,7 +343,7 @@ class EvaluateOnce:
         'name a directory in which a model was trained, or leave out '
         '--eval_once to wait for one.'
       )
-    self._run = runs.Run(options, params)
+    self._run = setup.Run(options, params)
     self._checkpoint = self._run.checkpoint
 
   def announce(self) -> None:
@@ -395,15 +397,15 @@ def _begin(run, state, step, total_steps):
     stack.enter_context(log_files.keep(run.model_dir.join(log_files.EVALUATOR)))
     writer = stack.enter_context(
       status.Writer(
-        model_dirs.ModelDir(path), status.EVALUATOR, explain=runs.reason
+        model_dirs.ModelDir(path), status.EVALUATOR, explain=setup.reason
       )
     )
     try:
       writer.begin(state, step, total_steps)
-    except locks.storage_errors() as error:
+    except storage.errors() as error:
       raise ValueError(
-        f'--model_dir={path} cannot be used ({texts.one_line(error)}); name '
-        'another directory.'
+        f'--model_dir={path} cannot be used ({safe_text.one_line(error)}); '
+        'name another directory.'
       ) from error
     run.announce()
     return stack.pop_all(), writer
@@ -456,7 +458,7 @@ class EvaluateEach:
       params: Checked HParams.
       sleep: What waits between two looks at model_dir.
     """
-    self._run = runs.Run(options, params)
+    self._run = setup.Run(options, params)
     self._model_dir = self._run.model_dir
     self._sleep = sleep
     self._is_compared = bool(self._model_dir.newest())
@@ -517,7 +519,7 @@ class EvaluateEach:
       self._look, self._is_settled = look, False
       self._sign = time.monotonic()
     if not self._is_settled:
-      record = evaluated.Record(self._run)
+      record = evaluation_records.Record(self._run)
       last_step = self._last_step(found)
       last = found.get(last_step)
       pending = [
@@ -634,7 +636,7 @@ class EvaluateEach:
         exports_if_best=not (is_every or checkpoint == last),
       )
       self._writer.update(last_evaluation=last_evaluation(result))
-    except runs.LostCheckpointError as error:
+    except setup.LostCheckpointError as error:
       logging.info('%s; skipped', error)
     # The trainer may have been there all the time.
     self._sign = time.monotonic()
@@ -655,7 +657,7 @@ class EvaluateEach:
       if holder and holder.is_alive():
         self._sign = time.monotonic()
       elif time.monotonic() - self._sign > timeout:
-        raise runs.TrainerGoneError(
+        raise setup.TrainerGoneError(
           f'no trainer was there and no checkpoint came to {path} for '
           f'{timeout} s; start both again to go on.'
         )
@@ -672,5 +674,5 @@ class EvaluateEach:
         entry['time'],
         entry['metrics']['top_1_accuracy'],
       )
-    if best := evaluated.best_of(run).describe():
+    if best := evaluation_records.best_of(run).describe():
       logging.info('the best: %s', best)

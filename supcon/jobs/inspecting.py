@@ -3,19 +3,19 @@
 import shlex
 import sys
 
-from supcon import hparams
-from supcon import run_options
-from supcon.data import contact_sheet
-from supcon.data import faults
-from supcon.data import pipeline_costs
-from supcon.jobs import runs
+from supcon.config import hparams
+from supcon.config import run_options
+from supcon.data.sources import faults
+from supcon.jobs import setup
+from supcon.reports import contact_sheet
+from supcon.reports import pipeline_costs
 
 
 class InspectData:
   """--mode=inspect_data."""
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
-    self._run = runs.Run(options, params)
+    self._run = setup.Run(options, params)
 
   def announce(self) -> None:
     self._run.announce()

@@ -9,14 +9,14 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
-from supcon import devices as devices_lib
-from supcon import estimators
-from supcon import run_options
-from supcon.data import datasets
+from supcon.compute import devices as devices_lib
+from supcon.config import run_options
 from supcon.data import inputs
-from supcon.data import splits
+from supcon.data.sources import datasets
+from supcon.data.sources import splits
 from supcon.serving import predictions
-from supcon.serving import trained
+from supcon.serving import trained_models
+from supcon.training import estimators
 
 _PROGRESS_SECONDS = 5.0
 
@@ -24,7 +24,7 @@ _PROGRESS_SECONDS = 5.0
 def compute(
   options: run_options.RunOptions,
   devices: devices_lib.Devices,
-  model: trained.TrainedModel,
+  model: trained_models.TrainedModel,
   dataset: datasets.Dataset,
   split: splits.Split,
   dtype: tf.DType,

@@ -7,22 +7,22 @@ import time
 
 from absl import logging
 
-from supcon import estimators
-from supcon import event_files
-from supcon import hparams
-from supcon import locks
-from supcon import log_files
-from supcon import model_dirs
-from supcon import retries
-from supcon import run_options
-from supcon import signals
-from supcon import status
-from supcon import workers
-from supcon.data import faults
+from supcon.compute import workers
+from supcon.config import hparams
+from supcon.config import run_options
 from supcon.data import inputs
+from supcon.data.sources import faults
 from supcon.jobs import evaluation
-from supcon.jobs import frozen
-from supcon.jobs import runs
+from supcon.jobs import fixed_embeddings
+from supcon.jobs import setup
+from supcon.runs import event_files
+from supcon.runs import locks
+from supcon.runs import log_files
+from supcon.runs import model_dirs
+from supcon.runs import retries
+from supcon.runs import signals
+from supcon.runs import status
+from supcon.training import estimators
 from supcon.training import hooks
 from supcon.training import rollbacks
 from supcon.training import run_hooks
@@ -39,7 +39,7 @@ class Train:
   """--mode=train, and train_then_eval, which evaluates and exports once."""
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
-    self._run = runs.Run(options, params)
+    self._run = setup.Run(options, params)
     if options.deterministic:
       self._check_deterministic()
     self._rollbacks = rollbacks.Rollbacks(self._run.model_dir)
@@ -76,7 +76,7 @@ class Train:
         )
         run.take_over()
         self._writer = stack.enter_context(
-          status.Writer(quick, verify=self._lock.verify, explain=runs.reason)
+          status.Writer(quick, verify=self._lock.verify, explain=setup.reason)
         )
         self._writer.begin(
           status.TRAINING, run.model_dir.newest_step(), run.plan.total_steps
@@ -238,7 +238,7 @@ class Train:
     """
     newest = self._run.model_dir.newest_step()
     if self._run.devices.is_chief and newest < step:
-      raise runs.CutShortError(
+      raise setup.CutShortError(
         f'training ended before step {step}, and the newest checkpoint is that '
         f'of step {newest}; look after the storage of '
         f'{self._run.model_dir.path} and its limits, and start the same '
@@ -263,8 +263,8 @@ class Train:
   def _input_fns(self):
     """Returns what makes the input function of training from a batch on."""
     run = self._run
-    if frozen.is_worth_it(run):
-      return frozen.Embeddings(run).input_fn
+    if fixed_embeddings.is_worth_it(run):
+      return fixed_embeddings.Embeddings(run).input_fn
     return functools.partial(
       inputs.train_input_fn, run.dataset, run.params, run.dtype
     )

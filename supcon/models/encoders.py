@@ -6,8 +6,8 @@ parent and an hparams.Architecture, maps images [B, H, W, 3] to float32
 without making one.
 """
 
-from supcon import enums
-from supcon import hparams
+from supcon.config import enums
+from supcon.config import hparams
 from supcon.models import layers
 from supcon.models import resnet
 from supcon.models import tiny

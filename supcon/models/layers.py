@@ -17,7 +17,7 @@ import tensorflow as tf
 from tensorflow.python.tpu import tpu_function
 from tensorflow.python.util import _pywrap_util_port
 
-from supcon import replicas
+from supcon.compute import replicas
 
 tf1 = tf.compat.v1
 

@@ -8,7 +8,7 @@ import functools
 
 import tensorflow as tf
 
-from supcon import hparams
+from supcon.config import hparams
 from supcon.models import layers
 
 _SIZE = 16

@@ -40,8 +40,8 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
-from supcon import texts
-from supcon.data import splits
+from supcon.config import safe_text
+from supcon.data.sources import splits
 
 # Arrays of a .npz: what an example of a .tfrecord calls its row.
 _FEATURES = {
@@ -434,19 +434,19 @@ class Index:
       logging.warning(
         'WARNING: %s does not say which model made it; its cosines mean '
         'something only if that is %s',
-        texts.printable(self.path),
+        safe_text.printable(self.path),
         checkpoint,
       )
     elif self.origin.fingerprint != origin.fingerprint:
       raise ValueError(
         f'--index={self.path} is of another model (fingerprint '
-        f'{texts.printable(self.origin.fingerprint)}, but {checkpoint} has '
+        f'{safe_text.printable(self.origin.fingerprint)}, but {checkpoint} has '
         f'{origin.fingerprint}); {_MAKE_INDEX} and this model.'
       )
     elif self.origin != origin:
       raise ValueError(
         f'--index={self.path} is of images that were made otherwise '
-        f'({texts.printable(self.origin.preprocessing)}, but here '
+        f'({safe_text.printable(self.origin.preprocessing)}, but here '
         f'{origin.preprocessing}); give the same flags, or {_MAKE_INDEX}.'
       )
 

@@ -34,11 +34,11 @@ import numpy as np
 import tensorflow as tf
 
 import supcon
-from supcon import run_options
+from supcon.config import run_options
 from supcon.serving import hub_module
 from supcon.serving import model_card
 from supcon.serving import saved_model
-from supcon.serving import trained
+from supcon.serving import trained_models
 from supcon.training import checkpoints
 
 FACTS = 'export.json'
@@ -69,7 +69,7 @@ class Export(NamedTuple):
 
 
 def write(
-  model: trained.TrainedModel,
+  model: trained_models.TrainedModel,
   directory: str,
   formats: Sequence[str],
   to_keep: int,

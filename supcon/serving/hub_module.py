@@ -17,7 +17,7 @@ import os
 import tensorflow as tf
 
 from supcon.models import layers
-from supcon.serving import trained
+from supcon.serving import trained_models
 
 tf1 = tf.compat.v1
 
@@ -37,7 +37,7 @@ _MODULE_DEF = 'tfhub_module.pb'
 _FORMAT_V3 = 3  # The only ModuleDef.Format that tensorflow_hub knows.
 
 
-def write(model: trained.TrainedModel, path: str) -> None:
+def write(model: trained_models.TrainedModel, path: str) -> None:
   """Writes a module.
 
   Its signatures are trained.IMAGE_SIGNATURES; images are RGB in [0, 1], and
@@ -89,9 +89,11 @@ def write_signpost(path: str, where: str) -> None:
 def _meta_graph(model, network, tags, training):
   """Builds on a network in the current graph; returns a MetaGraphDef."""
   size = model.image_size
-  images = tf1.placeholder(tf.float32, [None, size, size, 3], trained.IMAGES)
+  images = tf1.placeholder(
+    tf.float32, [None, size, size, 3], trained_models.IMAGES
+  )
   raw = network(model.from_unit_range(images), training)
-  outputs = trained.named(raw)
+  outputs = trained_models.named(raw)
   norms = network.weight_norms(model.params.loss.include_bias_in_weight_decay)
   for norm in norms.values():
     tf1.add_to_collection(tf1.GraphKeys.REGULARIZATION_LOSSES, norm)
@@ -103,9 +105,9 @@ def _meta_graph(model, network, tags, training):
     collection_list=_COLLECTIONS, clear_devices=True, strip_default_attrs=True
   )
   graph.meta_info_def.tags.extend(tags)
-  for name, keys in trained.IMAGE_SIGNATURES.items():
+  for name, keys in trained_models.IMAGE_SIGNATURES.items():
     signature = graph.signature_def[name]
-    _set_info(signature.inputs[trained.IMAGES], images)
+    _set_info(signature.inputs[trained_models.IMAGES], images)
     for output, key in keys.items():
       _set_info(signature.outputs[output], outputs[key])
   graph.collection_def[_ATTACHMENTS].bytes_list.value.append(

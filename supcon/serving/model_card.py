@@ -6,10 +6,10 @@ import dataclasses
 import textwrap
 from typing import Any
 
-from supcon import enums
-from supcon import hparams
+from supcon.config import enums
+from supcon.config import hparams
 from supcon.serving import saved_model
-from supcon.serving import trained
+from supcon.serving import trained_models
 
 # With which an export goes elsewhere, as tests/serving/onnx_test.py does.
 ONNX_PACKAGES = (
@@ -43,7 +43,7 @@ class Card:
     commit: Of the code; None if it is not a git checkout.
   """
 
-  model: trained.TrainedModel
+  model: trained_models.TrainedModel
   embedding_size: int
   num_parameters: int
   facts: Mapping[str, Any]

@@ -5,11 +5,11 @@ import dataclasses
 
 import tensorflow as tf
 
-from supcon import replicas
-from supcon import tpu_estimator
-from supcon.data import preprocessing
+from supcon.compute import replicas
+from supcon.compute import tpu_estimator
+from supcon.data.views import preprocessing
 from supcon.models import contrastive
-from supcon.serving import trained
+from supcon.serving import trained_models
 
 tf1 = tf.compat.v1
 
@@ -28,7 +28,7 @@ class PredictFn:
       own names does not.
   """
 
-  model: trained.TrainedModel
+  model: trained_models.TrainedModel
   dtype: tf.DType
   start: Callable[[contrastive.ContrastiveModel], None] | None = None
 
@@ -42,7 +42,7 @@ class PredictFn:
       self.model.std,
       self.dtype,
     )
-    predictions = trained.named(network(images[:, 0], training=False))
+    predictions = trained_models.named(network(images[:, 0], training=False))
     for name in ('labels', 'weights'):
       predictions[name] = features[name]
     return tpu_estimator.TPUEstimatorSpec(

@@ -24,12 +24,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from supcon import enums
-from supcon import hparams
-from supcon.data import image_files
-from supcon.data import preprocessing
+from supcon.config import enums
+from supcon.config import hparams
+from supcon.data.views import image_files
+from supcon.data.views import preprocessing
 from supcon.models import layers
-from supcon.serving import trained
+from supcon.serving import trained_models
 
 INPUT = 'input'
 IMAGE_BYTES = 'image_bytes'
@@ -40,7 +40,7 @@ ALL = 'all'
 _DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
 
-def write(model: trained.TrainedModel, path: str) -> None:
+def write(model: trained_models.TrainedModel, path: str) -> None:
   """Writes a SavedModel; the process may be one of TensorFlow 1.
 
   What is loaded has
@@ -89,7 +89,7 @@ class _Graphs:
     images = _images_spec(model, 'images')
 
     def infer(images):
-      return trained.named(network(images, training=False))
+      return trained_models.named(network(images, training=False))
 
     def train(images, moves_statistics):
       outputs = network(images, training=True)
@@ -98,7 +98,7 @@ class _Graphs:
         return tf.group(layers.move_averages(outputs.batch_statistics))
 
       tf.cond(moves_statistics, move, tf.no_op)
-      return trained.named(outputs)
+      return trained_models.named(outputs)
 
     self.infer = _function(infer, images)
     self.train = _function(train, images, tf.TensorSpec([], tf.bool))
@@ -114,14 +114,18 @@ def _reusable(model, network, graphs):
     else:
       outputs = graphs.infer(images)
     if output == ALL:
-      return {name: outputs[key] for name, key in trained.OUTPUTS.items()}
-    return outputs[trained.OUTPUTS[output]]
+      return {
+        name: outputs[key] for name, key in trained_models.OUTPUTS.items()
+      }
+    return outputs[trained_models.OUTPUTS[output]]
 
   call = tf.function(call, autograph=False)
   for training in (False, True):
-    for output in (ALL, *trained.OUTPUTS):
+    for output in (ALL, *trained_models.OUTPUTS):
       call.get_concrete_function(
-        _images_spec(model, trained.IMAGES), training=training, output=output
+        _images_spec(model, trained_models.IMAGES),
+        training=training,
+        output=output,
       )
   result = tf.__internal__.tracking.AutoTrackable()
   result.__call__ = call
@@ -178,7 +182,9 @@ def _signatures(model, graphs):
       found = graphs.infer(model.from_unit_range(images))
       return {name: found[key] for name, key in outputs.items()}
 
-    return _function(image_signature, _images_spec(model, trained.IMAGES))
+    return _function(
+      image_signature, _images_spec(model, trained_models.IMAGES)
+    )
 
   evaluation = _function(contrastive_eval, model_input)
   return {
@@ -190,7 +196,7 @@ def _signatures(model, graphs):
     ),
     **{
       name: of_images(outputs)
-      for name, outputs in trained.IMAGE_SIGNATURES.items()
+      for name, outputs in trained_models.IMAGE_SIGNATURES.items()
     },
   }
 

@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from supcon import checkpoint_files
-from supcon import texts
+from supcon.config import safe_text
 from supcon.models import resnet
+from supcon.runs import checkpoint_files
 
 tf1 = tf.compat.v1
 
@@ -139,7 +139,7 @@ def _reading(checkpoint):
     yield
   except checkpoint_files.READING_ERRORS as error:
     raise ValueError(
-      f'{checkpoint} is damaged or not whole ({texts.one_line(error)}); '
+      f'{checkpoint} is damaged or not whole ({safe_text.one_line(error)}); '
       'copy or write it again, or name another checkpoint.'
     ) from error
 

@@ -8,7 +8,7 @@ import time
 from absl import logging
 import tensorflow as tf
 
-from supcon import log_files
+from supcon.runs import log_files
 from supcon.training import objectives
 from supcon.training import stages
 from supcon.training import steps

@@ -7,8 +7,8 @@ import time
 
 import tensorflow as tf
 
-from supcon import event_files
-from supcon import replicas
+from supcon.compute import replicas
+from supcon.runs import event_files
 from supcon.training import objectives
 from supcon.training import schedules
 

@@ -6,12 +6,12 @@ import os
 
 import tensorflow as tf
 
-from supcon import hparams
-from supcon import model_dirs
-from supcon import replicas
-from supcon import tpu_estimator
-from supcon.data import preprocessing
+from supcon.compute import replicas
+from supcon.compute import tpu_estimator
+from supcon.config import hparams
+from supcon.data.views import preprocessing
 from supcon.models import contrastive
+from supcon.runs import model_dirs
 from supcon.training import hooks
 from supcon.training import metrics
 from supcon.training import objectives

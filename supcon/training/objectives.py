@@ -11,9 +11,9 @@ from typing import Protocol
 
 import tensorflow as tf
 
-from supcon import enums
-from supcon import hparams
 from supcon import losses
+from supcon.config import enums
+from supcon.config import hparams
 from supcon.models import contrastive
 
 TOTAL = 'total'

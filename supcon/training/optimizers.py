@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from supcon import enums
-from supcon import hparams
-from supcon import replicas
+from supcon.compute import replicas
+from supcon.config import enums
+from supcon.config import hparams
 from supcon.models import contrastive
 from supcon.training import lars
 from supcon.training import objectives

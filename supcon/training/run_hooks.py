@@ -11,9 +11,10 @@ from typing import Protocol
 from absl import logging
 import tensorflow as tf
 
-from supcon import locks
-from supcon import signals
-from supcon import status
+from supcon.runs import locks
+from supcon.runs import signals
+from supcon.runs import status
+from supcon.runs import timestamps
 from supcon.training import stages
 
 tf1 = tf.compat.v1
@@ -198,7 +199,7 @@ class SaveListener(tf1.train.CheckpointSaverListener):
       last_checkpoint={
         'path': f'{self._model_dir}/model.ckpt-{step}',
         'step': step,
-        'time': locks.now(),
+        'time': timestamps.now(),
       }
     )
 

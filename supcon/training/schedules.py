@@ -16,8 +16,8 @@ import math
 
 import tensorflow as tf
 
-from supcon import enums
-from supcon import hparams
+from supcon.config import enums
+from supcon.config import hparams
 
 # Base learning rates are given for this batch size.
 BASE_BATCH_SIZE = 256

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from supcon import hparams
+from supcon.config import hparams
 from supcon.training import schedules
 
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from supcon import hparams
-from supcon import replicas
+from supcon.compute import replicas
+from supcon.config import hparams
 from supcon.models import contrastive
 from supcon.models import layers
 from supcon.training import objectives

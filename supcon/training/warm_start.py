@@ -11,8 +11,8 @@ from typing import NamedTuple
 from absl import logging
 import tensorflow as tf
 
-from supcon import hparams
-from supcon import texts
+from supcon.config import hparams
+from supcon.config import safe_text
 from supcon.models import contrastive
 from supcon.models import layers
 from supcon.training import checkpoints
@@ -69,7 +69,7 @@ def find(reference: str) -> str:
   except tf.errors.OpError as error:
     raise ValueError(
       f'--reference_ckpt={reference} cannot be looked at '
-      f'({texts.one_line(error)}); name a checkpoint, export or '
+      f'({safe_text.one_line(error)}); name a checkpoint, export or '
       'module that can be reached from here.'
     ) from error
   if not exists:
@@ -159,8 +159,8 @@ def _fetch(handle):
   except Exception as error:
     raise ValueError(
       f'--reference_ckpt={handle} cannot be fetched, for tensorflow_hub cannot '
-      f'be imported ({texts.one_line(error)}); install a version of it that '
-      f'goes with TensorFlow {tf.__version__} (from 2.16 on 0.16.1, with '
+      f'be imported ({safe_text.one_line(error)}); install a version of it '
+      f'that goes with TensorFlow {tf.__version__} (from 2.16 on 0.16.1, with '
       'tf_keras) and setuptools<81, or download the module, unpack it and name '
       'its directory.'
     ) from error
@@ -171,9 +171,9 @@ def _fetch(handle):
     return hub.resolve(handle)
   except _FETCH_ERRORS as error:
     raise ValueError(
-      f'--reference_ckpt={handle} cannot be fetched ({texts.one_line(error)}); '
-      'download the module, unpack it and name its directory, or set '
-      'TFHUB_CACHE_DIR to a cache that has it.'
+      f'--reference_ckpt={handle} cannot be fetched '
+      f'({safe_text.one_line(error)}); download the module, unpack it and name '
+      'its directory, or set TFHUB_CACHE_DIR to a cache that has it.'
     ) from error
   finally:
     socket.setdefaulttimeout(before)

@@ -29,14 +29,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from supcon import enums  # noqa: E402
-from supcon import hparams  # noqa: E402
-from supcon.data import augment  # noqa: E402
-from supcon.data import image_ops  # noqa: E402
+from supcon.config import enums  # noqa: E402
+from supcon.config import hparams  # noqa: E402
 from supcon.data import inputs  # noqa: E402
-from supcon.data import pipeline_costs  # noqa: E402
-from supcon.data import preprocessing  # noqa: E402
 from supcon.data import seeds  # noqa: E402
+from supcon.data.views import augment  # noqa: E402
+from supcon.data.views import image_ops  # noqa: E402
+from supcon.data.views import preprocessing  # noqa: E402
+from supcon.reports import pipeline_costs  # noqa: E402
 from tests.benchmarks import published_input  # noqa: E402
 
 _VIEWS = 2

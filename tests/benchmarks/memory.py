@@ -1,4 +1,4 @@
-"""Compares the memory of real steps with what supcon.footprint expects.
+"""Compares the memory of real steps with what footprint expects.
 
   python -m tests.benchmarks.memory [NAME ...]
 
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 
-from supcon import footprint
+from supcon.training import footprint
 from tests import flag_parsing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent

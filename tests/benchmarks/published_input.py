@@ -13,8 +13,8 @@ import math
 
 import tensorflow as tf
 
-from supcon import enums
-from supcon.data import augment
+from supcon.config import enums
+from supcon.data.views import augment
 
 tf1 = tf.compat.v1
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 import tensorflow as tf  # noqa: E402
 
 import main as main_py  # noqa: E402
-from supcon import run_options  # noqa: E402
+from supcon.config import run_options  # noqa: E402
 
 _Saver = tf.compat.v1.train.CheckpointSaverHook
 _save = _Saver._save  # pylint: disable=protected-access

@@ -23,10 +23,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import tensorflow as tf  # noqa: E402
 import tensorflow_datasets as tfds  # noqa: E402
 
-from supcon import enums  # noqa: E402
-from supcon import hparams  # noqa: E402
-from supcon.data import datasets  # noqa: E402
+from supcon.config import enums  # noqa: E402
+from supcon.config import hparams  # noqa: E402
 from supcon.data import inputs  # noqa: E402
+from supcon.data.sources import datasets  # noqa: E402
 from tests.benchmarks import input as input_benchmark  # noqa: E402
 from tests.data import fakes  # noqa: E402
 

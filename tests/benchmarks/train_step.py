@@ -21,8 +21,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from supcon import hparams  # noqa: E402
 from supcon import losses  # noqa: E402
+from supcon.config import hparams  # noqa: E402
 from supcon.models import contrastive  # noqa: E402
 from supcon.models import layers  # noqa: E402
 

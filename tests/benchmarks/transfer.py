@@ -61,7 +61,7 @@ def main():
 
 
 def _measure(directory, num_seeds):
-  from supcon.data import datasets
+  from supcon.data.sources import datasets
 
   dataset = datasets.load('digits', str(directory / 'tfds'))
   known, accuracies = directory / 'known', {}

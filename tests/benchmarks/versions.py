@@ -52,12 +52,12 @@ class _Worker:
 def _serve():
   """What a worker does: reads names of work, writes what each took."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  from supcon import installation
+  from supcon.compute import installation
 
   installation.load()
   import tensorflow as tf
 
-  from supcon import enums
+  from supcon.config import enums
   from supcon.models import layers
   from tests.benchmarks import input as input_lib
   from tests.benchmarks import train_step

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon import enums
-from supcon import hparams
-from supcon.data import datasets
-from supcon.data import image_ops
+from supcon.config import enums
+from supcon.config import hparams
 from supcon.data import inputs
-from supcon.data import preprocessing
+from supcon.data.sources import datasets
+from supcon.data.views import image_ops
+from supcon.data.views import preprocessing
 from tests.data import fakes
 
 tf1 = tf.compat.v1

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from supcon.compute import hosts
 from supcon.data import order
 from supcon.data import seeds
-from supcon.data import splits
+from supcon.data.sources import splits
 
 tf1 = tf.compat.v1
 
@@ -57,7 +58,7 @@ def _positions(case, host=0, start_step=0, is_shared=True):
     num_examples=case['num_examples'],
     batch_size=case['batch_size'],
     start_step=start_step,
-    host=order.Host(host, case['num_hosts']),
+    host=hosts.Host(host, case['num_hosts']),
     is_shared=is_shared,
   )
 
@@ -198,7 +199,7 @@ def test_parts_of_an_epoch():
   # epoch 0, in which the hosts take 0011 0011 00; epoch 1 goes on with 11 0011
   # 0011.
   positions = order.Positions(
-    seed=0, num_examples=10, batch_size=4, host=order.Host(1, 2)
+    seed=0, num_examples=10, batch_size=4, host=hosts.Host(1, 2)
   )
   np.testing.assert_array_equal(
     positions.are_taken(np.arange(20)),

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from supcon import enums
-from supcon import hparams
+from supcon.config import enums
+from supcon.config import hparams
 
 CLASSES = ('ape', 'bee', 'cow')
 NUM_COLORED = 30

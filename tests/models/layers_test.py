@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.tpu import tpu_function
 
-from supcon import replicas
+from supcon.compute import replicas
 from supcon.models import layers
 from tests import mirrored
 

@@ -6,12 +6,12 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from supcon import enums
-from supcon import hparams
-from supcon.data import digits
+from supcon.config import enums
+from supcon.config import hparams
+from supcon.data.sources import digits
 from supcon.models import contrastive
 from supcon.models import layers
-from supcon.serving import trained
+from supcon.serving import trained_models
 from tests import golden
 
 tf1 = tf.compat.v1
@@ -77,7 +77,7 @@ def write_checkpoint(directory, params=PARAMS):
 
 
 def trained_model(checkpoint):
-  return trained.TrainedModel(PARAMS, checkpoint, CLASS_NAMES, MEAN, STD)
+  return trained_models.TrainedModel(PARAMS, checkpoint, CLASS_NAMES, MEAN, STD)
 
 
 def values(checkpoint):

@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 import supcon
-from supcon import hparams
-from supcon import run_options
+from supcon.config import hparams
+from supcon.config import run_options
 from supcon.serving import exports
 from supcon.serving import hub_module
 from supcon.serving import saved_model

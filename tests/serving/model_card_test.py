@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from supcon import hparams
+from supcon.config import hparams
 from supcon.serving import model_card
 from tests.serving import exported
 

@@ -3,11 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
-from supcon import hparams
-from supcon import tpu_estimator
+from supcon.compute import tpu_estimator
+from supcon.config import hparams
 from supcon.models import contrastive
 from supcon.serving import predictions
-from supcon.serving import trained
+from supcon.serving import trained_models
 
 tf1 = tf.compat.v1
 
@@ -24,7 +24,7 @@ _PARAMS = hparams.HParams(
 
 
 def _model(mean=None, std=None):
-  return trained.TrainedModel(
+  return trained_models.TrainedModel(
     params=_PARAMS,
     checkpoint='DIR/model.ckpt-3',
     class_names=('a', 'b', 'c'),
@@ -57,7 +57,7 @@ def test_says_what_the_model_says_of_whitened_images():
     )
     with tf1.variable_scope('', reuse=True):
       model = contrastive.ContrastiveModel(_PARAMS.architecture, 3)
-    expected = trained.named(
+    expected = trained_models.named(
       model(tf.constant(white.astype(np.float32)), training=False)
     )
     session.run(tf1.global_variables_initializer())

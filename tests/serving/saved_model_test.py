@@ -14,10 +14,10 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tensorflow.python.saved_model.pywrap_saved_model import fingerprinting
 import tensorflow_hub as hub
 
-from supcon.data import preprocessing
+from supcon.data.views import preprocessing
 from supcon.models import contrastive
 from supcon.serving import saved_model
-from supcon.serving import trained
+from supcon.serving import trained_models
 from tests import golden
 from tests.serving import exported
 
@@ -418,7 +418,7 @@ def _all_outputs(loaded, training):
   images = exported.unit_range(exported.images())
   return {
     name: loaded(images, training=training, output=name).numpy()
-    for name in trained.OUTPUTS
+    for name in trained_models.OUTPUTS
   }
 
 

@@ -13,7 +13,7 @@ import tensorflow_hub as hub
 
 from supcon.models import layers
 from supcon.serving import hub_module
-from supcon.serving import trained
+from supcon.serving import trained_models
 from tests.serving import exported
 
 tf1 = tf.compat.v1
@@ -214,13 +214,13 @@ def _write_by_tensorflow_hub(model, path):
     network = model.build()
     images = tf1.placeholder(tf.float32, [None, size, size, 3], 'images')
     raw = network(model.from_unit_range(images), training)
-    outputs = trained.named(raw)
+    outputs = trained_models.named(raw)
     norms = network.weight_norms(model.params.loss.include_bias_in_weight_decay)
     for norm in norms.values():
       tf1.add_to_collection('regularization_losses', norm)
     for update in layers.move_averages(raw.batch_statistics):
       tf1.add_to_collection('update_ops', update.op)
-    for name, keys in trained.IMAGE_SIGNATURES.items():
+    for name, keys in trained_models.IMAGE_SIGNATURES.items():
       named = {output: outputs[key] for output, key in keys.items()}
       hub.add_signature(name, inputs={'images': images}, outputs=named)
     info = hub.ImageModuleInfo()

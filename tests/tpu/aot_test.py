@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from supcon import enums
+from supcon.config import enums
 from tests.tpu import cases
 from tests.tpu import program
 from tests.tpu import scripts

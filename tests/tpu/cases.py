@@ -11,8 +11,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from supcon import enums
-from supcon import hparams
+from supcon.config import enums
+from supcon.config import hparams
 from supcon.training import stages
 from tests import model_functions
 from tests.tpu import offline
@@ -58,7 +58,9 @@ def params(optimizer, architecture=None):
       projection_head_use_batch_norm=True,
       stop_gradient_before_projection_head=False,
     ),
-    loss=hparams.Losses(contrastive=hparams.ContrastiveLoss(temperature=0.5)),
+    loss=hparams.Losses(
+      contrastive=hparams.ContrastiveOptions(temperature=0.5)
+    ),
     stage_1=stage,
     stage_2=dataclasses.replace(
       stage, contrastive_loss_weight=0.2, cross_entropy_loss_weight=2.0

@@ -13,7 +13,7 @@ from unittest import mock
 import tensorflow as tf
 from tensorflow.python.tpu import tpu_system_metadata
 
-from supcon import tpu_estimator
+from supcon.compute import tpu_estimator
 
 tf1 = tf.compat.v1
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon import enums
+from supcon.config import enums
 from tests.tpu import cases
 from tests.tpu import offline
 from tests.tpu import program

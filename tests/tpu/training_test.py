@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon import enums
-from supcon import hparams
-from supcon import replicas
+from supcon.compute import replicas
+from supcon.config import enums
+from supcon.config import hparams
 from tests.tpu import cases
 
 _OPTIMIZERS = [enums.Optimizer.MOMENTUM, enums.Optimizer.LARS]

@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from supcon import checkpoint_files
-from supcon import enums
-from supcon import hparams
+from supcon.config import enums
+from supcon.config import hparams
 from supcon.models import contrastive
+from supcon.runs import checkpoint_files
 from supcon.training import checkpoints
 from supcon.training import optimizers
 from supcon.training import stages

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon import hparams
+from supcon.config import hparams
 from supcon.training import hooks
 from supcon.training import stages
 from supcon.training import steps

@@ -7,10 +7,10 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 import tensorflow as tf
 
-from supcon import enums
-from supcon import event_files
-from supcon import hparams
-from supcon import tpu_estimator
+from supcon.compute import tpu_estimator
+from supcon.config import enums
+from supcon.config import hparams
+from supcon.runs import event_files
 from supcon.training import metrics
 from supcon.training import stages
 from tests import golden

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon import enums
-from supcon import hparams
 from supcon import losses
-from supcon import tpu_estimator
-from supcon.data import image_ops
+from supcon.compute import tpu_estimator
+from supcon.config import enums
+from supcon.config import hparams
+from supcon.data.views import image_ops
 from supcon.models import contrastive
-from supcon.serving import trained
+from supcon.serving import trained_models
 from supcon.training import hooks
 from supcon.training import stages
 from tests import golden
@@ -52,8 +52,8 @@ _PARAMS = hparams.HParams(
     projection_head_layers=(8, 4),
   ),
   loss=hparams.Losses(
-    contrastive=hparams.ContrastiveLoss(temperature=_TEMPERATURE),
-    cross_entropy=hparams.CrossEntropyLoss(label_smoothing=_SMOOTHING),
+    contrastive=hparams.ContrastiveOptions(temperature=_TEMPERATURE),
+    cross_entropy=hparams.CrossEntropyOptions(label_smoothing=_SMOOTHING),
   ),
   stage_1=_STAGE,
   stage_2=dataclasses.replace(_STAGE, contrastive_loss_weight=0.0),
@@ -172,7 +172,7 @@ def _predict(checkpoint):
   with graph.as_default():
     images = tf1.placeholder(tf.float32, [None, _SIDE, _SIDE, 3])
     model = contrastive.ContrastiveModel(_PARAMS.architecture, _NUM_CLASSES)
-    outputs = trained.named(model(images, training=False))
+    outputs = trained_models.named(model(images, training=False))
     session = tf1.Session()
     _restore(session, checkpoint)
   yield lambda views: session.run(outputs, {images: views})

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from supcon import model_dirs
+from supcon.runs import model_dirs
 from supcon.training import rollbacks
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon import enums
-from supcon import hparams
-from supcon import replicas
-from supcon import tpu_estimator
+from supcon.compute import replicas
+from supcon.compute import tpu_estimator
+from supcon.config import enums
+from supcon.config import hparams
 from tests.tpu import cases
 
 tf1 = tf.compat.v1

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from supcon import enums
+from supcon.config import enums
 from supcon.training import stages
 from tests.training import scalar_model
 

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.tpu import tpu_function
 
-from supcon import enums
-from supcon import replicas
+from supcon.compute import replicas
+from supcon.config import enums
 from supcon.training import stages
 from supcon.training import steps
 from tests import mirrored

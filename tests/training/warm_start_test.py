@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from supcon import hparams
-from supcon import replicas
+from supcon.compute import replicas
+from supcon.config import hparams
 from supcon.models import contrastive
 from supcon.serving import hub_module
-from supcon.serving import trained
+from supcon.serving import trained_models
 from supcon.training import checkpoints
 from supcon.training import warm_start
 from tests import flag_parsing
@@ -816,7 +816,9 @@ def _written_by_this_project(directory, values):
   checkpoint = _write_values(directory / 'model.ckpt-1', values)
   module = str(directory / 'module')
   hub_module.write(
-    trained.TrainedModel(params, checkpoint, ('a', 'b', 'c'), None, None),
+    trained_models.TrainedModel(
+      params, checkpoint, ('a', 'b', 'c'), None, None
+    ),
     module,
   )
   return warm_start.find(module)

@@ -1,0 +1,254 @@
+"""The devices that a run computes on, and each one's share of a batch.
+
+`find` finds them before any long work. A replica is a core of a TPU, a GPU, or
+a CPU device; replicas train together on one global batch.
+"""
+
+import dataclasses
+import functools
+
+import tensorflow as tf
+
+from supcon.compute import hosts
+from supcon.compute import tpu_estimator
+from supcon.compute import workers
+from supcon.config import hparams
+from supcon.config import run_options
+from supcon.config import safe_text
+
+tf1 = tf.compat.v1
+cluster_resolver = tf.distribute.cluster_resolver
+
+_CONNECT_SECONDS = 10.0
+_GPU = 'GPU'
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+  """What a run computes on.
+
+  Attributes:
+    kind: What a replica is, in words.
+    num_replicas: Of all machines.
+    session_config: For every session of the run.
+    resolver: Finds the TPU; None off TPU.
+    strategy: Makes the replicas of GPUs and CPUs work together; None if there
+      is one, or on TPU.
+    cluster: The machines, if there are several; None on TPU, where one process
+      serves all.
+  """
+
+  kind: str
+  num_replicas: int
+  session_config: tf1.ConfigProto
+  resolver: cluster_resolver.ClusterResolver | None = None
+  strategy: tf.distribute.Strategy | None = None
+  cluster: workers.Cluster | None = None
+
+  @property
+  def is_gpu(self) -> bool:
+    """Whether a replica is a GPU."""
+    return self.kind == _GPU
+
+  @property
+  def is_chief(self) -> bool:
+    """Whether this is the process that writes model_dir."""
+    return self.host.index == 0
+
+  @property
+  def host(self) -> hosts.Host:
+    """Which of the machines that read this one is, off TPU."""
+    if self.cluster is None:
+      return hosts.Host()
+    return hosts.Host(self.cluster.index, len(self.cluster.addresses))
+
+  def listen(self) -> str:
+    """Returns the address for sessions that train; '' for this process.
+
+    One of several machines starts its server with the first call; it runs until
+    the process ends.
+
+    Raises:
+      workers.LostWorkerError: If it cannot be started.
+    """
+    return self._server.target if self.cluster else ''
+
+  @functools.cached_property
+  def _server(self):
+    address = self.cluster.addresses[self.cluster.index]
+    try:
+      server = tf1.train.Server(
+        tf.train.ClusterSpec(self.cluster.jobs),
+        job_name=self.cluster.kind,
+        task_index=self.cluster.task,
+        config=self.strategy.update_config_proto(self.session_config),
+      )
+    except tf.errors.OpError as error:
+      raise workers.LostWorkerError(
+        f'this worker cannot listen at {address} ({error.message}); is another '
+        f'process there? {workers.VARIABLE} says where each worker is.'
+      ) from error
+    return server
+
+  @functools.cached_property
+  def watchdog(self) -> workers.Watchdog:
+    """Watches the other machines."""
+    return workers.Watchdog(self.cluster.others if self.cluster else {})
+
+  def share(self, batch_size: int) -> int:
+    """Returns each replica's part of a global batch."""
+    return batch_size // self.num_replicas
+
+  def describe(self, batch_size: int) -> str:
+    """Returns 'batch 256 = 4 GPUs x 64'."""
+    if self.num_replicas == 1:
+      return f'batch {batch_size} on one {self.kind}'
+    return (
+      f'batch {batch_size} = {self.num_replicas} {self.kind}s x '
+      f'{self.share(batch_size)}'
+      + (f', on {self.host.count} machines' if self.host.count > 1 else '')
+    )
+
+
+def find(options: run_options.RunOptions) -> Devices:
+  """Returns the devices that a run asks for.
+
+  Args:
+    options: Checked RunOptions.
+
+  Raises:
+    ValueError: If they are not there.
+  """
+  if options.use_tpu and options.needs_accelerator:
+    return _find_tpu(options)
+  num_gpus = _num_gpus(options.num_gpus)
+  if options.num_replicas > 1 and num_gpus:
+    raise ValueError(
+      f'--num_replicas={options.num_replicas} is for CPU only, but '
+      f'TensorFlow has {num_gpus} GPUs to use; pass --num_gpus=0, or '
+      '--num_gpus alone.'
+    )
+  cluster = workers.read()
+  if cluster and options.num_replicas > 1:
+    raise ValueError(
+      f'--num_replicas={options.num_replicas} is for one machine, but '
+      f'{workers.VARIABLE} names {len(cluster.addresses)}; pass one of them.'
+    )
+  if cluster and not options.trains:
+    raise ValueError(
+      f'--mode={options.mode} runs on one machine, but {workers.VARIABLE} '
+      f'names {len(cluster.addresses)}; unset it.'
+    )
+  count = (num_gpus or options.num_replicas) if options.trains else 1
+  kind, name = (_GPU, '/gpu') if num_gpus else ('CPU device', '/cpu')
+  names = [f'{name}:{index}' for index in range(count)]
+  config = tf1.ConfigProto(
+    allow_soft_placement=True,
+    device_count={'GPU': num_gpus, 'CPU': 1 if num_gpus else count},
+  )
+  if cluster:
+    return Devices(
+      kind,
+      len(names) * len(cluster.addresses),
+      config,
+      strategy=tf.distribute.MultiWorkerMirroredStrategy(
+        cluster_resolver.SimpleClusterResolver(
+          tf.train.ClusterSpec(cluster.jobs),
+          task_type=cluster.kind,
+          task_id=cluster.task,
+          num_accelerators={'GPU': num_gpus},
+          rpc_layer='grpc',
+        )
+      ),
+      cluster=cluster,
+    )
+  strategy = tf.distribute.MirroredStrategy(names) if names[1:] else None
+  return Devices(kind, len(names), config, strategy=strategy)
+
+
+def check_batches(
+  devices: Devices, options: run_options.RunOptions, params: hparams.HParams
+) -> None:
+  """Checks that global batches can be shared out.
+
+  Off TPU one device evaluates, hence any evaluation batch does.
+
+  Raises:
+    ValueError: If replicas do not divide one.
+  """
+  sizes = {}
+  if options.trains:
+    sizes['batch_size'] = params.batch_size
+  if options.evaluates and devices.resolver:
+    sizes['eval_batch_size'] = params.eval.batch_size
+  count = devices.num_replicas
+  for flag, size in sizes.items():
+    if size % count:
+      below = size // count * count
+      choices = ' or '.join(str(n) for n in (below, below + count) if n)
+      raise ValueError(
+        f'--{flag}={size} is the batch of all devices together, and not '
+        f'divisible by the {count} {devices.kind}s; try {choices}.'
+      )
+
+
+def _num_gpus(wanted):
+  """Returns how many GPUs to use; hides the others from this process."""
+  found = tf.config.list_physical_devices('GPU')
+  if wanted < 0:
+    wanted = len(found)
+  if wanted > len(found):
+    raise ValueError(
+      f'--num_gpus={wanted} is more than the {len(found)} GPUs that TensorFlow '
+      f'can use here; pass at most {len(found)}, 0 being the CPU.'
+    )
+  if wanted < len(found):
+    tf.config.set_visible_devices(found[:wanted], 'GPU')
+  return wanted
+
+
+def _find_tpu(options):
+  """Returns the cores of the TPU that the options name."""
+  tpu_estimator.check_tpu()
+  name = options.tpu_address
+  try:
+    resolver = cluster_resolver.TPUClusterResolver(
+      tpu=name, zone=options.tpu_zone, project=options.gcp_project
+    )
+    num_cores = count_cores(resolver)
+  # The clients that it asks have no error in common.
+  except Exception as error:
+    raise ValueError(
+      f'TPU {name!r} cannot be reached ({_first_sentence(error)}); check '
+      '--tpu_name, --tpu_zone and --gcp_project and that it is up, or pass '
+      '--use_tpu=False.'
+    ) from error
+  return Devices(
+    'TPU core',
+    num_cores,
+    # Several sessions may be at the same TPU.
+    tf1.ConfigProto(allow_soft_placement=True, isolate_session_state=True),
+    resolver=resolver,
+  )
+
+
+def count_cores(resolver: cluster_resolver.TPUClusterResolver) -> int:
+  """Returns the number of cores of a TPU, on all its hosts.
+
+  Raises:
+    OSError: If a host does not answer; TensorFlow itself would try for hours.
+    ValueError: If there is no core.
+  """
+  hosts = resolver.cluster_spec().as_dict().get('worker', [])  # Local: none.
+  for address in hosts:
+    if not workers.is_there(address, _CONNECT_SECONDS):
+      raise OSError(f'nobody answers at {address}')
+  num_cores = resolver.get_tpu_system_metadata().num_cores
+  if not num_cores:
+    raise ValueError('TensorFlow finds no TPU core there')
+  return num_cores
+
+
+def _first_sentence(error):
+  text = safe_text.one_line(error)
+  return text.split('. ')[0].rstrip('.')

@@ -1,0 +1,340 @@
+"""The data sets: what is known of each by name, and where it comes from.
+
+Those of the published results are rows in a table. Any other set of labelled
+images needs no code: `tfds:NAME` is one that TFDS has prepared, `folder` one
+whose images lie in a folder per class. Whatever a data set can tell itself (its
+sizes, its classes, the shape of its images) is read from it.
+
+Nothing here uses the network: a data set that is not prepared is an error that
+says how to prepare it, save for those that the repository holds itself.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import os
+
+import tensorflow as tf
+
+from supcon.config import path_names
+from supcon.data.sources import digits
+from supcon.data.sources import folder
+from supcon.data.sources import prepared
+from supcon.data.sources import splits
+from supcon.data.views import augment
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+  """What must be known of a data set and cannot be read from it.
+
+  Attributes:
+    tfds_name: Its name in TFDS, NAME or NAME/CONFIG; '' if TFDS has no part in
+      it.
+    version: The versions that will do, such as '5.*.*'; the newest is taken.
+    train_split: The split to train on; '' for the usual one.
+    eval_split: The split to evaluate on; '' for the first usual one there is.
+    flips: Whether an image flipped left to right keeps its label.
+    mean: Of each channel on the [-1, 1] scale, for whitening. None: unknown.
+    std: Likewise the standard deviation.
+    autoaugment_policy: What AUTOAUGMENT applies.
+    prepare: Writes the data set into a data_dir, offline. None: the user must.
+    preparation_note: What the user must do before TFDS can prepare it.
+    title: What people call it; '' if they call it as TFDS does.
+  """
+
+  tfds_name: str
+  version: str
+  train_split: str
+  eval_split: str
+  flips: bool
+  mean: tuple[float, float, float] | None = None
+  std: tuple[float, float, float] | None = None
+  autoaugment_policy: augment.Policy = augment.IMAGENET_POLICY
+  prepare: Callable[[str], None] | None = None
+  preparation_note: str = ''
+  title: str = ''
+
+
+INFOS = {
+  'imagenet': Info(
+    tfds_name='imagenet2012',
+    version='5.*.*',
+    train_split='train',
+    eval_split='validation',
+    flips=True,
+    preparation_note=(
+      ', after putting ILSVRC2012_img_train.tar and '
+      'ILSVRC2012_img_val.tar into its downloads/manual, see '
+      'https://www.tensorflow.org/datasets/catalog/imagenet2012'
+    ),
+    title='ImageNet (ILSVRC 2012)',
+  ),
+  'cifar10': Info(
+    tfds_name='cifar10',
+    version='3.*.*',
+    train_split='train',
+    eval_split='test',
+    flips=True,
+    # The published values: 0.4914, 0.4822, 0.4465 and 0.2023, 0.1994,
+    # 0.2010 on the [0, 1] scale.
+    mean=(-0.0172, -0.0356, -0.107),
+    std=(0.4046, 0.3988, 0.402),
+    autoaugment_policy=augment.CIFAR10_POLICY,
+    title='CIFAR-10',
+  ),
+  'digits': Info(
+    tfds_name='digits',
+    version='1.*.*',
+    train_split='train',
+    eval_split='test',
+    flips=False,
+    prepare=digits.prepare,
+    title='Optical Recognition of Handwritten Digits (UCI)',
+  ),
+}
+
+
+FOLDER = 'folder'
+_TFDS_PREFIX = 'tfds:'
+
+# Of TFDS, those in which a mirrored image is another character or none.
+_UNFLIPPED = frozenset(
+  (
+    'binarized_mnist',
+    'cmaterdb',
+    'emnist',
+    'kmnist',
+    'mnist',
+    'mnist_corrupted',
+    'omniglot',
+    'svhn_cropped',
+  )
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A data set that is there.
+
+  Attributes:
+    info: What is known of it by name; its splits are those in use.
+    train: The training examples in use, after the limit.
+    evaluation: The evaluation examples.
+    class_names: The classes, in the order of the labels.
+    image_shape: (height, width) in pixels; None if images differ in size.
+  """
+
+  info: Info
+  train: splits.Split
+  evaluation: splits.Split
+  class_names: tuple[str, ...]
+  image_shape: tuple[int, int] | None
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.class_names)
+
+  @property
+  def num_train_examples(self) -> int:
+    return self.train.num_examples
+
+  @property
+  def num_eval_examples(self) -> int:
+    return self.evaluation.num_examples
+
+  def split(self, is_train: bool) -> splits.Split:
+    return self.train if is_train else self.evaluation
+
+  def num_examples(self, is_train: bool) -> int:
+    return self.split(is_train).num_examples
+
+  def num_bytes(self, is_train: bool) -> int:
+    """Returns roughly how many bytes the encoded examples take."""
+    return self.split(is_train).num_bytes
+
+  def records(self, is_train: bool) -> tf.data.Dataset:
+    """Returns the examples as stored, in an order that is always the same.
+
+    Args:
+      is_train: Training examples (the first ones, where they are limited), or
+        evaluation examples.
+
+    Returns:
+      A data set of (image, label): string [], the encoded image (JPEG, PNG, BMP
+      or GIF), and int32 [].
+    """
+    return self.split(is_train).records()
+
+
+def load(
+  name: str,
+  data_dir: str | None,
+  max_train_examples: int = 0,
+  train_split: str = '',
+  eval_split: str = '',
+  max_eval_examples: int = 0,
+) -> Dataset:
+  """Opens a data set.
+
+  Args:
+    name: A key of `INFOS`; or tfds:NAME[/CONFIG][:VERSION]; or folder.
+    data_dir: Where TFDS keeps its data sets, or where the folders of the splits
+      are, local or gs://. None means TFDS's own default: $TFDS_DATA_DIR, else
+      ~/tensorflow_datasets.
+    max_train_examples: Uses only so many training examples; <= 0 means all.
+    train_split: The split to train on; '' for the usual one.
+    eval_split: The split to evaluate on; '' for the usual one.
+    max_eval_examples: Uses only so many evaluation examples; <= 0 means all.
+
+  Returns:
+    The data set.
+
+  Raises:
+    ValueError: If the name is unknown, the directory or the data set in it is
+      not there, a split is missing, or it holds no images with class labels.
+  """
+  info = _info(name)
+  info = dataclasses.replace(
+    info,
+    train_split=train_split or info.train_split,
+    eval_split=eval_split or info.eval_split,
+  )
+  if info.tfds_name:
+    directory = _prepared_dir(info, data_dir or _default_data_dir())
+    source = prepared.load(directory, info.train_split, info.eval_split)
+  else:
+    source = folder.load(data_dir, info.train_split, info.eval_split)
+
+  train = _first(source.train, max_train_examples)
+  evaluation = _first(source.evaluation, max_eval_examples)
+  return Dataset(
+    info=dataclasses.replace(
+      info, train_split=train.name, eval_split=evaluation.name
+    ),
+    train=train,
+    evaluation=evaluation,
+    class_names=source.class_names,
+    image_shape=source.image_shape,
+  )
+
+
+def called(name: str, data_dir: str | None = None) -> str:
+  """Returns what people call a data set.
+
+  Args:
+    name: See `load`.
+    data_dir: Whose own name that of folders of images is, without what is above
+      it: a path says more of a machine than of images.
+  """
+  if name == FOLDER:
+    directory = os.path.basename((data_dir or '').rstrip('/'))
+    return f'folder {directory}' if directory else ''
+  info = _info(name)
+  return info.title or f'{info.tfds_name} (TensorFlow Datasets)'
+
+
+def is_unvetted(name: str) -> bool:
+  """Whether nobody but the user has seen the data set's images."""
+  return name not in INFOS
+
+
+def known_colors(name: str):
+  """Returns (mean, std) on the [-1, 1] scale of a data set, None if unknown."""
+  info = _info(name)
+  return (info.mean, info.std) if info.mean else None
+
+
+def of_split(split: splits.Split) -> Dataset:
+  """Returns a data set of images without labels, to be looked at only."""
+  return Dataset(
+    info=Info(
+      tfds_name='',
+      version='',
+      train_split=split.name,
+      eval_split=split.name,
+      flips=False,
+    ),
+    train=split,
+    evaluation=split,
+    class_names=(),
+    image_shape=None,
+  )
+
+
+def _first(split, count):
+  """Returns the first `count` examples; all of them if it is 0 or less."""
+  if not 0 < count < split.num_examples:
+    return split
+  return split.select(range(count))
+
+
+def _info(name):
+  """Returns the row of a name, or makes one of what can be known of others."""
+  if name in INFOS:
+    return INFOS[name]
+  if name == FOLDER:
+    return Info(
+      tfds_name='', version='', train_split='', eval_split='', flips=True
+    )
+  wanted, _, version = name.removeprefix(_TFDS_PREFIX).partition(':')
+  if not name.startswith(_TFDS_PREFIX) or not wanted.strip('/'):
+    raise ValueError(
+      f'--input_fn={name} is unknown; choose one of {", ".join(INFOS)}, '
+      f'{_TFDS_PREFIX}NAME[/CONFIG][:VERSION] for what TFDS has prepared, or '
+      f'{FOLDER} for folders of images.'
+    )
+  version = version or '*.*.*'
+  if not _is_version_pattern(version):
+    raise ValueError(
+      f'--input_fn={name}: {version!r} is no version; expected such as 3.0.2 '
+      'or 3.*.*.'
+    )
+  for info in INFOS.values():
+    if info.tfds_name == wanted:
+      return dataclasses.replace(info, version=version)
+  return Info(
+    tfds_name=wanted,
+    version=version,
+    train_split='',
+    eval_split='',
+    flips=wanted.split('/')[0] not in _UNFLIPPED,
+  )
+
+
+def _is_version_pattern(text):
+  parts = text.split('.')
+  return len(parts) == 3 and all(p == '*' or p.isdigit() for p in parts)
+
+
+def _default_data_dir():
+  return os.path.expanduser(
+    os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
+  )
+
+
+def _prepared_dir(info, data_dir):
+  """Returns the directory of the data set; prepares what prepares itself."""
+  name, _, config = info.tfds_name.partition('/')
+  directory = prepared.find(name, config, info.version, data_dir)
+  if not directory and info.prepare:
+    # What TFDS writes it looks for by a pattern; it reads anything.
+    path_names.check_no_pattern('data_dir', data_dir)
+    try:
+      info.prepare(data_dir)
+    except (OSError, tf.errors.OpError) as error:
+      reason = str(error).splitlines()[0]
+      raise ValueError(
+        f'cannot write {info.tfds_name} into --data_dir={data_dir} ({reason}); '
+        'name a directory that can be written.'
+      ) from error
+    directory = prepared.find(name, config, info.version, data_dir)
+  if not directory:
+    raise ValueError(
+      prepared.not_prepared(
+        f'{info.tfds_name}:{info.version}',
+        data_dir,
+        os.path.join(data_dir, name, config),
+        info.preparation_note,
+      )
+    )
+  return directory

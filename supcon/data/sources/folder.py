@@ -1,0 +1,537 @@
+"""Images in folders: DIRECTORY/SPLIT/CLASS/IMAGE.
+
+The folders of the training split are the classes. Examples are not in the order
+of their names, in which one class would follow the other, but in that of a hash
+of them: the first n are a fair sample, and a shuffle buffer sees all classes.
+
+A split may be a part of a folder, such as train[:80%], which takes that part of
+each class, by the same order: what is in which part changes only where images
+come or go. The folder `.` is the directory itself: DIRECTORY/CLASS/IMAGE.
+"""
+
+import collections
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import concurrent.futures
+import dataclasses
+import difflib
+import functools
+import hashlib
+import math
+import os
+import re
+from typing import NamedTuple
+import unicodedata
+import zlib
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from supcon.config import safe_text
+from supcon.data.sources import splits
+from supcon.data.views import image_files
+
+# Of files that are taken for images: JPEG, PNG, BMP, GIF. TensorFlow 2.21 knows
+# WebP too, but not 2.15, and an animation breaks its memory.
+ENDINGS = (
+  *('.jpg', '.jpeg', '.jpe', '.jfif', '.jif', '.pjpeg', '.pjp'),
+  *('.png', '.apng'),
+  *('.bmp', '.dib'),
+  '.gif',
+)
+# For messages, which need not name the rare ones.
+COMMON_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif')
+_EXPECTED = f'CLASS/*{{{",".join(COMMON_ENDINGS)}}}'
+
+# ImageNet's is called val.
+EVAL_NAMES = ('val', 'validation', 'test')
+
+# The directory itself, in which the classes may be without a split.
+WHOLE = '.'
+
+# A split that is a part of a folder.
+_PART = re.compile(r'(?P<folder>.*)\[(?P<begin>[^:\]]*):(?P<end>[^:\]]*)\]')
+
+# Directories are listed, and files looked at, so many at a time: in an object
+# store each takes a request.
+_NUM_THREADS = 32
+# So many files tell how large all are.
+_MAX_MEASURED = 512
+# Of files that are left out, so many kinds are named.
+_MAX_KINDS = 6
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FolderSplit:
+  """See `splits.Split`.
+
+  Attributes:
+    name: The folder's, and which part of it, if not all.
+    folder: The folder's name, or `WHOLE`.
+    directory: Its path.
+    class_names: In the order of the labels.
+    labels: int32 [N], by position.
+    files: Names within the class's folder, by position.
+    num_bytes: About.
+  """
+
+  name: str
+  folder: str
+  directory: str
+  class_names: tuple[str, ...]
+  labels: np.ndarray
+  files: tuple[str, ...]
+  num_bytes: int
+
+  @property
+  def num_examples(self) -> int:
+    return len(self.files)
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    paths = '/'.join(map(self._relative_path, range(self.num_examples)))
+    digest = hashlib.md5(paths.encode()).hexdigest()
+    return f'{self.num_examples} files, {digest}'
+
+  def records(self) -> tf.data.Dataset:
+    files = self.storage()
+    names = tf.data.Dataset.from_tensor_slices(files.names())
+    return names.map(
+      files.read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+
+  def storage(self) -> splits.Files:
+    directories = [
+      os.path.join(self.directory, name) for name in self.class_names
+    ]
+
+    def names():
+      # Compressed, since every checkpoint holds a copy of the graph: ImageNet's
+      # names and labels take 10 MB instead of 33 MB. A slash separates them,
+      # the one character that no name can hold.
+      files = tf.strings.split(_constant('/'.join(self.files).encode()), '/')
+      labels = tf.io.decode_raw(
+        _constant(self.labels.astype('<i4').tobytes()), tf.int32
+      )
+      return files, labels
+
+    def read(file, label):
+      path = tf.strings.join([tf.gather(directories, label), file], '/')
+      return image_files.readable(tf.io.read_file(path)), label
+
+    return splits.Files(names, read)
+
+  def select(self, positions: Sequence[int]) -> 'FolderSplit':
+    return dataclasses.replace(
+      self,
+      labels=self.labels[list(positions)],
+      files=tuple(self.files[position] for position in positions),
+      num_bytes=self.num_bytes * len(positions) // self.num_examples,
+    )
+
+  def where(self, position: int) -> str:
+    return os.path.join(self.directory, self._relative_path(position))
+
+  def example_id(self, position: int) -> str:
+    path = self._relative_path(position)
+    return path if self.folder == WHOLE else f'{self.folder}/{path}'
+
+  def damage(self) -> None:
+    return None
+
+  def _relative_path(self, position):
+    return f'{self.class_names[self.labels[position]]}/{self.files[position]}'
+
+
+def load(
+  data_dir: str | None, train_split: str, eval_split: str
+) -> splits.Source:
+  """Lists the images below a directory, without opening them.
+
+  Args:
+    data_dir: The directory that holds the splits, local or gs://.
+    train_split: The folder to train on, or a part of one; '' is train.
+    eval_split: The folder to evaluate on, or a part of one; '' is the first of
+      val, validation, test. Its classes must be among those of the training
+      split.
+
+  Raises:
+    ValueError: If a folder or a part is missing or empty, or a class is
+      unknown.
+  """
+  if not data_dir:
+    raise ValueError(
+      '--input_fn=folder needs --data_dir, the directory that holds '
+      f'train/{_EXPECTED} and val/{_EXPECTED}.'
+    )
+  if not tf.io.gfile.isdir(data_dir):
+    raise ValueError(
+      f'--data_dir={data_dir} is not a directory; name the one that holds '
+      f'train/{_EXPECTED}.'
+    )
+  names = folders(data_dir)
+  try:
+    train_split = splits.choose(train_split, 'train_split', ['train'], names)
+    eval_split = splits.choose(eval_split, 'eval_split', EVAL_NAMES, names)
+  except ValueError as error:
+    raise ValueError(
+      f'--data_dir={data_dir}: {error}{_advice(data_dir, names)}.'
+    ) from error
+  places = []
+  for flag, name in (('train', train_split), ('eval', eval_split)):
+    place = place_of(data_dir, name, f'--{flag}_split')
+    if not tf.io.gfile.isdir(place.directory):
+      raise ValueError(
+        f'--{flag}_split={name} is not in --data_dir={data_dir}, which holds '
+        f'{splits.listed(names)}.'
+      )
+    places.append(place)
+
+  train_place, eval_place = places
+  class_names = _class_folders(train_place.directory)
+  eval_names = _class_folders(eval_place.directory)
+  directories = (train_place.directory, class_names)
+  directories += (eval_place.directory, eval_names)
+  _check_forms(*directories)
+  _check_known(*directories, names)
+  train, left_out = _list(train_place, class_names, class_names)
+  evaluation, more = _list(eval_place, eval_names, class_names)
+  # The same folder may be both.
+  warn_of({**left_out, **more}, data_dir)
+  train = _part_of(train, train_place, '--train_split', class_names)
+  return splits.Source(
+    train=train,
+    evaluation=_part_of(evaluation, eval_place, '--eval_split', ()),
+    class_names=class_names,
+    image_shape=None,
+  )
+
+
+class Place(NamedTuple):
+  """Where a split is.
+
+  Attributes:
+    name: As the user chose it.
+    folder: The folder, or `WHOLE`.
+    directory: Its path.
+    percent: (begin, end) of a part, None for all of it.
+  """
+
+  name: str
+  folder: str
+  directory: str
+  percent: tuple[int, int] | None
+
+
+def is_part(name: str) -> bool:
+  """Whether a split looks like a part of a folder, such as train[:80%]."""
+  return bool(_PART.fullmatch(name))
+
+
+def place_of(data_dir: str, name: str, flag: str = '') -> Place:
+  """Returns where a split is that may be a part of a folder.
+
+  Args:
+    data_dir: The directory that holds the folders.
+    name: Of the split.
+    flag: That names it.
+
+  Raises:
+    ValueError: If the part is none.
+  """
+
+  def place(folder, percent):
+    directory = os.path.join(data_dir, folder)
+    return Place(
+      name, folder, data_dir if folder == WHOLE else directory, percent
+    )
+
+  match = _PART.fullmatch(name)
+  if not match or tf.io.gfile.isdir(os.path.join(data_dir, name)):
+    return place(name, None)
+  bounds = []
+  for text, default in ((match['begin'], 0), (match['end'], 100)):
+    number = text.removesuffix('%')
+    is_percentage = number.isdecimal() and text.endswith('%')
+    bounds.append(int(number) if is_percentage else default)
+    if text and not (is_percentage and int(number) <= 100):
+      raise ValueError(
+        f'{flag}={name}: {text!r} is no percentage; expected a part of each '
+        'class, such as train[:80%] or train[80%:].'
+      )
+  return place(match['folder'] or WHOLE, tuple(bounds))
+
+
+def _part_of(split, place, flag, needed):
+  """Returns the part of each class that a place names.
+
+  Args:
+    split: All that is in its folder.
+    place: The `Place`.
+    flag: That names it.
+    needed: Names of classes of which there must be an image.
+
+  Raises:
+    ValueError: If there is nothing in it, or of a needed class nothing.
+  """
+  if place.percent is None:
+    return split
+  kept = np.zeros(split.num_examples, bool)
+  found = set()
+  for label, name in enumerate(split.class_names):
+    of_class = np.flatnonzero(split.labels == label)
+    # Rounded half up, so that neighbouring parts share no image.
+    begin, end = ((len(of_class) * p + 50) // 100 for p in place.percent)
+    kept[of_class[begin:end]] = True
+    if begin < end:
+      found.add(name)
+  missing = [name for name in needed if name not in found]
+  if missing or not kept.any():
+    what = (
+      f'no images of {safe_text.printable(missing[0])}' if missing else 'none'
+    )
+    raise ValueError(
+      f'{flag}={place.name} takes a part of each class of {split.directory} '
+      f'and gets {what}; choose a larger part, or add images.'
+    )
+  part = split.select(np.flatnonzero(kept).tolist())
+  return dataclasses.replace(part, name=place.name)
+
+
+def visible_names(directory: str) -> list[str]:
+  """Returns what is in a directory, sorted, without what is hidden."""
+  try:
+    names = tf.io.gfile.listdir(directory)
+  except UnicodeDecodeError as error:
+    raise ValueError(_without_text(directory)) from error
+  # Object stores mark a directory by a trailing slash.
+  names = [name.rstrip('/') for name in names]
+  return sorted(name for name in names if name and not name.startswith('.'))
+
+
+def _without_text(directory):
+  """Says which names of a local directory are not UTF-8."""
+  names = sorted(os.listdir(directory))
+  bad = [name for name in names if not _is_text(name)]
+  return (
+    f'{safe_text.printable(os.path.join(directory, bad[0]))} has a name that '
+    f'is not UTF-8; rename it. Of {len(names)} names in the folder {len(bad)} '
+    'are like this.'
+  )
+
+
+def _is_text(name):
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+def is_image(name: str) -> bool:
+  """Whether a file is taken for an image, by the ending of its name."""
+  return name.lower().endswith(ENDINGS)
+
+
+def warn_of(left_out: Mapping[str, bool], where: str) -> None:
+  """Says in one line what is not read, if there is anything.
+
+  Args:
+    left_out: {path: whether it is a folder}.
+    where: What was searched.
+  """
+  kinds = collections.defaultdict(list)
+  for path, is_folder in sorted(left_out.items()):
+    ending = os.path.splitext(path)[1].lower()
+    kind = f'*{ending}' if ending else 'without an ending'
+    kinds['folders in folders of classes' if is_folder else kind].append(path)
+  if not kinds:
+    return
+  most = sorted(kinds, key=lambda kind: (-len(kinds[kind]), kind))
+  found = [
+    f'{len(kinds[kind])} {kind} (such as {kinds[kind][0]})'
+    for kind in most[:_MAX_KINDS]
+  ]
+  if most[_MAX_KINDS:]:
+    found.append(f'{sum(len(kinds[k]) for k in most[_MAX_KINDS:])} others')
+  logging.warning(
+    'WARNING: left out of %s, since only images directly in their folder are '
+    'read (*%s): %s; convert or move them if they are to be used',
+    safe_text.printable(where),
+    ', *'.join(COMMON_ENDINGS),
+    safe_text.printable(', '.join(found)),
+  )
+
+
+def estimate_bytes(split: splits.Split) -> int:
+  """Returns the size of all files of a split, from a sample of them.
+
+  A file that is not there has none: whoever reads it finds out.
+  """
+  count = split.num_examples
+  # Evenly spread, lest the names of one folder stand for those of all.
+  sample = range(0, count, math.ceil(count / _MAX_MEASURED))
+  sizes = in_parallel(_size, map(split.where, sample))
+  return max(1, sum(sizes) * count // len(sizes))
+
+
+def in_parallel(function: Callable, items: Iterable) -> list:
+  """Applies a function that waits for a file system to each of the items."""
+  with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+    return list(pool.map(function, items))
+
+
+def _size(path):
+  try:
+    return tf.io.gfile.stat(path).length
+  except tf.errors.NotFoundError:
+    return 0
+
+
+def _constant(data):
+  """Returns a string tensor of bytes that are compressed in the graph."""
+  return tf.io.decode_compressed(tf.constant(zlib.compress(data)), 'ZLIB')
+
+
+def folders(directory: str) -> tuple[str, ...]:
+  """Returns the visible folders in a directory, sorted."""
+  names = visible_names(directory)
+  paths = [os.path.join(directory, name) for name in names]
+  are_folders = in_parallel(tf.io.gfile.isdir, paths)
+  return tuple(name for name, is_one in zip(names, are_folders) if is_one)
+
+
+def _advice(data_dir, names):
+  """Says more of a directory that holds no split of a usual name."""
+  num_images = sum(map(is_image, visible_names(data_dir)))
+  if num_images and not names:
+    return (
+      f'. It holds {num_images} images itself: sort them into a folder for '
+      f'each class, {data_dir}/train/{_EXPECTED} and {data_dir}/val/{_EXPECTED}'
+    )
+  first = visible_names(os.path.join(data_dir, names[0])) if names else ()
+  if any(map(is_image, first)) and 'train' not in names:
+    return (
+      f'. If {splits.listed(names)} are the classes, move them into '
+      f'{data_dir}/train, and some images of each into {data_dir}/val, or '
+      "take parts of each: --train_split='.[:80%]' --eval_split='.[80%:]'"
+    )
+  return ''
+
+
+def _class_folders(directory):
+  names = folders(directory)
+  for name in names:
+    if safe_text.has_controls(name):
+      raise ValueError(
+        f'{safe_text.printable(os.path.join(directory, name))} has a name that '
+        'cannot be written in one line (in labels.txt, one class a line); '
+        'rename the folder.'
+      )
+  if not names:
+    num_images = sum(map(is_image, visible_names(directory)))
+    but = f', but {num_images} images of no class' if num_images else ''
+    raise ValueError(
+      f'{directory} holds no folders of classes{but}; expected '
+      f'{os.path.join(directory, _EXPECTED)}.'
+    )
+  return names
+
+
+def _check_forms(train_dir, class_names, eval_dir, eval_names):
+  """Checks that no two names look the same, being encoded otherwise."""
+  found = {}
+  for directory, names in ((train_dir, class_names), (eval_dir, eval_names)):
+    for name in names:
+      form = unicodedata.normalize('NFC', name)
+      other, where = found.setdefault(form, (name, directory))
+      if other != name:
+        raise ValueError(
+          f'{os.path.join(directory, name)} and {os.path.join(where, other)} '
+          f'differ only in how their letters are encoded ({ascii(name)} and '
+          f'{ascii(other)}, normal forms of Unicode); give both the same name, '
+          'or names that look different.'
+        )
+
+
+def _check_known(train_dir, class_names, eval_dir, eval_names, names):
+  """Checks that all classes of the evaluation are trained."""
+  unknown = sorted(set(eval_names) - set(class_names))
+  if not unknown:
+    return
+  similar = difflib.get_close_matches(unknown[0], class_names, n=1)
+  raise ValueError(
+    safe_text.printable(
+      f'{os.path.join(eval_dir, unknown[0])} is not a class of {train_dir} '
+      f'({splits.listed(class_names)}'
+      f'{f"; is {similar[0]} meant?" if similar else ""}). Of '
+      f'{len(eval_names)} folders there {len(unknown)} are like this: give '
+      'them the names of classes, move or delete them, or choose another split '
+      f'with --eval_split ({splits.listed(names)}).'
+    )
+  )
+
+
+def _list(place, found_names, class_names):
+  """Returns all in a folder that is an image of the classes `found_names`.
+
+  And {path: whether it is a folder} of what is in their folders besides, and
+  of files that are in none.
+  """
+
+  directory = place.directory
+
+  def files(class_name):
+    return visible_names(os.path.join(directory, class_name))
+
+  all_of = dict(zip(found_names, in_parallel(files, found_names)))
+  files_of = {
+    found: [file for file in all_of[found] if is_image(file)]
+    for found in found_names
+  }
+  others = [
+    os.path.join(directory, found, file)
+    for found in found_names
+    for file in all_of[found]
+    if not is_image(file)
+  ]
+  left_out = dict(zip(others, in_parallel(tf.io.gfile.isdir, others)))
+  beside = set(visible_names(directory)) - set(folders(directory))
+  left_out |= {os.path.join(directory, file): False for file in beside}
+  empty = [found for found in found_names if not files_of[found]]
+  if empty:
+    raise ValueError(
+      f'{os.path.join(directory, empty[0])} holds no images (*'
+      f'{", *".join(COMMON_ENDINGS)}); add some or delete the folder. Of '
+      f'{len(found_names)} class folders {len(empty)} are like this'
+      f'{_what_else(all_of[empty[0]])}.'
+    )
+  label_of = {found: label for label, found in enumerate(class_names)}
+  examples = [
+    (hashlib.md5(f'{found}/{file}'.encode()).digest(), label_of[found], file)
+    for found in found_names
+    for file in files_of[found]
+  ]
+  examples.sort()
+  _, labels, files = zip(*examples)
+  split = FolderSplit(
+    name=place.folder,
+    folder=place.folder,
+    directory=directory,
+    class_names=class_names,
+    labels=np.array(labels, np.int32),
+    files=files,
+    num_bytes=0,
+  )
+  split = dataclasses.replace(split, num_bytes=estimate_bytes(split))
+  return split, left_out
+
+
+def _what_else(names):
+  """Returns what a folder without images holds, for a message."""
+  if not names:
+    return ''
+  return f'; it holds {safe_text.printable(splits.listed(names))}'

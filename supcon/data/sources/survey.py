@@ -1,0 +1,280 @@
+"""Looks at a directory of images that nobody has trained on before.
+
+All that is wrong with it is found in one go, so that it can be put right in one
+go; `folder.load`, which every job begins with, stops at the first mistake.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+import unicodedata
+
+import numpy as np
+import tensorflow as tf
+
+from supcon.config import safe_text
+from supcon.data.sources import datasets
+from supcon.data.sources import faults
+from supcon.data.sources import folder
+from supcon.data.sources import orientation
+from supcon.data.sources import splits
+from supcon.data.sources import unlabelled
+
+tf1 = tf.compat.v1
+
+# Of a mistake that several folders or files share, so many are named.
+_MAX_NAMED = 5
+# The classes that a directory holds without splits are parted here.
+_TRAIN_PART, _EVAL_PART = '[:80%]', '[80%:]'
+# JPEG stores the colors of grey photographs, too, and not exactly.
+_MAX_TINT = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """Where the images are, as --train_split and --eval_split say it.
+
+  Attributes:
+    train: The split to train on.
+    evaluation: The split to evaluate on.
+    is_parted: Whether both are parts of one folder.
+  """
+
+  train: str
+  evaluation: str
+  is_parted: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """What a sample of images says of all.
+
+  Attributes:
+    sides: (least, median, most) of the shorter sides in pixels.
+    is_grey: Whether no image has a color.
+  """
+
+  sides: tuple[int, int, int]
+  is_grey: bool
+
+
+def layout_of(
+  data_dir: str, train_split: str = '', eval_split: str = ''
+) -> Layout | str:
+  """Finds out where the images are.
+
+  Args:
+    data_dir: The directory.
+    train_split: What the user says of it; '' if nothing.
+    eval_split: Likewise.
+
+  Returns:
+    The layout, or a line that says what is wrong.
+  """
+  if not tf.io.gfile.isdir(data_dir):
+    what = 'a file' if tf.io.gfile.exists(data_dir) else 'not there'
+    return (
+      f'{safe_text.printable(data_dir)} is {what}; name the directory that '
+      'holds a folder of images for each class.'
+    )
+  names = folder.folders(data_dir)
+  if train_split and eval_split:
+    return Layout(train_split, eval_split, is_parted=False)
+  evaluations = [name for name in folder.EVAL_NAMES if name in names]
+  if not train_split and 'train' in names:
+    train_split = 'train'
+  if train_split:
+    if not eval_split and folder.is_part(train_split):
+      return (
+        f'--train_split={safe_text.printable(train_split)} is a part of a '
+        'folder; name the part to evaluate on, too, with --eval_split.'
+      )
+    if eval_split or evaluations:
+      return Layout(train_split, eval_split or evaluations[0], False)
+    return Layout(train_split + _TRAIN_PART, train_split + _EVAL_PART, True)
+  if eval_split or evaluations:
+    return (
+      f'{safe_text.printable(data_dir)} holds {splits.listed(names)}: images '
+      'to evaluate on, but none to train on in a folder named train; name it '
+      'with --train_split.'
+    )
+  if not names:
+    num_images = sum(map(folder.is_image, folder.visible_names(data_dir)))
+    but = f'{num_images} images, but ' if num_images else ''
+    return (
+      f'{safe_text.printable(data_dir)} holds {but}no folders; sort the images '
+      'into a folder for each class, '
+      f'{safe_text.printable(data_dir)}/CLASS/*.png.'
+    )
+  return Layout(folder.WHOLE + _TRAIN_PART, folder.WHOLE + _EVAL_PART, True)
+
+
+def mistakes_in(
+  data_dir: str, layout: Layout, skip_bad_images: bool = False
+) -> list[str]:
+  """Returns all that keeps a directory from being trained on, a line each.
+
+  Args:
+    data_dir: The directory.
+    layout: Where the images are in it.
+    skip_bad_images: Whether those that cannot be decoded do no harm.
+  """
+  mistakes, paths, classes = [], {}, {}
+  for name in (layout.train, layout.evaluation):
+    place = folder.place_of(data_dir, name)
+    if place.directory in classes:
+      continue
+    if not tf.io.gfile.isdir(place.directory):
+      mistakes.append(
+        f'{safe_text.printable(place.directory)} is not there; '
+        f'{safe_text.printable(data_dir)} holds '
+        f'{splits.listed(folder.folders(data_dir))}.'
+      )
+      continue
+    names = folder.folders(place.directory)
+    classes[place.directory] = names
+    mistakes += _of_classes(place.directory, names, paths)
+  directories = list(classes)
+  if directories and len(classes[directories[0]]) == 1:
+    mistakes.append(
+      f'{directories[0]} holds one class only, '
+      f'{safe_text.printable(classes[directories[0]][0])}: there is nothing to '
+      'tell apart; add a class.'
+    )
+  if len(directories) == 2:
+    mistakes += _unknown(*directories, classes)
+  mistakes += _same_looking(classes)
+  if paths and not skip_bad_images:
+    mistakes += _of_files(list(paths))
+  return mistakes
+
+
+def look_at(split: splits.Split) -> Images:
+  """Looks at a sample of the images; takes seconds.
+
+  Raises:
+    ValueError: If none can be decoded.
+  """
+
+  def measure(encoded, _):
+    image = orientation.decode_small(encoded)
+    pixels = tf.cast(image, tf.int32)
+    tint = tf.reduce_max(pixels, axis=2) - tf.reduce_min(pixels, axis=2)
+    shape = tf.cond(
+      tf.io.is_jpeg(encoded),
+      lambda: tf.image.extract_jpeg_shape(encoded)[:2],
+      lambda: tf.shape(image)[:2],
+    )
+    return tf.reduce_min(shape), tf.reduce_max(tint)
+
+  count = orientation.sample_size(split)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    examples = (
+      split.records()
+      .take(max(count, 1))
+      .map(measure, num_parallel_calls=tf.data.AUTOTUNE)
+      .ignore_errors()
+      .batch(orientation.MAX_IMAGES)
+    )
+    found = tf1.data.make_one_shot_iterator(examples).get_next()
+    try:
+      sides, tints = session.run(found)
+    except tf.errors.OutOfRangeError as error:
+      raise ValueError('none of the first images can be decoded') from error
+  return Images(
+    sides=(int(sides.min()), int(np.median(sides)), int(sides.max())),
+    is_grey=bool(tints.max() <= _MAX_TINT),
+  )
+
+
+def class_sizes(dataset: datasets.Dataset) -> list[int]:
+  """Returns how many training images each class has."""
+  labels = dataset.train.labels
+  return np.bincount(labels, minlength=dataset.num_classes).tolist()
+
+
+def _of_classes(directory, names, paths):
+  """Returns what is wrong with class folders; adds the images to `paths`."""
+  if not names:
+    num_images = sum(map(folder.is_image, folder.visible_names(directory)))
+    but = f', but {num_images} images of no class' if num_images else ''
+    return [
+      f'{safe_text.printable(directory)} holds no folders of classes{but}; '
+      'make one for each class.'
+    ]
+  empty, nested = [], []
+  for name in names:
+    path = os.path.join(directory, name)
+    files = [f for f in folder.visible_names(path) if folder.is_image(f)]
+    paths.update(dict.fromkeys(os.path.join(path, file) for file in files))
+    if not files:
+      (nested if folder.folders(path) else empty).append(name)
+  mistakes = []
+  if odd := [name for name in names if safe_text.has_controls(name)]:
+    mistakes.append(
+      f'names of classes in {safe_text.printable(directory)} that cannot be '
+      f'written in one line: {_named(odd)}; rename the folders.'
+    )
+  if empty:
+    mistakes.append(
+      f'class folders in {safe_text.printable(directory)} without images (*'
+      f'{", *".join(folder.COMMON_ENDINGS)}): {_named(empty)}; add some, or '
+      'delete the folders.'
+    )
+  if nested:
+    mistakes.append(
+      f'class folders in {safe_text.printable(directory)} that hold folders '
+      f'instead of images: {_named(nested)}; images must be directly in the '
+      'folder of their class.'
+    )
+  return mistakes
+
+
+def _unknown(train_dir, eval_dir, classes):
+  unknown = sorted({*classes[eval_dir]} - {*classes[train_dir]})
+  if not unknown or not classes[train_dir]:
+    return []
+  return [
+    f'classes in {safe_text.printable(eval_dir)} that are not in '
+    f'{safe_text.printable(train_dir)}: {_named(unknown)}; those there are '
+    f'{splits.listed(classes[train_dir])}.'
+  ]
+
+
+def _same_looking(classes):
+  """Returns what is wrong where two names differ in their encoding alone."""
+  seen, pairs = {}, []
+  for name in sorted({name for names in classes.values() for name in names}):
+    other = seen.setdefault(unicodedata.normalize('NFC', name), name)
+    if other != name:
+      pairs.append(f'{ascii(other)} and {ascii(name)}')
+  if not pairs:
+    return []
+  return [
+    'names of classes that differ only in how their letters are encoded: '
+    f'{_named(pairs)}; give both folders the same name.'
+  ]
+
+
+def _of_files(paths: Sequence[str]):
+  """Returns which files are no images, where it takes seconds to find out."""
+  images = unlabelled.LooseImages(tuple(paths), num_bytes=0)
+  images = dataclasses.replace(images, num_bytes=folder.estimate_bytes(images))
+  if images.num_bytes > faults.MAX_BYTES_UNASKED:
+    return []
+  bad = faults.find(images)
+  if not bad:
+    return []
+  return [
+    f'{len(bad)} of {len(paths)} images cannot be used: '
+    f'{_named([paths[position] for position in bad])} '
+    f'({faults.describe(images, bad[0])}); delete them, or add '
+    '--skip_bad_images.'
+  ]
+
+
+def _named(names):
+  """Returns the first few of the names, for a message."""
+  more = len(names) - _MAX_NAMED
+  text = safe_text.printable(', '.join(names[:_MAX_NAMED]))
+  return f'{text} and {more} more' if more > 0 else text

@@ -1,0 +1,675 @@
+"""From hyper-parameters to the function that makes an image's views.
+
+A view is a pure function of (image, seed, view index).
+
+Views are made in two steps. `train_views` and `eval_views` make what needs an
+image of its own: all chance is drawn there, and images are decoded, cropped and
+resized. What is left are changes of pixels that many images can share a program
+for: `finish_on_host` does them in the input pipeline, `finish` in the model.
+"""
+
+from collections.abc import Callable
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from supcon.config import enums
+from supcon.data.views import augment
+from supcon.data.views import colors
+from supcon.data.views import image_ops
+
+# Of an image whose sides differ by a larger factor, only the middle is resized
+# before the evaluation crop is taken from its middle.
+_MAX_ASPECT = 16
+
+_FLIP_PROBABILITY = 0.5
+_JITTER_PROBABILITY = 0.8
+_GRAYSCALE_PROBABILITY = 0.2
+
+# RandAugment as in the published results.
+_RANDAUGMENT_LAYERS = 2
+_STACKED_RANDAUGMENT_MAGNITUDE = 10
+
+
+# ------------------------------------------------------------ augmentations
+
+
+def _auto_augment(image, seed, params, policy):
+  """A policy of AutoAugment, which has its own magnitudes."""
+  del params
+  return augment.auto_augment(image, seed, policy)
+
+
+def _rand_augment(image, seed, params, policy):
+  """RandAugment at the magnitude given."""
+  del policy
+  return augment.rand_augment(
+    image, seed, _RANDAUGMENT_LAYERS, params.augmentation_magnitude
+  )
+
+
+def _stacked_rand_augment(image, seed, params, policy):
+  """RandAugment at the published magnitude; that given is the jitter's."""
+  del params, policy
+  return augment.rand_augment(
+    image, seed, _RANDAUGMENT_LAYERS, _STACKED_RANDAUGMENT_MAGNITUDE
+  )
+
+
+class _Augmentation(NamedTuple):
+  """What follows crop and flip.
+
+  Attributes:
+    is_simclr: Whether there are color jitter, grayscale, warp and blur,
+      https://arxiv.org/abs/2002.05709.
+    policy: What comes between color jitter and grayscale, as in
+      https://arxiv.org/abs/2005.10243: a function of (image, seed,
+      hyper-parameters, policy of AutoAugment); or None.
+  """
+
+  is_simclr: bool
+  policy: Callable | None
+
+
+_AUGMENTATIONS = {
+  enums.AugmentationType.SIMCLR: _Augmentation(True, None),
+  enums.AugmentationType.AUTOAUGMENT: _Augmentation(False, _auto_augment),
+  enums.AugmentationType.RANDAUGMENT: _Augmentation(False, _rand_augment),
+  enums.AugmentationType.STACKED_RANDAUGMENT: _Augmentation(
+    True, _stacked_rand_augment
+  ),
+  enums.AugmentationType.IDENTITY: _Augmentation(False, None),
+}
+
+
+def _augmentation(params):
+  if params.augmentation_magnitude <= 0:
+    return _AUGMENTATIONS[enums.AugmentationType.IDENTITY]
+  return _AUGMENTATIONS[params.augmentation_type]
+
+
+# ------------------------------------------------------------------- chance
+
+
+class _Chance(NamedTuple):
+  """The random numbers of V views, of which row v depends on v alone.
+
+  Attributes:
+    window_seeds: int64 [V, 2].
+    policy_seeds: int64 [V, 2].
+    warp_seeds: int64 [V, 2].
+    flip: float32 [V], uniform in [0, 1), as are those that follow.
+    warp: float32 [V].
+    grayscale: float32 [V].
+    blur: float32 [V, 2].
+    jitter: float32 [V, 6].
+  """
+
+  window_seeds: tf.Tensor
+  policy_seeds: tf.Tensor
+  warp_seeds: tf.Tensor
+  flip: tf.Tensor
+  warp: tf.Tensor
+  grayscale: tf.Tensor
+  blur: tf.Tensor
+  jitter: tf.Tensor
+
+
+def _chance(seed, num_views):
+  # Two draws for everything: each op costs as much as 10,000 numbers.
+  seeds = tf.random.stateless_uniform(
+    [num_views, 4, 2], seed, None, None, tf.int64
+  )
+  draws = tf.random.stateless_uniform([num_views, 11], seeds[0, 3])
+  return _Chance(
+    *tf.unstack(seeds[:, :3], axis=1),
+    *tf.unstack(draws[:, :3], axis=1),
+    blur=draws[:, 3:5],
+    jitter=draws[:, 5:],
+  )
+
+
+def _changes(chance, is_augmented, params):
+  """Draws what SimCLR does to V views: nothing to those not augmented.
+
+  Args:
+    chance: _Chance.
+    is_augmented: V booleans.
+    params: hparams.Preprocessing.
+
+  Returns:
+    The changes of color, see `train_views`, and float32 [V], the sigmas.
+  """
+  is_augmented = np.float32(is_augmented)
+  jitter = colors.random_jitter(
+    chance.jitter,
+    _JITTER_PROBABILITY * is_augmented,
+    params.augmentation_magnitude,
+    params.use_pytorch_color_jitter,
+  )
+  colors_left = {
+    'jitter_values': jitter.values,
+    'jitter_order': jitter.order,
+    'is_gray': chance.grayscale < _GRAYSCALE_PROBABILITY * is_augmented,
+  }
+  sigmas = image_ops.random_blur_sigma(
+    chance.blur, params.blur_probability * is_augmented
+  )
+  return colors_left, sigmas
+
+
+def _maybe(function, probability, draw, image):
+  """Applies `function` where `draw` is below `probability`."""
+  return tf.cond(draw < probability, lambda: function(image), lambda: image)
+
+
+# -------------------------------------------------------------------- views
+
+
+class _View(NamedTuple):
+  """How one view gets its size.
+
+  Attributes:
+    window: From the image's shape to the window that has to be decoded.
+    finish: From that window, uint8 [h, w, 3], to [side, side, 3], uint8 or
+      float32 in 0..255, of which fractions will be dropped.
+    is_augmented: Whether anything follows.
+  """
+
+  window: Callable
+  finish: Callable
+  is_augmented: bool
+
+
+def _training_view(chance, index, params, flips):
+  def window(shape):
+    return image_ops.random_crop_window(
+      shape, params.crop_area_range, chance.window_seeds[index]
+    )
+
+  def finish(image):
+    size = [params.image_size, params.image_size]
+    image = image_ops.interpolate(image, size)
+    if not (flips and params.random_flip):
+      return image
+    return _maybe(image_ops.flip, _FLIP_PROBABILITY, chance.flip[index], image)
+
+  return _View(window, finish, True)
+
+
+# ---------------------------------------------------------- evaluation crops
+
+
+class _EvalCrop(NamedTuple):
+  """How an evaluation image gets its size.
+
+  Attributes:
+    window: From (shape, side, padding) to the window to decode.
+    finish: From (that window's image, side, padding) to uint8 [side, side, 3].
+  """
+
+  window: Callable
+  finish: Callable
+
+
+def _resize_then_crop(image, side, padding):
+  """Shorter side to `side + padding`, then the central square."""
+  shape = image_ops.shape_with_shorter_side(tf.shape(image)[:2], side + padding)
+  # Truncation may leave the shorter side one pixel short of the crop.
+  shape = tf.maximum(shape, side)
+  image = image_ops.resize(image, shape)
+  return image_ops.crop(image, image_ops.center_window(shape, [side, side]))
+
+
+def _resize(image, side, padding):
+  del padding
+  return image_ops.resize(image, [side, side])
+
+
+def _crop_then_distort(image, side, padding):
+  """The central part, whatever its aspect ratio, to a square."""
+  window = image_ops.center_fraction_window(
+    tf.shape(image)[:2], side / (side + padding)
+  )
+  return image_ops.resize(image_ops.crop(image, window), [side, side])
+
+
+def _keep(image, side, padding):
+  del side, padding
+  return image
+
+
+def _whole(shape, side, padding):
+  del side, padding
+  return image_ops.whole_window(shape)
+
+
+def _middle(shape, side, padding):
+  """All of an image, unless it is very thin: then what is near the crop.
+
+  What is resized has at most `_MAX_ASPECT` times the pixels of a square.
+  """
+  del side, padding
+  longest = _MAX_ASPECT * tf.reduce_min(shape)
+  excess = tf.maximum(shape - longest, 0)
+  # As much on either side, so that the crop stays where it would be.
+  return image_ops.center_window(shape, shape - (excess + 1) // 2 * 2)
+
+
+def _center_square(shape, side, padding):
+  return image_ops.center_square_window(shape, side / (side + padding))
+
+
+_EVAL_CROPS = {
+  enums.EvalCropMethod.RESIZE_THEN_CROP: _EvalCrop(_middle, _resize_then_crop),
+  enums.EvalCropMethod.CROP_THEN_RESIZE: _EvalCrop(_center_square, _resize),
+  enums.EvalCropMethod.CROP_THEN_DISTORT: _EvalCrop(_whole, _crop_then_distort),
+  enums.EvalCropMethod.IDENTITY: _EvalCrop(_whole, _keep),
+}
+
+
+def check_image_size(params, image_shape, look=lambda: ()):
+  """Checks that evaluation images can have the size asked for.
+
+  Args:
+    params: hparams.Preprocessing.
+    image_shape: The data set's (height, width, ...), None where it is not known
+      that all images have the same; or None.
+    look: Called then; returns (height, width) of some images, if it can.
+
+  Raises:
+    ValueError: If images are to be taken as they are and have another size.
+  """
+  if params.eval_crop_method != enums.EvalCropMethod.IDENTITY:
+    return
+  others = ', '.join(
+    method.name
+    for method in _EVAL_CROPS
+    if method != enums.EvalCropMethod.IDENTITY
+  )
+  height, width = (image_shape or (None, None))[:2]
+  if height is None or width is None:
+    raise ValueError(
+      '--eval_crop_method=IDENTITY takes images as they are, but '
+      f'{_of_sizes(look())}; use one of {others}. CROP_THEN_RESIZE with '
+      '--crop_padding=0 changes nothing of images of --image_size.'
+    )
+  if (height, width) != (params.image_size, params.image_size):
+    raise ValueError(
+      f'--image_size={params.image_size} with --eval_crop_method=IDENTITY '
+      f'takes images as they are, but those of this data set are {height}x'
+      f'{width}; set that size or use one of {others}.'
+    )
+
+
+def _of_sizes(sizes):
+  """Returns what is known of the (height, width) of a data set's images."""
+  first, *_, last = sorted(sizes, key=math.prod) * 2 or [None, None]
+  if first and {*sizes} != {first}:
+    return (
+      f'those of this data set vary in size, from {first[0]}x{first[1]} to '
+      f'{last[0]}x{last[1]}'
+    )
+  looked_at = ''
+  if first:
+    looked_at = f' (the {len(sizes)} that were looked at are of {first[0]}x'
+    looked_at += f'{first[1]})'
+  return (
+    'it is not known whether all images of this data set have one size'
+    f'{looked_at}'
+  )
+
+
+def _evaluation_view(params):
+  method = _EVAL_CROPS[params.eval_crop_method]
+  side, padding = params.image_size, params.crop_padding
+
+  def finish(image):
+    image = method.finish(image, side, padding)
+    return tf.ensure_shape(image, [side, side, 3])
+
+  return _View(
+    functools.partial(method.window, side=side, padding=padding), finish, False
+  )
+
+
+# ---------------------------------------------------- all views of an example
+
+
+def train_views(encoded, seed, params, flips, policy):
+  """The training views of one example.
+
+  Args:
+    encoded: A string scalar, the bytes of an image; or an image that is decoded
+      already, uint8 [height, width, 3].
+    seed: int32 or int64 [2], the example's own. View v depends on nothing but
+      the image, the seed and v.
+    params: hparams.Preprocessing.
+    flips: Whether a mirrored image keeps its label.
+    policy: augment.Policy, that of AUTOAUGMENT.
+
+  Returns:
+    Features of V views of side S, to be finished:
+      images: uint8 [V, S, S, 3].
+      blur_sigmas: float32 [V], the standard deviation in pixels of the blur
+        that is still to be done; 0 for a view that is not to be blurred.
+    And where changes of color are still to be done:
+      jitter_values: float32 [V, 4], and
+      jitter_order: int32 [V, 4], see colors.Jitter.
+      is_gray: bool [V].
+  """
+  chance = _chance(seed, params.num_views)
+  if params.train_on_eval_views:
+    views = [_evaluation_view(params)] * params.num_views
+    decode_whole = _evaluation_needs_whole(params)
+  else:
+    views = [
+      _training_view(chance, index, params, flips)
+      for index in range(params.num_views)
+    ]
+    decode_whole = len(views) > 1  # One needs but a part of a JPEG.
+  return _make(encoded, views, chance, decode_whole, params, policy)
+
+
+def eval_views(encoded, seed, params, flips, policy):
+  """The evaluation view of one example, followed by training views.
+
+  View 0 is the evaluation crop, without chance and without blur. Further ones
+  are augmented as in training, so that a contrastive loss can be computed.
+
+  Args:
+    encoded: As for `train_views`.
+    seed: As for `train_views`.
+    params: As for `train_views`.
+    flips: As for `train_views`.
+    policy: As for `train_views`.
+
+  Returns:
+    As `train_views`.
+  """
+  chance = _chance(seed, params.num_views)
+  views = [_evaluation_view(params)] + [
+    _training_view(chance, index, params, flips)
+    for index in range(1, params.num_views)
+  ]
+  decode_whole = _evaluation_needs_whole(params)
+  return _make(encoded, views, chance, decode_whole, params, policy)
+
+
+def _evaluation_needs_whole(params):
+  """Whether an evaluation view is made of the whole image.
+
+  It must not depend on how many views follow: a window of its own is always
+  decoded on its own.
+  """
+  return _EVAL_CROPS[params.eval_crop_method].window in (_whole, _middle)
+
+
+def _make(encoded, views, chance, decode_whole, params, policy):
+  """Makes the views, as far as each image needs a program of its own."""
+  crops = image_ops.decode_crops(
+    encoded,
+    lambda shape: [view.window(shape) for view in views],
+    decode_whole,
+  )
+  images = [view.finish(crop) for view, crop in zip(views, crops)]
+  augmentation = _augmentation(params)
+  is_augmented = [view.is_augmented for view in views]
+  # Changes of color are left to be done, but for those that have to come first.
+  left, sigmas = {}, tf.zeros([len(views)])
+  if augmentation.is_simclr:
+    left, sigmas = _changes(chance, is_augmented, params)
+
+  def change_colors(images, names):
+    changes = {name: left.pop(name) for name in names if name in left}
+    if not changes:
+      return [tf.cast(image, tf.uint8) for image in images]
+    return _compiled(_change_colors, params)(images, changes, params)
+
+  def change_each(function, images, *seeds_or_draws):
+    return [
+      function(image, *others) if applies else image
+      for applies, image, *others in zip(is_augmented, images, *seeds_or_draws)
+    ]
+
+  if augmentation.policy:
+    images = change_each(
+      lambda image, seed: augmentation.policy(image, seed, params, policy),
+      change_colors(images, ('jitter_values', 'jitter_order')),
+      tf.unstack(chance.policy_seeds),
+    )
+  if augmentation.is_simclr and params.warp_probability > 0:
+    images = change_each(
+      lambda image, seed, draw: _maybe(
+        functools.partial(image_ops.random_warp, seed=seed),
+        params.warp_probability,
+        draw,
+        image,
+      ),
+      change_colors(images, tuple(left)),
+      tf.unstack(chance.warp_seeds),
+      tf.unstack(chance.warp),
+    )
+  images = [tf.cast(image, tf.uint8) for image in images]
+  return {'images': tf.stack(images), 'blur_sigmas': sigmas, **left}
+
+
+# ---------------------------------------------------------------- finishing
+
+
+def finish_on_host(features, params, mean, std, dtype):
+  """Finishes views in the input pipeline, one after the other.
+
+  Args:
+    features: Those of `train_views` or `eval_views`, each with a leading
+      dimension B; others are passed on. B is static.
+    params: hparams.Preprocessing.
+    mean: The data set's mean color on the scale [-1, 1], three Python floats;
+      None if it is not whitened.
+    std: Its standard deviation, likewise.
+    dtype: Of the images, tf.float32 or tf.bfloat16.
+
+  Returns:
+    Features as before, of which nothing is left to be done but perhaps the
+    blur. Images are `dtype` [B, V, S, S, 3], in [-1, 1] before whitening.
+  """
+  views, others = _views_as_examples(features)
+  to_model_input = functools.partial(
+    _to_model_input,
+    params=params,
+    mean=mean,
+    std=std,
+    dtype=dtype,
+    half_range=tf.constant(127.5, dtype),
+  )
+  images = views['images']
+  # XLA would not round to bfloat16 between the operations.
+  is_exact = dtype == tf.float32
+  if 'is_gray' in views:
+    # The order of the loops is what makes it fast: all arithmetic along planes,
+    # and then TensorFlow's own transposition.
+    def planes_of(view):
+      planes = _changed_planes(view['images'], view, params)
+      levels = colors.to_levels(planes)
+      if not is_exact:
+        return levels
+      return to_model_input(levels, whiten=_whiten_planes)
+
+    height, width, _ = images.shape[1:]
+    signature = tf.TensorSpec(
+      [3, height * width], dtype if is_exact else tf.uint8
+    )
+    planes = _compiled(
+      lambda views: tf.map_fn(planes_of, views, fn_output_signature=signature),
+      params,
+    )(views)
+    images = colors.interleave(planes, [height, width])
+  elif is_exact:
+    images = _compiled(to_model_input, params)(images)
+  if not is_exact:
+    images = to_model_input(images)
+  sigmas = views['blur_sigmas']
+  if not params.defer_blurring:
+    # After whitening, as in the model. The two would commute but at the border,
+    # beyond which blurred images continue with 0: mid-grey before whitening,
+    # the mean color after it. So deferring changes the place of the computation
+    # alone.
+    images = tf.map_fn(
+      lambda each: _blur(*each),
+      (images, sigmas),
+      fn_output_signature=tf.TensorSpec(images.shape[1:], dtype),
+    )
+    sigmas = tf.zeros_like(sigmas)
+  finished = {'images': images, 'blur_sigmas': sigmas}
+  num_views = features['images'].shape[1]
+  return {
+    **others,
+    **{
+      name: tf.reshape(value, [-1, num_views, *value.shape[1:]])
+      for name, value in finished.items()
+    },
+  }
+
+
+def finish(features, params, mean, std, dtype):
+  """Finishes views in the model, all at once.
+
+  Args:
+    features: Those of `finish_on_host`; or with --defer_augmentation what it
+      takes. B need not be static.
+    params: As for `finish_on_host`.
+    mean: As for `finish_on_host`.
+    std: As for `finish_on_host`.
+    dtype: As for `finish_on_host`.
+
+  Returns:
+    `dtype` [B, V, S, S, 3], the images that the encoder sees.
+  """
+  views, _ = _views_as_examples(features)
+  images = views['images']
+  if params.defer_augmentation:
+    if 'is_gray' in views:
+      images = _change_colors_at_once(views, params)
+    images = _to_model_input(images, params, mean, std, dtype)
+  if defers_blurring(params):
+    images = image_ops.gaussian_blur(images, views['blur_sigmas'])
+  return tf.reshape(images, [-1, *features['images'].shape[1:]])
+
+
+def defers_blurring(params):
+  """Whether the model has to blur: else every sigma is 0."""
+  return (
+    (params.defer_blurring or params.defer_augmentation)
+    and params.blur_probability > 0
+    and _augmentation(params).is_simclr
+  )
+
+
+_OF_VIEWS = (
+  'images',
+  'blur_sigmas',
+  'jitter_values',
+  'jitter_order',
+  'is_gray',
+)
+
+
+def _views_as_examples(features):
+  """Returns features of B V views that were [B, V, ...]; and the others."""
+  views, others = {}, {}
+  for name, value in features.items():
+    if name in _OF_VIEWS:
+      views[name] = tf.reshape(value, [-1, *value.shape[2:]])
+    else:
+      others[name] = value
+  return views, others
+
+
+def _compiled(function, params):
+  """Returns `function`, compiled by XLA if that is asked for."""
+  if not params.compile_augmentation:
+    return function
+  return tf.function(function, jit_compile=True, autograph=False)
+
+
+def _change_colors(images, changes, params):
+  """`_change_color` of a list of V images, by changes [V, ...]."""
+  return [
+    _change_color(
+      image, {name: change[view] for name, change in changes.items()}, params
+    )
+    for view, image in enumerate(images)
+  ]
+
+
+def _change_color(image, changes, params):
+  """Changes the color of one image on the host.
+
+  Args:
+    image: [S, S, 3], uint8, or float32 in 0..255.
+    changes: Dict with those that are to be made, see `train_views`.
+    params: hparams.Preprocessing.
+
+  Returns:
+    uint8 [S, S, 3].
+  """
+  planes = _changed_planes(image, changes, params)
+  return colors.interleave(colors.to_levels(planes), image.shape[:2])
+
+
+def _changed_planes(image, changes, params):
+  """As `_change_color`, but it returns planes."""
+  planes = colors.to_planes(image)
+  if 'jitter_order' in changes:
+    jitter = colors.Jitter(changes['jitter_values'], changes['jitter_order'])
+    planes = colors.jitter(planes, jitter, params.use_pytorch_color_jitter)
+  if 'is_gray' in changes:
+    planes = colors.grayscale(planes, changes['is_gray'])
+  return planes
+
+
+def _change_colors_at_once(views, params):
+  """Changes the colors of a batch: uint8 [B, S, S, 3]."""
+  images = views['images']
+  planes = colors.to_planes(images)
+  if 'jitter_order' in views:
+    changes = colors.Jitter(views['jitter_values'], views['jitter_order'])
+    planes = colors.jitter_each(
+      planes, changes, params.use_pytorch_color_jitter
+    )
+  planes = colors.grayscale(planes, views['is_gray'])
+  return colors.interleave(colors.to_levels(planes), images.shape[1:3])
+
+
+def _to_model_input(
+  images,
+  params,
+  mean,
+  std,
+  dtype,
+  half_range=127.5,
+  whiten=image_ops.whiten,
+):
+  """From grey levels to `dtype`, whitened if that is asked for."""
+  images = image_ops.to_model_range(images, dtype, half_range)
+  if mean is None or not params.apply_whitening:
+    return images
+  return whiten(images, mean, std)
+
+
+def _whiten_planes(planes, mean, std):
+  """image_ops.whiten of float32 [..., 3, pixels]."""
+  mean, std = np.float32([mean, std])[..., np.newaxis]
+  return (planes - mean) / std
+
+
+def _blur(image, sigma):
+  """Blurs one view; one that is not to be blurred costs nothing."""
+  return tf.cond(
+    sigma > 0,
+    lambda: image_ops.gaussian_blur(image[tf.newaxis], sigma[tf.newaxis])[0],
+    lambda: image,
+  )

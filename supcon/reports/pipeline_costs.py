@@ -1,0 +1,472 @@
+"""Measures the input pipeline of training: its speed, the cost of each part."""
+
+from collections.abc import Callable
+import dataclasses
+import math
+import os
+import time
+from typing import NamedTuple
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from supcon.config import enums
+from supcon.config import hparams
+from supcon.data import inputs
+from supcon.data.sources import datasets
+from supcon.reports import pipeline_probes
+
+tf1 = tf.compat.v1
+
+# A larger batch tells nothing more about the speed.
+_MAX_BATCH_BYTES = 32 * 2**20
+_MAX_BATCH_SIZE = 256
+
+# Parts are measured on so many images at most, which are held in memory.
+_MAX_SAMPLED = 256
+_MAX_SAMPLED_BYTES = 32 * 2**20
+
+# Reading is so fast that handing over one by one would hide it.
+_READING_BATCH_SIZE = 64
+
+# Views are made in batches that take so long.
+_SMALL_BATCH_MS = 10
+
+_NUM_WINDOWS = 5
+_NUM_ROUNDS = 8
+
+_IDLE_SECONDS = 0.01
+_MAX_IDLE_WAIT_SECONDS = 10.0
+
+# In the order in which they are done.
+_PARTS = (
+  'read',
+  'overhead',
+  'decode',
+  'crop and resize',
+  'flip',
+  'color jitter, grayscale',
+  'AutoAugment',
+  'RandAugment',
+  'warp',
+  'blur',
+  'whiten',
+  'batch',
+)
+
+
+class Clock(NamedTuple):
+  """What tells the time, in seconds since any moment.
+
+  Attributes:
+    wall: The time that passes.
+    work: What this process has computed so far, on all cores together.
+  """
+
+  wall: Callable[[], float]
+  work: Callable[[], float]
+
+
+REAL_TIME = Clock(time.perf_counter, time.process_time)
+
+
+class Part(NamedTuple):
+  """What a part of the input pipeline costs.
+
+  Attributes:
+    milliseconds: Of one core per example, in all its views.
+    spread: Half of the range in which the middle half of all rounds lies.
+  """
+
+  milliseconds: float
+  spread: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+  """How fast the input pipeline is.
+
+  Attributes:
+    examples_per_second: With all cores, the median of the windows.
+    windows: Examples per second in each window of time.
+    batch_size: Examples per batch while this was measured.
+    num_views: Of each example.
+    first_batch_seconds: From nothing to the first batch.
+    busy_cores: How many cores worked at a time, on average.
+    num_cores: How many there are.
+    parts: By name, in the order in which they are done.
+  """
+
+  examples_per_second: float
+  windows: tuple[float, ...]
+  batch_size: int
+  num_views: int
+  first_batch_seconds: float
+  busy_cores: float
+  num_cores: int
+  parts: dict[str, Part]
+
+  @property
+  def milliseconds(self) -> float:
+    """Of one core per example: the sum of the parts."""
+    return sum(part.milliseconds for part in self.parts.values())
+
+  @property
+  def milliseconds_end_to_end(self) -> float:
+    """Of one core per example: what all threads took at the same time."""
+    return 1e3 * self.busy_cores / self.examples_per_second
+
+  def to_json(self) -> dict:
+    fields = dataclasses.asdict(self)
+    fields['parts'] = {
+      name: {
+        'core_milliseconds_per_example': part.milliseconds,
+        'spread': part.spread,
+        'share': part.milliseconds / self.milliseconds,
+      }
+      for name, part in self.parts.items()
+    }
+    return {
+      **fields,
+      'core_milliseconds_per_example': self.milliseconds,
+      'core_milliseconds_per_example_end_to_end': self.milliseconds_end_to_end,
+    }
+
+  def describe(self) -> str:
+    """Returns some lines for people."""
+    width = max(map(len, (*self.parts, 'end to end')))
+    lines = [
+      f'{self.examples_per_second:.0f} images/s, {self.num_views} views of '
+      f'each, with {self.busy_cores:.1f} of {self.num_cores} cores busy.',
+      f'{len(self.windows)} windows of time: {min(self.windows):.0f} to '
+      f'{max(self.windows):.0f} images/s. First batch after '
+      f'{self.first_batch_seconds:.1f} s.',
+      '',
+      'Milliseconds of one core per image:',
+      f'  {"part":{width}}  {"ms":>8} +- spread {"share":>6}',
+    ]
+    lines += [
+      f'  {name:{width}}  {part.milliseconds:8.3f} +- {part.spread:5.3f}'
+      f'  {part.milliseconds / self.milliseconds:6.1%}'
+      for name, part in self.parts.items()
+    ]
+    lines += [
+      f'  {"sum":{width}}  {self.milliseconds:8.3f}',
+      f'  {"end to end":{width}}  {self.milliseconds_end_to_end:8.3f}',
+    ]
+    return '\n'.join(lines)
+
+
+def measure(
+  dataset: datasets.Dataset,
+  params: hparams.HParams,
+  seconds: float = 12.0,
+  clock: Clock = REAL_TIME,
+) -> Speed:
+  """Measures the input pipeline of training: its speed, and its parts.
+
+  A part is the difference between two pipelines of which one does one thing
+  more. They are measured in turn, on the same images with the same random
+  draws, with one thread each. What counts is the time of the processor, which
+  other programs hardly disturb. Waiting for files is not in it: that shows in
+  cores that are not busy.
+
+  Args:
+    dataset: The data set.
+    params: The hyper-parameters of the run.
+    seconds: How long to measure. Building the pipelines comes on top.
+    clock: What measures.
+
+  Raises:
+    tf.errors.OpError: If an image cannot be decoded.
+  """
+  options = params.input_data.preprocessing
+  example_bytes = max(
+    12 * options.image_size**2 * options.num_views,  # float32
+    dataset.train.num_bytes // dataset.num_train_examples,
+  )
+  batch_size = min(
+    params.batch_size,
+    _MAX_BATCH_SIZE,
+    max(1, _MAX_BATCH_BYTES // example_bytes),
+  )
+  logging.info('measuring the speed of the input pipeline')
+  end_to_end = _end_to_end(dataset, params, batch_size, seconds / 2, clock)
+  core_ms = 1e3 * end_to_end['busy_cores'] / end_to_end['examples_per_second']
+  logging.info('measuring what each part costs')
+  sample = _sample(dataset)
+  parts = {
+    'read': _reading(dataset, sample, params, seconds / 8, clock),
+    **_making(sample, params, batch_size, core_ms, seconds * 3 / 8, clock),
+  }
+  return Speed(
+    batch_size=batch_size,
+    num_views=options.num_views,
+    num_cores=os.cpu_count(),
+    parts={part: parts[part] for part in _PARTS if part in parts},
+    **end_to_end,
+  )
+
+
+def _end_to_end(dataset, params, batch_size, seconds, clock):
+  """Returns the fields of `Speed` that are about all cores at work."""
+  begun = clock.wall()
+  with tf.Graph().as_default(), pipeline_probes.session() as session:
+    batches = pipeline_probes.batches(dataset, params, batch_size)
+    pipeline = _Pipeline(session, batches, clock)
+    first_batch_seconds = clock.wall() - begun
+    # It takes a while until tf.data has found out how many threads do best.
+    pipeline.take_for(seconds / 3)
+    windows = []
+    begun, work_before = clock.wall(), clock.work()
+    for _ in range(_NUM_WINDOWS):
+      batches_per_second = pipeline.take_for(seconds * 2 / 3 / _NUM_WINDOWS)
+      windows.append(batches_per_second * batch_size)
+    work = clock.work() - work_before
+    busy_cores = work / (clock.wall() - begun)
+  return {
+    'examples_per_second': float(np.median(windows)),
+    'windows': tuple(windows),
+    'first_batch_seconds': first_batch_seconds,
+    'busy_cores': busy_cores,
+  }
+
+
+def _sample(dataset):
+  """Returns a data set of so few training examples that they are held."""
+  split = dataset.train
+  example_bytes = max(1, split.num_bytes // split.num_examples)
+  size = min(
+    split.num_examples,
+    _MAX_SAMPLED,
+    max(1, _MAX_SAMPLED_BYTES // example_bytes),
+  )
+  is_decoded = inputs.holding(dataset) == inputs.Holding.PIXELS
+  return dataclasses.replace(
+    dataset,
+    train=split.select(range(size)),
+    # Images of unknown sizes are not held decoded, as all would be if so few.
+    image_shape=dataset.image_shape if is_decoded else None,
+  )
+
+
+def _reading(dataset, sample, params, seconds, clock):
+  """Returns the Part that reads, and puts in order what is read.
+
+  Of a set that is held in memory as the sample is, it is almost nothing.
+  """
+  params = pipeline_probes.unaugmented(params, image_size=1, num_views=1)
+  with tf.Graph().as_default():
+    batches = [
+      pipeline_probes.batches(
+        pipeline_probes.numbered_images(each), params, _READING_BATCH_SIZE
+      )
+      for each in (sample, dataset)
+    ]
+    costs = _costs(batches, seconds, clock) / _READING_BATCH_SIZE
+  (part,) = _increments(costs)
+  return part
+
+
+def _making(sample, params, batch_size, core_ms, seconds, clock):
+  """Returns {name: Part}, what is done with an image that is read.
+
+  Args:
+    sample: The data set.
+    params: The hyper-parameters.
+    batch_size: That of `Speed`.
+    core_ms: What an example takes in all, about.
+    seconds: How long to measure.
+    clock: What measures.
+  """
+  steps = list(_steps(sample, params))
+  # Small, for few examples are to be made in vain, but not so small that it
+  # counts how threads wait for one another.
+  small = min(batch_size, math.ceil(_SMALL_BATCH_MS / max(core_ms, 1e-3)))
+  with tf.Graph().as_default():
+    pipelines = [
+      pipeline_probes.batches(step.dataset, step.params, small)
+      for step in steps
+    ]
+    nothing = tf.nest.map_structure(
+      lambda spec: tf.zeros(spec.shape[1:], spec.dtype),
+      pipelines[-1].element_spec,
+    )
+    batched, handed_over = (
+      tf.data.Dataset.from_tensors(nothing).repeat().batch(size).prefetch(1)
+      for size in (batch_size, small)
+    )
+    costs = _costs([batched, handed_over, *pipelines], seconds, clock)
+  increments = _increments(costs[:, 1:] / small)
+  return {
+    **{step.part: part for step, part in zip(steps, increments)},
+    'batch': _part(costs[:, 0] / batch_size),
+  }
+
+
+def _increments(costs):
+  """Returns by how much each column exceeds the one before, a list of Part."""
+  return [_part(each) for each in np.diff(costs).T]
+
+
+def _part(costs):
+  """Returns the Part that cost so much in each round."""
+  low, middle, high = np.percentile(costs, [25, 50, 75]).tolist()
+  # Noise may make a difference negative.
+  return Part(max(middle, 0.0), (high - low) / 2)
+
+
+class _Step(NamedTuple):
+  """A pipeline that does one thing more than the one before.
+
+  Attributes:
+    part: What it does more.
+    dataset: The data set.
+    params: The hyper-parameters.
+  """
+
+  part: str
+  dataset: datasets.Dataset
+  params: hparams.HParams
+
+
+def _steps(dataset, params):
+  """Yields _Step, from images of a pixel to what the run does.
+
+  What takes long to build comes last, where it is built once.
+  """
+  options = params.input_data.preprocessing
+  info = dataset.info
+  unflipped = dataclasses.replace(
+    dataset, info=dataclasses.replace(info, flips=False)
+  )
+  pixels = pipeline_probes.numbered_images(unflipped)
+  params = pipeline_probes.unaugmented(params)
+  yield _Step(
+    'overhead', pixels, pipeline_probes.with_preprocessing(params, image_size=1)
+  )
+  yield _Step('crop and resize', pixels, params)
+  yield _Step('decode', unflipped, params)
+  if info.flips:
+    yield _Step('flip', dataset, params)
+  if options.apply_whitening and info.mean is not None:
+    params = pipeline_probes.with_preprocessing(params, apply_whitening=True)
+    yield _Step('whiten', dataset, params)
+  if options.augmentation_magnitude > 0:
+    for part, fields in _augmentation_steps(options):
+      params = pipeline_probes.with_preprocessing(params, **fields)
+      yield _Step(part, dataset, params)
+
+
+def _augmentation_steps(options):
+  """Returns (part, fields of hparams.Preprocessing that add it), a list."""
+  kinds = enums.AugmentationType
+  simclr = [
+    (
+      'color jitter, grayscale',
+      {
+        'augmentation_type': kinds.SIMCLR,
+        'warp_probability': 0.0,
+        'blur_probability': 0.0,
+      },
+    )
+  ]
+  if options.warp_probability > 0:
+    simclr.append(('warp', {'warp_probability': options.warp_probability}))
+  if options.blur_probability > 0:
+    simclr.append(('blur', {'blur_probability': options.blur_probability}))
+  return {
+    kinds.IDENTITY: [],
+    kinds.SIMCLR: simclr,
+    kinds.AUTOAUGMENT: [
+      ('AutoAugment', {'augmentation_type': kinds.AUTOAUGMENT})
+    ],
+    kinds.RANDAUGMENT: [
+      ('RandAugment', {'augmentation_type': kinds.RANDAUGMENT})
+    ],
+    kinds.STACKED_RANDAUGMENT: [
+      *simclr,
+      ('RandAugment', {'augmentation_type': kinds.STACKED_RANDAUGMENT}),
+    ],
+  }[options.augmentation_type]
+
+
+class _Pipeline:
+  """A data set that is read batch by batch."""
+
+  def __init__(
+    self, session: tf1.Session, batches: tf.data.Dataset, clock: Clock
+  ):
+    """Reads the first batch."""
+    self._clock = clock
+    iterator = tf1.data.make_initializable_iterator(batches)
+    # Not the images, which would be copied once more.
+    _, self._labels = iterator.get_next()
+    self._session = session
+    session.run(iterator.initializer)
+    self.take(1)
+
+  def take(self, count: int) -> None:
+    for _ in range(count):
+      self._session.run(self._labels)
+
+  def take_for(self, seconds: float) -> float:
+    """Reads at least one batch; returns how many per second."""
+    begun = now = self._clock.wall()
+    count = 0
+    while not count or now - begun < seconds:
+      self.take(1)
+      count += 1
+      now = self._clock.wall()
+    return count / (now - begun)
+
+  def core_milliseconds(self, count: int) -> float:
+    """Reads batches; returns the work until as many are ready as before."""
+    begun = self._clock.work()
+    self.take(count)
+    wait_until_idle(self._clock)
+    return 1e3 * (self._clock.work() - begun)
+
+
+def _costs(pipelines, seconds, clock):
+  """Returns milliseconds of one core per batch, [rounds, pipelines].
+
+  In a round as many batches are taken of each pipeline, so that the same
+  examples stand in a row.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  options.threading.private_threadpool_size = 1
+  options.threading.max_intra_op_parallelism = 1
+  with pipeline_probes.session() as session:
+    pipelines = [
+      _Pipeline(session, each.with_options(options), clock)
+      for each in pipelines
+    ]
+    wait_until_idle(clock)
+
+    def one_round(count):
+      return [each.core_milliseconds(count) / count for each in pipelines]
+
+    per_round = 1e3 * seconds / _NUM_ROUNDS
+    # Where two batches take no time at all, as by the clock of a test, there
+    # would be no end to what fits into a round.
+    count = max(1, round(per_round / max(sum(one_round(2)), 0.1)))
+    begun = clock.wall()
+    rounds = []
+    while len(rounds) < 3 or clock.wall() - begun < seconds:
+      rounds.append(one_round(count))
+    return np.array(rounds)
+
+
+def wait_until_idle(clock: Clock = REAL_TIME) -> None:
+  """Returns when this process computes nothing any more, or after 10 s."""
+  begun = clock.wall()
+  idle_polls = 0
+  # Once might be a thread that waits for a core.
+  while idle_polls < 2 and clock.wall() - begun < _MAX_IDLE_WAIT_SECONDS:
+    work = clock.work()
+    time.sleep(_IDLE_SECONDS)
+    is_idle = clock.work() - work < 0.05 * _IDLE_SECONDS
+    idle_polls = idle_polls + 1 if is_idle else 0

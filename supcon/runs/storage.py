@@ -1,0 +1,47 @@
+"""Files that may lie on this machine or on an object store.
+
+TensorFlow is imported for the latter alone: --mode=status is to answer at once.
+"""
+
+import json
+import sys
+
+
+def read_json(path: str) -> dict:
+  """Returns the object in a JSON file; empty if it is not there, or no JSON.
+
+  Raises:
+    OSError, tf.errors.OpError: If it cannot be read.
+  """
+  try:
+    value = json.loads(_read(path))
+  except (ValueError, RecursionError):
+    return {}
+  return value if isinstance(value, dict) else {}
+
+
+def _read(path):
+  if not is_remote(path):
+    try:
+      with open(path, encoding='utf-8') as file:
+        return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+      return ''
+  import tensorflow as tf
+
+  try:
+    with tf.io.gfile.GFile(path) as file:
+      return file.read()
+  except tf.errors.NotFoundError:
+    return ''
+
+
+def errors() -> tuple[type[Exception], ...]:
+  """Returns what reading and writing files may raise."""
+  tensorflow = sys.modules.get('tensorflow')
+  return (OSError, tensorflow.errors.OpError) if tensorflow else (OSError,)
+
+
+def is_remote(path: str) -> bool:
+  """Whether a path is not of this machine's file system, as gs://bucket is."""
+  return '://' in path

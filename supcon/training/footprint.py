@@ -1,0 +1,385 @@
+"""Whether a step fits into a device: its largest tensor, and its memory.
+
+TensorFlow tells it with a crash, minutes after a run has begun. What is here is
+an estimate from shapes alone, made before anything is built. Measured on CPU
+with TensorFlow 2.21 (tests/benchmarks/memory.py), it is at most 10% below the
+peak of a process, and 1% above it. It cannot know what else a device is asked
+for, so it refuses only where it is well above what is there: a run that would
+have worked, and is refused, is worse than one that fails late.
+
+On TPU nothing is checked: XLA says what does not fit when it compiles, and it
+computes again what it does not keep.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+import math
+import pathlib
+from typing import NamedTuple
+
+from absl import logging
+import tensorflow as tf
+from tensorflow.python.client import device_lib
+
+from supcon.compute import devices as devices_lib
+from supcon.config import enums
+from supcon.config import hparams
+from supcon.models import encoders
+from supcon.models import layers
+
+# What kernels count elements with: more of them end in a segmentation fault.
+MOST_ELEMENTS = 2**31 - 1
+
+# A step is refused where it needs so many times what is there.
+_SLACK = 1.25
+
+# Python, TensorFlow, its graphs, compiled programs, what reads ahead.
+PROCESS_BYTES = 800 * 2**20
+
+_BYTES_PER_VALUE = 4  # Off TPU all is float32.
+
+# Of the largest activation, how many there are while the next one is made: on
+# the way forward the ends of a block and its shortcut, on the way back the
+# gradients beside what the forward pass keeps.
+_COPIES_FORWARD = 4
+_COPIES_BACKWARD = 2
+
+# Matrices of similarities: see `losses.supcon_loss`, and the benchmark `loss`.
+_LOSS_MATRICES = 6
+
+_SLOTS = {
+  enums.Optimizer.RMSPROP: 2,
+  enums.Optimizer.MOMENTUM: 1,
+  enums.Optimizer.NESTEROV: 1,
+  enums.Optimizer.LARS: 1,
+  enums.Optimizer.ADAM: 2,
+}
+
+# --- What a step needs --------------------------------------------------------
+
+
+class Step(NamedTuple):
+  """A training step, or one of an evaluation, of one replica.
+
+  Attributes:
+    flag: The field of the batch size, over all replicas.
+    params: The hyper-parameters.
+    num_classes: Of the data set.
+    num_replicas: Over which the batch is shared out.
+    num_views: Of each example.
+    is_kept: Whether activations are kept for a backward pass.
+    weights: How many values are kept for each weight.
+  """
+
+  flag: str
+  params: hparams.HParams
+  num_classes: int
+  num_replicas: int
+  num_views: int
+  is_kept: bool
+  weights: int
+
+  @property
+  def batch_size(self) -> int:
+    return self.params.get(self.flag)
+
+  @property
+  def image_size(self) -> int:
+    return self.params.input_data.preprocessing.image_size
+
+  def replace(self, path: str, value: int) -> 'Step':
+    return self._replace(params=self.params.replace(path, value))
+
+  def activations(self) -> list[layers.Activation]:
+    return encoders.activations(self.params.architecture, self.image_size)
+
+  @property
+  def num_images(self) -> int:
+    """Images that pass through the encoder of a replica as one batch."""
+    return self.batch_size // self.num_replicas * self.num_views
+
+  def largest(self) -> tuple[int, ...]:
+    """Returns the shape of the largest tensor."""
+    activation = max(self.activations(), key=lambda each: each.size)
+    shapes = ((self.num_images, *activation), self._similarities())
+    return max(shapes, key=math.prod)
+
+  def _similarities(self):
+    options = self.params.loss.contrastive
+    views = self.num_views
+    if options.contrast_mode != enums.LossContrastMode.ALL_VIEWS:
+      views = 1
+    anchors = self.num_images // self.num_views * views
+    return anchors, self.batch_size * self.num_views
+
+  def num_bytes(self) -> int:
+    """Returns about how many bytes a replica needs at a time."""
+    sizes = [activation.size for activation in self.activations()]
+    values = max(sizes) * (_COPIES_BACKWARD if self.is_kept else 0)
+    values += sum(sizes) if self.is_kept else max(sizes) * _COPIES_FORWARD
+    values *= self.num_images
+    values += _LOSS_MATRICES * math.prod(self._similarities())
+    values += self.weights * _num_weights(self.params, self.num_classes)
+    return _BYTES_PER_VALUE * values
+
+
+def _num_weights(params, num_classes):
+  architecture = params.architecture
+  size = encoders.embedding_size(architecture)
+  result = encoders.num_values(architecture) + size * num_classes
+  for layer in architecture.projection_head_layers:
+    result += size * layer
+    size = layer
+  return result
+
+
+def training_step(
+  params: hparams.HParams,
+  stage: hparams.Stage,
+  num_classes: int,
+  num_replicas: int,
+) -> Step:
+  """Returns a step of a stage."""
+  preprocessing = params.input_data.preprocessing
+  reaches = params.architecture.reaches(stage)
+  is_kept = any(loss.reaches_encoder for loss in reaches)
+  flag = 'batch_size'
+  if preprocessing.train_on_eval_views and not is_kept:
+    # The embeddings may be computed once, in batches of an evaluation.
+    if params.eval.batch_size < params.batch_size:
+      flag, num_replicas = 'eval.batch_size', 1
+  return Step(
+    flag,
+    params,
+    num_classes,
+    num_replicas,
+    preprocessing.num_views,
+    is_kept,
+    # Values, gradients, one copy of both, and the slots of all stages, each of
+    # which has its own.
+    4 + sum(_SLOTS[each.optimizer] for each in params.stages),
+  )
+
+
+def evaluation_step(
+  params: hparams.HParams, num_classes: int, num_views: int
+) -> Step:
+  """Returns a step of an evaluation, which one device makes."""
+  return Step(
+    'eval.batch_size', params, num_classes, 1, num_views, False, weights=2
+  )
+
+
+# --- What there is ------------------------------------------------------------
+
+
+class Room(NamedTuple):
+  """What a device, or a host with several, has for steps.
+
+  Attributes:
+    num_bytes: For all replicas on it; None if nobody knows.
+    num_replicas: Replicas that share it.
+    overhead: What is needed besides the steps, in bytes.
+    words: What it is.
+  """
+
+  num_bytes: int | None
+  num_replicas: int
+  overhead: int
+  words: str
+
+  def needs(self, step: Step) -> int:
+    return self.overhead + self.num_replicas * step.num_bytes()
+
+
+def room(devices: devices_lib.Devices) -> Room | None:
+  """Returns what the devices of a run have; None on TPU, see above."""
+  if devices.resolver:
+    return None
+  if devices.is_gpu:
+    return Room(_gpu_bytes(devices), 1, 0, 'of a GPU')
+  here = devices.num_replicas // devices.host.count
+  return Room(host_bytes(), here, PROCESS_BYTES, 'of free memory')
+
+
+def _gpu_bytes(devices):
+  """Returns what TensorFlow may use of the smallest GPU, if it tells."""
+  try:
+    found = device_lib.list_local_devices(devices.session_config)
+  except (RuntimeError, tf.errors.OpError) as error:
+    logging.debug('The memory of the GPUs is not known: %s', error)
+    return None
+  sizes = [d.memory_limit for d in found if d.device_type == 'GPU']
+  return min(sizes, default=None)
+
+
+def host_bytes(root: str = '/') -> int | None:
+  """Returns how much more memory this process may use, swap included.
+
+  Args:
+    root: Where the file system of Linux is.
+
+  Returns:
+    What the host has free, or less if the control groups of this process allow
+    no more; None if nobody tells.
+  """
+  root = pathlib.Path(root)
+  found = []
+  fields = _fields(root / 'proc/meminfo')
+  if 'MemAvailable' in fields:
+    free = fields['MemAvailable'] + fields.get('SwapFree', 0)
+    found.append(1024 * free)
+  found += _control_groups(root)
+  return min(found, default=None)
+
+
+# A limit like this is none.
+_NO_LIMIT = 2**60
+
+# Of a control group, versions 2 and 1: where it is mounted, its limit, what it
+# uses, and of that what is a cache of files.
+_VERSIONS = {
+  2: (
+    ('sys/fs/cgroup', 'sys/fs/cgroup/unified'),
+    'memory.max',
+    'memory.current',
+    ('active_file', 'inactive_file'),
+  ),
+  1: (
+    ('sys/fs/cgroup/memory',),
+    'memory.limit_in_bytes',
+    'memory.usage_in_bytes',
+    ('total_active_file', 'total_inactive_file'),
+  ),
+}
+
+
+def _control_groups(root) -> Iterator[int]:
+  """Yields what each control group of this process leaves."""
+  for line in _text(root / 'proc/self/cgroup').splitlines():
+    _, controllers, path = line.split(':', 2)
+    if controllers and 'memory' not in controllers.split(','):
+      continue
+    mounts, limit, usage, caches = _VERSIONS[1 if controllers else 2]
+    for mount in mounts:
+      # In a container the path may be that of the host: its root is our own.
+      for group in (path, *map(str, pathlib.PurePath(path).parents)):
+        directory = root / mount / group.lstrip('/')
+        numbers = [_text(directory / name).strip() for name in (limit, usage)]
+        if not all(map(str.isdecimal, numbers)):
+          continue  # It is not there, or 'max'.
+        most, used = map(int, numbers)
+        if most < _NO_LIMIT:
+          fields = _fields(directory / 'memory.stat')
+          cache = sum(fields.get(name, 0) for name in caches)
+          yield max(most - used + cache, 0)
+
+
+def _fields(path):
+  """Returns {name: number} of lines such as 'name: number kB'."""
+  words = (line.replace(':', ' ').split() for line in _text(path).splitlines())
+  return {w[0]: int(w[1]) for w in words if len(w) > 1 and w[1].isdecimal()}
+
+
+def _text(path):
+  try:
+    return path.read_text()
+  except OSError:
+    return ''
+
+
+# --- Whether it fits ----------------------------------------------------------
+
+
+def problem(step: Step, room: Room, slack: float = _SLACK) -> str:
+  """Returns in what a step is too large for a device; '' if it is not."""
+  shape = step.largest()
+  found = []
+  if math.prod(shape) > MOST_ELEMENTS:
+    found.append(
+      f'makes a tensor of {" x ".join(map(str, shape))} values, but kernels '
+      'of TensorFlow take less than 2^31'
+    )
+  needs = room.needs(step)
+  if room.num_bytes is not None and needs > slack * room.num_bytes:
+    found.append(
+      f'needs about {_in_words(needs)}, but there are '
+      f'{_in_words(room.num_bytes)} {room.words}'
+    )
+  return ' and '.join(found)
+
+
+def describe(step: Step, room: Room) -> str:
+  """Returns 'a step needs about 2.3 GiB, there are 21.9 GiB of free memory'."""
+  needs = f'a step needs about {_in_words(room.needs(step))}'
+  if room.num_bytes is None:
+    return needs
+  return f'{needs}, there are {_in_words(room.num_bytes)} {room.words}'
+
+
+def check(steps: Iterable[Step], room: Room, is_sure: bool = True) -> None:
+  """Checks that steps fit into a device.
+
+  Args:
+    steps: The steps.
+    room: What the device has.
+    is_sure: Whether what there is will be there; else only a tensor that is too
+      large is an error.
+
+  Raises:
+    ValueError: If one does not: what was found, and what would fit.
+  """
+  for step in steps:
+    if found := problem(step, room):
+      if not is_sure and not problem(step, room._replace(num_bytes=None)):
+        logging.warning('WARNING: a step %s', found)
+        continue
+      raise hparams.FieldsError(
+        hparams.Field(step.flag),
+        f'={step.batch_size} with ',
+        hparams.Field('input_data.preprocessing.image_size'),
+        f'={step.image_size} {found}; ',
+        *_remedy(step, room),
+      )
+
+
+def _remedy(step, room):
+  """Returns what would fit, in the parts of a message."""
+  least = step.num_replicas
+  # Powers of two, times the replicas.
+  size = least * 2 ** int(math.log2(max(step.batch_size // least, 1)))
+  while size >= least:
+    if not problem(step.replace(step.flag, size), room, slack=1.0):
+      result = ['try ', hparams.Field(step.flag), f'={size}']
+      if step.image_size > 32:
+        image_size = hparams.Field('input_data.preprocessing.image_size')
+        result += [', or a smaller ', image_size]
+      return [*result, '.']
+    size //= 2
+  smaller = step.replace(step.flag, least)
+  path = 'input_data.preprocessing.image_size'
+  while smaller.image_size > 1 and problem(smaller, room, slack=1.0):
+    smaller = smaller.replace(path, smaller.image_size // 2)
+  result = ['no batch fits; try ', hparams.Field(path)]
+  result.append(f'={smaller.image_size}')
+  architecture = step.params.architecture
+  if (
+    architecture.first_conv_stride == 1 or not architecture.use_initial_max_pool
+  ):
+    result += [
+      ', a stem for large images (',
+      hparams.Field('architecture.first_conv_stride'),
+      '=2 ',
+      hparams.Field('architecture.use_initial_max_pool'),
+      '=True)',
+    ]
+  return [
+    *result,
+    ' or a smaller ',
+    hparams.Field('architecture.encoder_depth'),
+    '.',
+  ]
+
+
+def _in_words(num_bytes):
+  return f'{num_bytes / 2**30:.{0 if num_bytes >= 2**36 else 1}f} GiB'
