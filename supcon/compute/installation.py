@@ -17,7 +17,7 @@ from absl import logging
 
 from supcon.runs import terminal
 
-_REQUIREMENTS = pathlib.Path(__file__).parent.parent / 'requirements.txt'
+_REQUIREMENTS = pathlib.Path(__file__).parents[2] / 'requirements.txt'
 
 # The versions of TensorFlow that this code was tried with, the first and the
 # last.
