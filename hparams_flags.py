@@ -83,7 +83,7 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
   'master': 'Like --tpu_name, and overrides it.',
   'num_gpus': (
     'With --use_tpu=False: how many GPUs of this machine train together; -1 '
-    'for all, 0 for the CPU. Several machines: see TF_CONFIG in the README.'
+    'for all, 0 for the CPU. Several machines: see supcon/compute/README.md.'
   ),
   'num_replicas': (
     'On CPU, virtual devices that train together: slow, for trying out what '
@@ -445,7 +445,7 @@ def hparams_flags():
 
 
 def table_of_changes() -> str:
-  """Returns what may change when a run goes on, as the README has it."""
+  """Returns what may change when a run goes on, for supcon/runs/README.md."""
   flag_of = _flag_of()
   lines = ['| what | may it change? | |', '|---|---|---|']
   for rule in changes.RULES:

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Tries several machines out on one: starts N workers that train together, each
 # with its own TF_CONFIG, on free ports of localhost. On real machines start the
-# script itself, with the TF_CONFIG that README.md shows.
+# script itself, with the TF_CONFIG that supcon/compute/README.md shows.
 #
 # Usage: scripts/local_workers.sh N SCRIPT [FLAGS]
 #   scripts/local_workers.sh 2 scripts/supcon_cifar10_resnet50.sh \

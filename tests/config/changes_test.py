@@ -177,8 +177,8 @@ def test_flags_that_would_have_no_effect(mode, option):
     options.check(hparams.HParams())
 
 
-def test_readme_has_the_table():
-  readme = (command.ROOT / 'README.md').read_text()
+def test_the_guide_has_the_table():
+  readme = (command.ROOT / 'supcon' / 'runs' / 'README.md').read_text()
   assert hparams_flags.table_of_changes() in readme
 
 
