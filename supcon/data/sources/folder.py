@@ -97,11 +97,7 @@ class FolderSplit:
     return f'{self.num_examples} files, {digest}'
 
   def records(self) -> tf.data.Dataset:
-    files = self.storage()
-    names = tf.data.Dataset.from_tensor_slices(files.names())
-    return names.map(
-      files.read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
+    return self.storage().records()
 
   def storage(self) -> splits.Files:
     directories = [
