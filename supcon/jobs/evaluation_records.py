@@ -143,7 +143,7 @@ class Best:
       own_data: What the run's own evaluations are of, if that is known.
     """
     self._model_dir = model_dir
-    self._problem = model_dir.problem  # It remembers what it has read.
+    self._damage = model_dir.damage  # It remembers what it has read.
     self._like = {'data': data, 'architecture': architecture}
     self._dir = self._directory(model_dirs.BEST)
     self._facts = self._read()
@@ -199,7 +199,7 @@ class Best:
     best = self._facts
     if not best:
       return True
-    if problem := self._problem(self._checkpoint(best['step'])):
+    if problem := self._damage(self._checkpoint(best['step'])):
       self._warn(problem)
       return True
     is_same = all(

@@ -238,7 +238,7 @@ def test_says_where_nothing_can_be_written(tmp_path):
 def test_reads_without_tensorflow(tmp_path):
   with _acquire(tmp_path):
     code = (
-      'import sys; from supcon import locks; '
+      'import sys; from supcon.runs import locks; '
       'print(locks.read(sys.argv[1]).is_alive(), "tensorflow" in sys.modules)'
     )
     result = subprocess.run(

@@ -539,7 +539,7 @@ def test_a_full_disk(small_disk, trained):
   assert 'Traceback' not in run.stderr
   *_, last_line = run.stderr.splitlines()
   assert re.fullmatch(
-    rf'main\.py: stopped: {disk}/model/model\.ckpt-\d+ cannot be written \(No '
+    rf'main\.py: stopped: {disk}/model/\S+ cannot be written \(No '
     r'space left on device, \d+\.\d MB free\)\. .*: make room, .*',
     last_line,
   )

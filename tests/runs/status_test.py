@@ -529,8 +529,8 @@ def test_whatever_stands_there(tmp_path, capsys, value):
 def test_answers_at_once(tmp_path):
   _write(tmp_path, status.TRAINER)
   code = (
-    'import sys; from supcon import showing; '
-    'code = showing.show(sys.argv[1]); '
+    'import sys; from supcon.runs import status_report; '
+    'code = status_report.show(sys.argv[1]); '
     'assert "tensorflow" not in sys.modules; sys.exit(code)'
   )
   result = subprocess.run(
