@@ -44,8 +44,8 @@ def compute(
       it.
 
   Yields:
-    Batches in the order of the positions: those of `trained.named`, float32,
-    and 'labels', int32 [n].
+    Batches in the order of the positions: those of `trained_models.named`,
+    float32, and 'labels', int32 [n].
 
   Raises:
     tf.errors.OpError: If an image cannot be decoded.

@@ -40,7 +40,7 @@ _FORMAT_V3 = 3  # The only ModuleDef.Format that tensorflow_hub knows.
 def write(model: trained_models.TrainedModel, path: str) -> None:
   """Writes a module.
 
-  Its signatures are trained.IMAGE_SIGNATURES; images are RGB in [0, 1], and
+  Its signatures are trained_models.IMAGE_SIGNATURES; images are RGB in [0, 1], and
   `hub.get_expected_image_size` knows their size. Opened without tags, batch
   norm uses the moving statistics. With tags={'train'} it uses those of the
   batch, and each call adds to UPDATE_OPS what moves the moving ones.
@@ -48,7 +48,7 @@ def write(model: trained_models.TrainedModel, path: str) -> None:
   Opened with trainable=True, REGULARIZATION_LOSSES holds three sums of the
   weight norms: of the encoder up to the final pooling, of the projection head,
   of the classifier. No weight decay scales them; biases are among the weights
-  if the model was trained with --include_bias_in_weight_decay.
+  if the model was trained with --use_bias_weight_decay.
 
   Args:
     model: What is exported.

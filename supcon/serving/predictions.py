@@ -18,8 +18,8 @@ tf1 = tf.compat.v1
 class PredictFn:
   """A model_fn for TPUEstimator that predicts.
 
-  Predictions are those of `trained.named`, and the labels and weights of the
-  features, see inputs.predict_input_fn.
+  Predictions are those of `trained_models.named`, and the labels and weights of
+  the features, see inputs.predict_input_fn.
 
   Attributes:
     model: The model; the hyper-parameters are those of its images, too.

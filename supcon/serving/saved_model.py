@@ -8,7 +8,7 @@ that hub.KerasLayer and tf.GradientTape train it further; and it has signatures:
     take `INPUT`, float32 [N, S, S, 3] in [-1, 1], whitened if the model was
     trained on whitened images: the caller does the preprocessing. The first one
     runs batch norm on the statistics of the batch and moves none.
-  default, image_classification, image_feature_vector: see trained.py. They take
+  default, image_classification, image_feature_vector: see trained_models.py. They take
     RGB images in [0, 1].
   serving_bytes: takes `IMAGE_BYTES`, string [N], image files of any size; the
     preprocessing of evaluation is inside.
@@ -34,7 +34,7 @@ from supcon.serving import trained_models
 INPUT = 'input'
 IMAGE_BYTES = 'image_bytes'
 BYTES_SIGNATURE = 'serving_bytes'
-# What __call__ takes for `output` to return all of trained.OUTPUTS.
+# What __call__ takes for `output` to return all of trained_models.OUTPUTS.
 ALL = 'all'
 
 _DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
@@ -47,7 +47,7 @@ def write(model: trained_models.TrainedModel, path: str) -> None:
     __call__(images, training=False, output='logits'): images float32
       [N, S, S, 3], RGB in [0, 1]; `training` a Python bool, True runs batch
       norm on the statistics of the batch and moves the moving ones; `output`
-      one of trained.OUTPUTS. Returns float32 [N, ...]; with output='all',
+      one of trained_models.OUTPUTS. Returns float32 [N, ...]; with output='all',
       {name: float32 [N, ...]} of all of them.
     variables, trainable_variables: as in the checkpoint, by the same names.
     regularization_losses: of encoder, projection head and classifier, each a
@@ -79,8 +79,8 @@ class _Graphs:
   So each is in the file once, whatever the number of signatures.
 
   Attributes:
-    infer: From model input, float32 [N, S, S, 3], to what `trained.named`
-      returns. Batch norm uses the moving statistics.
+    infer: From model input, float32 [N, S, S, 3], to what
+      `trained_models.named` returns. Batch norm uses the moving statistics.
     train: Likewise, from model input and whether the moving statistics move,
       bool []. Batch norm uses the statistics of the batch.
   """
@@ -95,7 +95,10 @@ class _Graphs:
       outputs = network(images, training=True)
 
       def move():
-        return tf.group(layers.move_averages(outputs.batch_statistics))
+        # tf.group would bind itself to the device of the variables.
+        updates = layers.move_averages(outputs.batch_statistics)
+        with tf.control_dependencies(updates):
+          return tf.no_op()
 
       tf.cond(moves_statistics, move, tf.no_op)
       return trained_models.named(outputs)
