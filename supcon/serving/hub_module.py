@@ -40,8 +40,8 @@ _FORMAT_V3 = 3  # The only ModuleDef.Format that tensorflow_hub knows.
 def write(model: trained_models.TrainedModel, path: str) -> None:
   """Writes a module.
 
-  Its signatures are trained_models.IMAGE_SIGNATURES; images are RGB in [0, 1], and
-  `hub.get_expected_image_size` knows their size. Opened without tags, batch
+  Its signatures are trained_models.IMAGE_SIGNATURES; images are RGB in [0, 1],
+  and `hub.get_expected_image_size` knows their size. Opened without tags, batch
   norm uses the moving statistics. With tags={'train'} it uses those of the
   batch, and each call adds to UPDATE_OPS what moves the moving ones.
 

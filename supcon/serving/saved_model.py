@@ -8,8 +8,8 @@ that hub.KerasLayer and tf.GradientTape train it further; and it has signatures:
     take `INPUT`, float32 [N, S, S, 3] in [-1, 1], whitened if the model was
     trained on whitened images: the caller does the preprocessing. The first one
     runs batch norm on the statistics of the batch and moves none.
-  default, image_classification, image_feature_vector: see trained_models.py. They take
-    RGB images in [0, 1].
+  default, image_classification, image_feature_vector: see trained_models.py.
+    They take RGB images in [0, 1].
   serving_bytes: takes `IMAGE_BYTES`, string [N], image files of any size; the
     preprocessing of evaluation is inside.
 
@@ -47,8 +47,8 @@ def write(model: trained_models.TrainedModel, path: str) -> None:
     __call__(images, training=False, output='logits'): images float32
       [N, S, S, 3], RGB in [0, 1]; `training` a Python bool, True runs batch
       norm on the statistics of the batch and moves the moving ones; `output`
-      one of trained_models.OUTPUTS. Returns float32 [N, ...]; with output='all',
-      {name: float32 [N, ...]} of all of them.
+      one of trained_models.OUTPUTS. Returns float32 [N, ...]; with
+      output='all', {name: float32 [N, ...]} of all of them.
     variables, trainable_variables: as in the checkpoint, by the same names.
     regularization_losses: of encoder, projection head and classifier, each a
       function without arguments. They are scaled, unlike those of a TF-Hub
