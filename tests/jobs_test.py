@@ -132,4 +132,4 @@ def test_the_loss_is_that_of_the_stage_that_made_the_checkpoint(
   monkeypatch.setattr(checkpoints, 'require_finite', lambda *_: None)
   monkeypatch.setattr(evaluation.estimators, 'build', build)
   with pytest.raises(_BuiltError, match=f'^{number}$'):
-    evaluation._measure(run, f'DIR/model.ckpt-{step}')
+    evaluation._measure(run, f'DIR/model.ckpt-{step}', 'eval')
