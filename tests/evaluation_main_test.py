@@ -1008,7 +1008,7 @@ def test_best_is_whole_whenever_it_is_killed(tmp_path, monkeypatch):
       tf.train.latest_checkpoint(str(best)),
       facts['checkpoint'],
     ):
-      assert checkpoint_files.damage(checkpoint) == ''
+      assert checkpoint_files.damage(checkpoint) is None
       step = checkpoint_files.step_of(checkpoint)
       assert tf.train.load_checkpoint(checkpoint).get_tensor('w')[0] == step
     if facts['step'] == 2:
@@ -1030,7 +1030,7 @@ def evaluate(tmp_path, monkeypatch):
   top_1_of = {}
   tags = ('top_5_accuracy', 'loss/contrastive_loss', 'loss/cross_entropy_loss')
 
-  def measure(run, checkpoint):
+  def measure(run, checkpoint, name):
     top_1 = top_1_of[checkpoint_files.step_of(checkpoint)]
     return {**dict.fromkeys(tags, 0.5), 'top_1_accuracy': top_1}
 
