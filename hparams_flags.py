@@ -1,10 +1,9 @@
-"""Every flag, in one place: its name, the field that it sets, its help.
+"""All flags in one place: name, the field that each sets, help text.
 
-A field's type, default and check stand in `supcon/config/hparams.py` (what a
-run computes) and `supcon/config/run_options.py` (where and how it runs).
-`define` turns the tables below into absl flags, `read` turns parsed flags into
-the two
-dataclasses.
+`supcon/config/hparams.py` (what a run computes) and
+`supcon/config/run_options.py` (where and how it runs) define the type, default
+and check of every field. `define` turns the tables below into absl flags.
+`read` turns parsed flags into the two dataclasses.
 """
 
 import enum
@@ -19,120 +18,121 @@ from supcon.config import run_options
 
 _RUN_FLAGS = {  # flag = field of RunOptions: help
   'mode': (
-    'train: train only. eval: evaluate each new checkpoint of a training '
-    'job until the final one. train_then_eval: train, then evaluate and '
-    'export once. inspect_data: show training images beside their augmented '
-    'views, and measure what the input pipeline spends its time on. export, '
-    'embed, predict: export the newest checkpoint of --model_dir; write the '
-    'embeddings of a split to --output; say what --images show. These three '
-    'and eval take every hyper-parameter that is not given from hparams.json '
-    'there, if there is one. status: say how the run in --model_dir is doing, '
-    'also by the exit code.'
+    'train: train only. eval: evaluate each new checkpoint of a training job '
+    'until the final one. train_then_eval: train, then evaluate and export '
+    'once. inspect_data: show training images beside their augmented views, '
+    'and profile the input pipeline. export: export the newest checkpoint of '
+    '--model_dir. embed: write the embeddings of a split to --output. '
+    'predict: classify --images. These three and eval take hyper-parameters '
+    'that are not given from hparams.json in --model_dir, if it exists. '
+    'status: report on the run in --model_dir, also by the exit code.'
   ),
   'on_nan': (
     'What to do when the loss, a gradient or a batch statistic is NaN or '
-    'infinite. The step is not made in any case. stop: end. rollback: go back '
-    'to the newest checkpoint, and on without the batches since then.'
+    'infinite. That step is never applied. stop: end. rollback: return to the '
+    'newest checkpoint and skip the batches since then.'
   ),
   'eval_once': (
-    'With --mode=eval: evaluate the newest checkpoint, or that of '
-    '--checkpoint, and end, whether or not training is over.'
+    'With --mode=eval: evaluate one checkpoint, the newest or that of '
+    '--checkpoint, and exit, whether or not training has finished.'
   ),
   'checkpoint': (
-    'With --eval_once: which checkpoint, such as DIR/model.ckpt-1000.'
+    'With --eval_once: the checkpoint to evaluate, such as DIR/model.ckpt-1000.'
   ),
   'accept_new_plan': (
-    'Go on with a run by another plan (another number of training examples, '
-    'batch size, length of a stage) although its newest step gets another '
-    'place: it keeps its stage and epoch, and gets the step that these have.'
+    'Resume a run although its plan has changed (number of training examples, '
+    'batch size or length of a stage) so that the newest step falls in '
+    'another place. The run keeps its stage and epoch and takes the matching '
+    'step.'
   ),
   'max_rollbacks': (
-    'How often a run may roll back, all its restarts together; '
+    'Maximum number of rollbacks of a run, over all its restarts; '
     'rollbacks.json in --model_dir lists them.'
   ),
   'deterministic': (
-    'On one CPU device or GPU (tried on CPU), make a run that is killed and '
-    'started again equal to one that was not, bit for bit, on machines of one '
-    'kind.'
+    'On one CPU device or GPU (tested on CPU), make a run that was killed and '
+    'restarted equal to an uninterrupted one, bit for bit, on machines of the '
+    'same kind.'
   ),
   'model_dir': 'Directory for checkpoints, summaries, results and exports.',
   'force': (
-    'Train in --model_dir although another trainer is there, which then stops.'
+    'Train in --model_dir although another trainer is using it; that trainer '
+    'stops.'
   ),
   'data_dir': (
-    'TFDS data directory, the parent of imagenet2012/ or cifar10/; default '
-    'is that of TFDS. Of --input_fn=folder, the parent of train/ and val/.'
+    'TFDS data directory, the parent of imagenet2012/ or cifar10/; defaults '
+    'to that of TFDS. With --input_fn=folder, the parent of train/ and val/.'
   ),
   'reference_ckpt': (
-    'Checkpoint, training directory, export, or TF-Hub module (path or URL) to '
-    'warm-start from as the --warm_start_* flags say. What is known of its '
-    'architecture, image size, crop and whitening holds where no flag says '
-    'otherwise. Batch norm then runs in inference mode during training, unless '
-    '--batch_norm_in_train_mode.'
+    'Checkpoint, training directory, export, or TF-Hub module (path or URL) '
+    'to warm-start from, as selected by the --warm_start_* flags. Unless '
+    'flags say otherwise, its architecture, image size, crop and whitening '
+    'are used as far as they are known. Batch norm runs in inference mode '
+    'during training, unless --batch_norm_in_train_mode.'
   ),
   'use_tpu': (
-    'Run on the Cloud TPU that --tpu_name names. With False, on the GPUs of '
-    'this machine, else on CPU.'
+    'Run on the Cloud TPU named by --tpu_name. If False, run on the GPUs of '
+    'this machine, or on its CPU if it has none.'
   ),
   'tpu_name': (
-    'Name of the Cloud TPU; or its address, grpc://IP:8470; or local, on a TPU '
-    'VM.'
+    'Name of the Cloud TPU; or its address, grpc://IP:8470; or local, on a '
+    'TPU VM.'
   ),
-  'tpu_zone': 'Zone of the Cloud TPU; default is that of this machine.',
-  'gcp_project': 'Project of the Cloud TPU; default is that of this machine.',
-  'master': 'Like --tpu_name, and overrides it.',
+  'tpu_zone': 'Zone of the Cloud TPU; default: that of this machine.',
+  'gcp_project': 'Project of the Cloud TPU; default: that of this machine.',
+  'master': 'Same as --tpu_name, which it overrides.',
   'num_gpus': (
-    'With --use_tpu=False: how many GPUs of this machine train together; -1 '
-    'for all, 0 for the CPU. Several machines: see supcon/compute/README.md.'
+    'With --use_tpu=False: number of GPUs of this machine to train on; -1 for '
+    'all, 0 for the CPU. For several machines see supcon/compute/README.md.'
   ),
   'num_replicas': (
-    'On CPU, virtual devices that train together: slow, for trying out what '
-    'several GPUs would do.'
+    'Number of virtual CPU devices to train on: slow, for trying out how '
+    'several GPUs would behave.'
   ),
-  'steps_per_loop': 'Training steps on the TPU between visits to the host.',
+  'steps_per_loop': 'Training steps on the TPU between returns to the host.',
   'summary_interval_steps': (
-    'Steps between training summaries. Where it is not given, a stage of fewer '
-    'than 5000 steps has at least 50 of them, or one each step.'
+    'Steps between training summaries. If not given, a stage of fewer than '
+    '5000 steps gets at least 50 summaries, or one per step.'
   ),
   'save_interval_steps': 'Steps between checkpoints.',
-  'max_checkpoints_to_keep': 'How many recent checkpoints are kept.',
+  'max_checkpoints_to_keep': 'Number of recent checkpoints to keep.',
   'keep_checkpoint_interval_secs': (
-    'Seconds between checkpoints that are kept for ever.'
+    'Seconds between checkpoints that are never deleted.'
   ),
   'eval_interval_secs': (
-    'In eval mode, seconds at least between two evaluations while training '
-    'is under way.'
+    'In eval mode, minimum seconds between two evaluations while training is '
+    'running.'
   ),
   'eval_timeout_secs': (
-    'In eval mode, end with exit code 69 if for so many seconds no trainer was '
-    'there and no checkpoint came; 0 waits for ever.'
+    'In eval mode, exit with code 69 after this many seconds without a '
+    'trainer or a new checkpoint; 0 waits for ever.'
   ),
   'export_formats': (
-    'What an export holds: saved_model, for TensorFlow 2 and TensorFlow '
-    'Serving; hub, a TF-Hub module for TensorFlow 1. none: there is no export, '
-    'neither after train_then_eval nor of an evaluated checkpoint.'
+    'Formats of an export: saved_model, for TensorFlow 2 and TensorFlow '
+    'Serving; hub, a TF-Hub module for TensorFlow 1. none: export nothing, '
+    'neither after train_then_eval nor after an evaluation.'
   ),
   'export_checkpoints': (
-    'In eval mode, which checkpoints are exported. best_and_last: each that is '
-    'the best so far, whose export goes when another is, and that of the last '
-    'step. all: each that is evaluated.'
+    'In eval mode, which checkpoints to export. best_and_last: each new best '
+    'one, whose export is deleted once another is better, and the one of the '
+    'last step. all: every evaluated one.'
   ),
   'exports_to_keep': (
-    'After an export, delete older ones until so many are left; 0 keeps all.'
+    'After an export, delete older ones until this many are left; 0 keeps all.'
   ),
   'output': (
-    'embed: the file to write, FILE.npz or FILE.tfrecord. predict: a JSON file '
-    'for what is printed.'
+    'embed: the file to write, FILE.npz or FILE.tfrecord. predict: a JSON '
+    'file for the predictions that are printed.'
   ),
   'images': (
-    'predict: image files, or folders of them; may stand without --images '
-    'after the flags, too.'
+    'predict: image files or folders of images; may also follow the flags '
+    'without --images.'
   ),
-  'index': 'predict: an .npz file of --mode=embed to look for neighbours in.',
-  'neighbours': 'predict: so many most similar examples of --index.',
+  'index': 'predict: an .npz file from --mode=embed to search for neighbours.',
+  'neighbours': 'predict: number of most similar examples of --index to show.',
 }
 
-# In these `~` is the home of the user, `~NAME` that of another one.
+# Flags whose values may start with `~` or `~NAME`, a home directory.
 _PATH_FLAGS = (
   'model_dir',
   'data_dir',
@@ -147,35 +147,36 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   'batch_size': ('batch_size', 'Training examples per step, over all devices.'),
   'eval_batch_size': (
     'eval.batch_size',
-    'Examples per evaluation step, over all devices: all cores of a TPU, else '
-    'one device.',
+    'Examples per evaluation step, over all devices: all cores of a TPU, '
+    'otherwise one device.',
   ),
   'seed': (
     'seed',
-    'Decides initial weights, order of examples, augmentation, label noise.',
+    'Determines initial weights, order of examples, augmentation and label '
+    'noise.',
   ),
   # Data.
   'input_fn': (
     'input_data.input_fn',
-    'Data set: imagenet, cifar10, digits; tfds:NAME[/CONFIG][:VERSION], any '
-    'that TFDS has prepared; folder, images below '
+    'Data set: imagenet, cifar10 or digits; tfds:NAME[/CONFIG][:VERSION], any '
+    'data set that TFDS has prepared; folder, images in '
     '--data_dir/{train,val}/CLASS.',
   ),
   'train_split': (
     'input_data.train_split',
-    'Split to train on: a folder (. is --data_dir itself), or in the language '
-    'of TFDS, such as train[:80%], of folders a part of each class. Default: '
-    'train.',
+    'Split to train on: a folder (. is --data_dir itself) or a TFDS '
+    'expression such as train[:80%], which takes that part of each class of a '
+    'folder. Default: train.',
   ),
   'eval_split': (
     'input_data.eval_split',
-    'Split to evaluate on. Default: test or validation of a TFDS data set; the '
-    'first folder of val, validation, test.',
+    'Split to evaluate on. Default: test or validation of a TFDS data set, or '
+    'the first of the folders val, validation, test.',
   ),
   'skip_bad_images': (
     'input_data.skip_bad_images',
-    'Look at every image first, go without those that cannot be decoded, and '
-    'say how many there were. Otherwise the first one is an error.',
+    'Check every image first, skip those that cannot be decoded, and report '
+    'their number. Otherwise the first bad image is an error.',
   ),
   'num_images': (
     'input_data.max_samples',
@@ -187,8 +188,8 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   ),
   'class_balanced': (
     'input_data.class_balanced',
-    'Draw from all classes equally often: in an epoch, examples of small '
-    'classes come several times, not all of large ones come.',
+    'Draw from all classes equally often: an epoch repeats examples of small '
+    'classes and omits some of large classes.',
   ),
   'label_noise_prob': (
     'input_data.label_noise_prob',
@@ -197,11 +198,11 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   'shard_per_host': (
     'input_data.shard_per_host',
     'With several hosts, give each its own slice of every epoch; otherwise '
-    'each reads the whole training split, in an order of its own.',
+    'each host reads the whole training split, in its own order.',
   ),
   'allow_mixed_precision': (
     'input_data.preprocessing.allow_mixed_precision',
-    'bfloat16 images and activations on TPU; no effect elsewhere.',
+    'Use bfloat16 images and activations on TPU; no effect elsewhere.',
   ),
   'image_size': (
     'input_data.preprocessing.image_size',
@@ -214,16 +215,16 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   'augmentation_type': (
     'input_data.preprocessing.augmentation_type',
     'Training augmentation after crop and flip. SIMCLR: color jitter, '
-    'grayscale, warp, blur; AUTOAUGMENT: the policy of the data set; '
-    'RANDAUGMENT: 2 random operations; STACKED_RANDAUGMENT: color jitter, '
-    'RandAugment, grayscale, warp, blur; IDENTITY: nothing.',
+    'grayscale, warp, blur. AUTOAUGMENT: the policy of the data set. '
+    'RANDAUGMENT: 2 random operations. STACKED_RANDAUGMENT: color jitter, '
+    'RandAugment, grayscale, warp, blur. IDENTITY: nothing.',
   ),
   'augmentation_magnitude': (
     'input_data.preprocessing.augmentation_magnitude',
-    'SIMCLR, STACKED_RANDAUGMENT: strength of the color jitter, to 1 '
+    'SIMCLR, STACKED_RANDAUGMENT: strength of the color jitter, at most 1 '
     '(RandAugment stays at 10). RANDAUGMENT: its magnitude, about 10. '
-    'AUTOAUGMENT: no effect. In all, 0 or less turns augmentation other than '
-    'crop and flip off.',
+    'AUTOAUGMENT: no effect. In all of them, 0 or less turns off all '
+    'augmentation except crop and flip.',
   ),
   'warp_probability': (
     'input_data.preprocessing.warp_probability',
@@ -239,47 +240,49 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   ),
   'defer_augmentation': (
     'input_data.preprocessing.defer_augmentation',
-    'Leave to the accelerator all that can be: images travel as bytes, and '
-    'color jitter and grayscale (unless RandAugment or a warp has to follow '
-    'them), whitening and blur are done by the model. For accelerators that '
-    'wait for their input.',
+    'Move as much of the augmentation as possible to the accelerator: images '
+    'travel as bytes, and the model does color jitter and grayscale (unless '
+    'RandAugment or a warp follows them), whitening and blur. For '
+    'accelerators that wait for their input.',
   ),
   'compile_augmentation': (
     'input_data.preprocessing.compile_augmentation',
-    'Let XLA compile the changes of color in the input pipeline, for speed. '
-    'Turn it off where the hosts run a TensorFlow without XLA for CPU.',
+    'Let XLA compile the color operations of the input pipeline, for speed. '
+    'Turn it off if the TensorFlow of the hosts lacks XLA for CPU.',
   ),
   'use_pytorch_color_jitter': (
     'input_data.preprocessing.use_pytorch_color_jitter',
-    "Color jitter as torchvision defines it instead of TensorFlow's.",
+    'Use color jitter as defined by torchvision instead of TensorFlow.',
   ),
   'random_flip': (
     'input_data.preprocessing.random_flip',
-    'Mirror half of the training views, where that keeps the label (not of '
-    'handwritten characters). Turn it off where the data set cannot know.',
+    'Mirror half of the training views if that keeps the label (not for '
+    'handwritten characters). Turn it off if mirroring changes the labels of '
+    'your own data.',
   ),
   'train_on_eval_views': (
     'input_data.preprocessing.train_on_eval_views',
-    'Train on the evaluation crop: no random crop, no flip, no augmentation. A '
-    'frozen encoder then computes its embeddings once.',
+    'Train on the evaluation crop: no random crop, no flip, no augmentation. '
+    'The embeddings of a frozen encoder are then computed only once.',
   ),
   'apply_whitening': (
     'input_data.preprocessing.apply_whitening',
-    'Subtract the mean and divide by the standard deviation, where the '
-    'data set has them (cifar10) or they are measured.',
+    'Subtract the mean and divide by the standard deviation, if the data set '
+    'has them (cifar10) or they are measured.',
   ),
   'measure_whitening': (
     'input_data.preprocessing.measure_whitening',
-    'With --apply_whitening: measure both on training images at the start of '
-    'a run, and keep them in whitening.json of the model_dir.',
+    'With --apply_whitening: measure mean and standard deviation on training '
+    'images at the start of a run, and keep them in whitening.json of the '
+    'model_dir.',
   ),
   'crop_area_range': (
     'input_data.preprocessing.crop_area_range',
-    'Smallest and largest part of the image area in a random crop.',
+    'Minimum and maximum fraction of the image area in a random crop.',
   ),
   'eval_crop_method': (
     'input_data.preprocessing.eval_crop_method',
-    'How an evaluation image gets its size.',
+    'How an evaluation image is brought to the input size.',
   ),
   'crop_padding': (
     'input_data.preprocessing.crop_padding',
@@ -288,16 +291,16 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   # Networks.
   'resnet_architecture': (
     'architecture.encoder_architecture',
-    'Family of the encoder. TINY is of two convolutions, to try things out; '
+    'Family of the encoder. TINY, two convolutions, is for trying things out; '
     'depth, width and stem have no effect on it.',
   ),
   'resnet_depth': (
     'architecture.encoder_depth',
-    'Layers of the encoder: 18, 34, 50, 101, 152, 200; RESNEXT from 50.',
+    'Layers of the encoder: 18, 34, 50, 101, 152 or 200; RESNEXT starts at 50.',
   ),
   'resnet_width': (
     'architecture.encoder_width',
-    'Multiplies the channels of every layer of the encoder.',
+    'Multiplier of the channels of every layer of the encoder.',
   ),
   'first_conv_kernel_size': (
     'architecture.first_conv_kernel_size',
@@ -309,7 +312,7 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   ),
   'use_initial_max_pool': (
     'architecture.use_initial_max_pool',
-    'Max pool with stride 2 after the first convolution.',
+    'Use a max pool with stride 2 after the first convolution.',
   ),
   'projection_head_layers': (
     'architecture.projection_head_layers',
@@ -317,11 +320,11 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   ),
   'use_projection_batch_norm': (
     'architecture.projection_head_use_batch_norm',
-    'Batch norm between the layers of the projection head.',
+    'Use batch norm between the layers of the projection head.',
   ),
   'use_projection_batch_norm_beta': (
     'architecture.projection_head_use_batch_norm_beta',
-    'Whether those batch norms learn a shift.',
+    'Whether these batch norms learn a shift.',
   ),
   'normalize_embedding': (
     (
@@ -336,40 +339,41 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   ),
   'stop_gradient_before_classification_head': (
     'architecture.stop_gradient_before_classification_head',
-    'Keep the gradient of the classifier out of the encoder.',
+    'Keep the gradient of the classifier from reaching the encoder.',
   ),
   'stop_gradient_before_projection_head': (
     'architecture.stop_gradient_before_projection_head',
-    'Keep the gradient of the projection head out of the encoder.',
+    'Keep the gradient of the projection head from reaching the encoder.',
   ),
   'use_global_batch_norm': (
     'architecture.use_global_batch_norm',
-    'Batch norm statistics over all devices; the moving variance is then '
-    'the biased one.',
+    'Compute batch norm statistics over all devices; the moving variance is '
+    'then the biased one.',
   ),
   # Losses.
   'use_labels': (
     'loss.contrastive.use_labels',
-    'Positives are the views of the same class (SupCon); otherwise those '
-    'of the same image (SimCLR).',
+    'Treat all views of the same class as positives (SupCon); otherwise only '
+    'the views of the same image (SimCLR).',
   ),
   'temperature': ('loss.contrastive.temperature', 'Softmax temperature; > 0.'),
   'contrast_mode': (
     'loss.contrastive.contrast_mode',
-    'Anchors: all views, or the first view only.',
+    'Which views are anchors: all, or the first view only.',
   ),
   'summation_location': (
     'loss.contrastive.summation_location',
-    'Sum over positives outside (eq. 2) or inside (eq. 3) the log.',
+    'Where to sum over positives: outside (eq. 2) or inside (eq. 3) the log.',
   ),
   'denominator_mode': (
     'loss.contrastive.denominator_mode',
-    'Positives in the denominator: all, the one of the term, or none.',
+    'Positives in the denominator: all, only the one in the numerator, or '
+    'none.',
   ),
   'positives_cap': (
     'loss.contrastive.positives_cap',
-    'At most this many positives besides the views of the same image; a '
-    'multiple of the views; -1 for no limit.',
+    'Maximum number of positives besides the views of the same image, a '
+    'multiple of the number of views; -1 for no limit.',
   ),
   'scale_by_temperature': (
     'loss.contrastive.scale_by_temperature',
@@ -381,24 +385,25 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
   ),
   'use_bias_weight_decay': (
     'loss.include_bias_in_weight_decay',
-    'Weight decay on biases too.',
+    'Apply weight decay to biases, too.',
   ),
   # Warm start.
   'warm_start_encoder': (
     'warm_start.warm_start_encoder',
-    'Take the encoder from --reference_ckpt.',
+    'Initialize the encoder from --reference_ckpt.',
   ),
   'warm_start_projection_head': (
     'warm_start.warm_start_projection_head',
-    'Take the projection head from --reference_ckpt.',
+    'Initialize the projection head from --reference_ckpt.',
   ),
   'warm_start_classifier': (
     'warm_start.warm_start_classifier',
-    'Take the classifier from --reference_ckpt.',
+    'Initialize the classifier from --reference_ckpt.',
   ),
   'ignore_missing_checkpoint_vars': (
     'warm_start.ignore_missing_checkpoint_vars',
-    'Start what --reference_ckpt lacks at random instead of stopping.',
+    'Initialize variables that --reference_ckpt lacks at random instead of '
+    'stopping.',
   ),
   'batch_norm_in_train_mode': (
     'warm_start.batch_norm_in_train_mode',
@@ -408,25 +413,32 @@ _HPARAMS_FLAGS = {  # flag: (field of HParams, help)
 
 _STAGE_FLAGS = {  # Field of Stage: help; --stage_1_FIELD and --stage_2_FIELD.
   'epochs': 'Length in epochs; 0 skips the stage.',
-  'warmup_epochs': 'Epochs of linear warm-up; shorter than the stage.',
-  'base_learning_rate': 'Learning rate for a batch of 256; scales with it.',
-  'learning_rate_decay': 'How the learning rate falls after the warm-up.',
-  'decay_rate': 'Factor of a drop: EXPONENTIAL, PIECEWISE_LINEAR.',
-  'decay_boundary_epochs': (
-    'PIECEWISE_LINEAR: epochs of the drops, counted from the warm-up.'
+  'warmup_epochs': 'Epochs of linear warm-up; must be shorter than the stage.',
+  'base_learning_rate': (
+    'Learning rate for a batch of 256; scaled with the batch size.'
   ),
-  'epochs_per_decay': 'EXPONENTIAL: epochs from drop to drop.',
+  'learning_rate_decay': 'How the learning rate decays after the warm-up.',
+  'decay_rate': 'EXPONENTIAL, PIECEWISE_LINEAR: factor of each drop.',
+  'decay_boundary_epochs': (
+    'PIECEWISE_LINEAR: epochs of the drops, counted from the end of the '
+    'warm-up.'
+  ),
+  'epochs_per_decay': 'EXPONENTIAL: epochs between drops.',
   'optimizer': 'Update rule.',
   'update_encoder_batch_norm': 'Update the moving statistics of batch norm.',
   'rmsprop_epsilon': 'RMSPROP: epsilon.',
   'contrastive_loss_weight': 'Weight of the contrastive loss.',
   'cross_entropy_loss_weight': 'Weight of the cross-entropy.',
   'weight_decay': (
-    'Coefficient of the weight decay: in the loss, or inside LARS.'
+    'Coefficient of the weight decay: in the loss, or within LARS.'
   ),
-  'use_encoder_weight_decay': 'Weight decay on the encoder.',
-  'use_projection_head_weight_decay': 'Weight decay on the projection head.',
-  'use_classification_head_weight_decay': 'Weight decay on the classifier.',
+  'use_encoder_weight_decay': 'Apply weight decay to the encoder.',
+  'use_projection_head_weight_decay': (
+    'Apply weight decay to the projection head.'
+  ),
+  'use_classification_head_weight_decay': (
+    'Apply weight decay to the classifier.'
+  ),
 }
 
 
@@ -445,7 +457,7 @@ def hparams_flags():
 
 
 def table_of_changes() -> str:
-  """Returns what may change when a run goes on, for supcon/runs/README.md."""
+  """Returns the table for supcon/runs/README.md of what may change."""
   flag_of = _flag_of()
   lines = ['| what | may it change? | |', '|---|---|---|']
   for rule in changes.RULES:
@@ -469,7 +481,7 @@ def _flag_of():
 
 
 def explain(error: BaseException) -> str:
-  """Returns the text of an error, with flags in the place of fields."""
+  """Returns the text of an error, with flags in place of fields."""
   flag_of = _flag_of()
   parts = getattr(error, 'parts', None) or [str(error)]
   return ''.join(
@@ -503,19 +515,19 @@ def define(values: flags.FlagValues = flags.FLAGS) -> None:
 def read(values: flags.FlagValues, arguments=(), load_facts=None):
   """Returns (RunOptions, HParams) of parsed flags, not yet checked.
 
-  Where a flag is not given, --mode may use what was trained in --model_dir, or
-  a training what belongs to its --reference_ckpt.
+  For flags that are not given, --mode may take the value from the model in
+  --model_dir, and training may take it from its --reference_ckpt.
 
   Args:
     values: The parsed flags.
-    arguments: What stands after the flags: more --images.
-    load_facts: Returns the module supcon.training.facts, which knows both; None
-      to take the defaults instead.
+    arguments: Positional arguments, which are more --images.
+    load_facts: A function that returns the module supcon.training.facts, which
+      reads the values of earlier runs; None takes the defaults instead.
 
   Raises:
-    ValueError: If an item of a list, or --hparams, cannot be read, there are
-      arguments where no images are asked for, or what is known of earlier runs
-      cannot be read.
+    ValueError: If an item of a list, --hparams or the record of an earlier run
+      cannot be read, or if there are arguments although the mode takes no
+      images.
   """
   options = _read_options(values, arguments)
   if values['hparams'].value is not None:
@@ -605,7 +617,7 @@ _DEFINERS = {
 
 _STAGES = 'stages'  # Stands for --stage_1_FIELD and --stage_2_FIELD.
 
-# What --help prints, in the order of what people look for.
+# The groups that --help prints, in the order in which people look for them.
 _GROUPS = {
   'What to do': [
     'mode',
@@ -720,7 +732,7 @@ _GROUPS = {
   'All hyper-parameters at once': ['hparams'],
 }
 
-# What other programs call it.
+# Names of flags in other programs.
 _OTHER_NAMES = {
   'arch': ('resnet_depth', 'resnet_width', 'resnet_architecture'),
   'augment': ('augmentation_type',),
@@ -750,7 +762,7 @@ _OTHER_NAMES = {
 
 
 def explain_parsing(error: flags.Error) -> str:
-  """Returns what is wrong with the flags, and what to use instead."""
+  """Returns what is wrong with the flags and what to use instead."""
   if not isinstance(error, flags.UnrecognizedFlagError):
     return str(error)
   name = error.flagname.lower().replace('-', '_')

@@ -3,11 +3,11 @@
   python main.py --mode=train_then_eval --use_tpu=False --input_fn=digits \
     --data_dir=DIR --model_dir=DIR ...
 
-`--help` lists every flag; scripts/ holds the published settings. Exit codes: 0
-done, 1 stopped on the way (a loss that is not a number), 2 nothing was begun
-because flags, files or data do not fit, 69 no trainer for --eval_timeout_secs,
-75 told to end by a signal (the same command continues). Those of --mode=status
-are in supcon/runs/status_report.py.
+`--help` lists every flag; scripts/ holds the published settings. Exit codes: 0,
+done; 1, stopped early (for example, the loss was not a number); 2, nothing was
+started because flags, files or data do not fit; 69, no trainer appeared within
+--eval_timeout_secs; 75, a signal ended the job (the same command continues it).
+supcon/runs/status_report.py lists the exit codes of --mode=status.
 """
 
 import sys
@@ -52,7 +52,7 @@ def _main(argv):
     params.check()
     options.check(params)
     if options.mode != 'status':
-      installation.load()  # Late, so that wrong flags are answered at once.
+      installation.load()  # Late: wrong flags are reported at once.
   except ValueError as error:
     return _refuse(error)
 
@@ -76,7 +76,7 @@ def _main(argv):
     signals.check()  # It may be what some code makes of a signal.
     reason = jobs.reason(error)
     if not reason:
-      raise  # Nobody foresaw it.
+      raise  # An unexpected error.
     logging.debug('Stopped here:', exc_info=True)
     terminal.say(f'main.py: stopped: {safe_text.one_line(reason)}')
     # 69 is EX_UNAVAILABLE of sysexits.h.
@@ -84,7 +84,7 @@ def _main(argv):
 
 
 def _load_facts():
-  """Returns what knows of earlier runs; late, for it loads TensorFlow."""
+  """Returns the module that reads facts of earlier runs; loads TensorFlow."""
   installation.load()
   from supcon.training import facts
 
@@ -92,7 +92,7 @@ def _load_facts():
 
 
 def _refuse(error):
-  """Reports a user's mistake in one line; --verbosity=1 shows where."""
+  """Reports a user's mistake in one line; --verbosity=1 adds the traceback."""
   signals.check()
   logging.debug('Refused here:', exc_info=True)
   terminal.say(

@@ -1,7 +1,7 @@
-"""What may change when a run goes on, or is used, and what may not.
+"""What may change when a run resumes or its checkpoints are used.
 
-A table says it of every hyper-parameter, and of what is no hyper-parameter but
-a fact of the data.
+A table has a rule for every hyper-parameter, and for facts of the data that are
+not hyper-parameters.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from supcon.config import safe_text
 
 
 class May(enum.Enum):
-  """Whether something may change; the value is for people."""
+  """Whether something may change; the values are shown to users."""
 
   CHANGE = 'yes'
   MOVE_NOTHING = 'if the newest step keeps its place'
@@ -24,15 +24,15 @@ class May(enum.Enum):
 
 
 class Rule(NamedTuple):
-  """What holds for some hyper-parameters, or for something about the data.
+  """A rule for some hyper-parameters, or for a fact of the data.
 
   Attributes:
     what: Dotted paths of hyper-parameters, in which stage_N stands for both
-      stages; or words for something that is none.
+      stages; or words for something that is not a hyper-parameter.
     may: Whether it may change.
     why: One sentence.
-    in_use: Whether those who only use a checkpoint may choose it (evaluation,
-      export, embed, predict). What they may not choose is that of the run.
+    in_use: Whether a command that only uses a checkpoint (evaluation, export,
+      embed, predict) may choose the value. Otherwise it gets the run's value.
   """
 
   what: tuple[str, ...]
@@ -235,7 +235,7 @@ RULES = (
   ),
 )
 
-# Those who use a checkpoint may be elsewhere, or want to look at less.
+# A command that uses a checkpoint may run elsewhere, or on less data.
 _IN_USE_TOO = (
   'input_data.skip_bad_images',
   'input_data.preprocessing.allow_mixed_precision',
@@ -261,20 +261,20 @@ _RULE_OF = {
 
 
 def rule_of(what: str) -> Rule:
-  """Returns what holds for a hyper-parameter by its path, or for a fact."""
+  """Returns the rule for a hyper-parameter, given its path, or for a fact."""
   return _RULE_OF[what]
 
 
 def as_used(
   trained: hparams.HParams, wished: hparams.HParams, with_data: bool = True
 ) -> hparams.HParams:
-  """Returns the hyper-parameters of those who use what was trained.
+  """Returns the hyper-parameters for using a trained checkpoint.
 
   Args:
-    trained: Those of the checkpoint.
-    wished: Those of the command, which hold where it may choose.
-    with_data: Whether they shall name the data that it is used on; else those
-      of the training, as whoever describes the model has them.
+    trained: The checkpoint's hyper-parameters.
+    wished: The command's hyper-parameters, which win where it may choose.
+    with_data: Whether to name the data that the checkpoint is used on, instead
+      of the training data (which a description of the model names).
   """
   for path in _differences(trained, wished):
     is_of_data = path.startswith('input_data.') and path.count('.') == 1
@@ -286,7 +286,7 @@ def as_used(
 
 
 def warn_of_use(trained: hparams.HParams, wished: hparams.HParams) -> None:
-  """Logs in what a command differs from the run whose checkpoint it uses."""
+  """Logs how a command differs from the run whose checkpoint it uses."""
   for path in _differences(trained, wished):
     here, there = _shown(wished, path), _shown(trained, path)
     if rule_of(path).may == May.NOT_CHANGE and rule_of(path).in_use:
@@ -303,7 +303,7 @@ def warn_of_use(trained: hparams.HParams, wished: hparams.HParams) -> None:
 
 
 def _differences(first, second):
-  """Returns the paths of all hyper-parameters that are not the same."""
+  """Returns the paths of all hyper-parameters that differ."""
   return [
     entry.path
     for entry in hparams.fields()
@@ -321,15 +321,15 @@ def _shown(params, path):
 def check(
   known: hparams.HParams, now: hparams.HParams, checkpoint: str
 ) -> None:
-  """Checks that a run may go on with other hyper-parameters; logs which.
+  """Checks that a run may resume with other hyper-parameters; logs changes.
 
   Args:
-    known: Those that the newest checkpoint was trained with.
-    now: Those that the next ones shall be trained with.
-    checkpoint: The newest one.
+    known: The hyper-parameters that the newest checkpoint was trained with.
+    now: The hyper-parameters of the checkpoints to come.
+    checkpoint: The newest checkpoint.
 
   Raises:
-    hparams.ChangedError: If something has changed that may not.
+    hparams.ChangedError: If something that may not change has changed.
   """
   changed = _differences(known, now)
   for path in changed:
@@ -354,15 +354,15 @@ def check(
 def check_class_names(
   known: Sequence[str] | None, now: Sequence[str], where: str
 ) -> None:
-  """Checks that the labels mean what they meant.
+  """Checks that the meaning of the labels has not changed.
 
   Args:
     known: Names of the classes, in the order of the labels; None if unknown.
-    now: Those of the data set.
-    where: The file that says so.
+    now: Names of the classes of the data set.
+    where: The file that holds the known names.
 
   Raises:
-    ValueError: If they do not.
+    ValueError: If it has changed.
   """
   known = known or now
   for label, (old, new) in enumerate(itertools.zip_longest(known, now)):

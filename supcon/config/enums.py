@@ -1,4 +1,4 @@
-"""The vocabulary of choices.
+"""All enums of the hyper-parameters.
 
 The members' values are the abbreviations that the compact `--hparams` string
 uses; they are part of the public contract and never change.
@@ -40,7 +40,7 @@ class LossSummationLocation(enum.Enum):
 
 
 class LossDenominatorMode(enum.Enum):
-  """Which positives stand in the denominator beside the negatives."""
+  """Which positives are in the denominator besides the negatives."""
 
   ALL = 'a'
   ONE_POSITIVE = 'o'
@@ -66,7 +66,7 @@ class EncoderArchitecture(enum.Enum):
 
 
 class DecayType(enum.Enum):
-  """How a learning rate falls after its warm-up."""
+  """How the learning rate decays after its warm-up."""
 
   COSINE = 'c'
   EXPONENTIAL = 'e'
@@ -75,7 +75,7 @@ class DecayType(enum.Enum):
 
 
 class EvalCropMethod(enum.Enum):
-  """How an evaluation image gets its size."""
+  """How an evaluation image is brought to the input size."""
 
   RESIZE_THEN_CROP = 'rc'
   CROP_THEN_RESIZE = 'cr'

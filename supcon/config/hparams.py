@@ -1,11 +1,12 @@
 """Hyper-parameters: the type, default, short name and check of each.
 
-One frozen dataclass per part of a run. A field holds everything that is known
-about a hyper-parameter but its flag, which `hparams_flags.py` gives. The short
-names and their order make up the compact `--hparams` string, which is the
-published one: `bs=64,d=18` changes two fields and leaves the defaults.
+One frozen dataclass per part of a run. A field holds everything about a
+hyper-parameter except its flag, which `hparams_flags.py` defines. The short
+names and their order define the compact `--hparams` string, which is the
+published one: `bs=64,d=18` sets two fields and keeps all other defaults.
 
-No TensorFlow in here: flags are parsed and checked before it is imported.
+This module does not use TensorFlow: flags are parsed and checked before
+TensorFlow is imported.
 """
 
 from collections.abc import Iterator
@@ -17,29 +18,29 @@ from typing import Any, NamedTuple
 
 from supcon.config import enums
 
-# Of encoders that have a depth.
+# Depths of each family of encoders that has a depth.
 DEPTHS = {
   enums.EncoderArchitecture.RESNET_V1: (18, 34, 50, 101, 152, 200),
   enums.EncoderArchitecture.RESNEXT: (50, 101, 152, 200),
 }
 
 
-# In the metadata of a loss's weight.
+# Key in the metadata of the field of a loss weight.
 _PART = 'part'
 
 
 def _field(
   short_name: str, default: Any, published: bool = True, part: str = ''
 ) -> Any:
-  """A hyper-parameter with its name in the compact string.
+  """Defines a hyper-parameter and its name in the compact string.
 
   Args:
     short_name: The name in the compact string, without the stage's prefix.
     default: The default. A tuple makes a list-valued hyper-parameter.
-    published: Whether the published implementation knows it. What it does not
-      know enters the compact string only where it differs from the default, so
-      that the string of a published configuration is the published string.
-    part: Of the weight of a term of the loss: the part of the model whose
+    published: Whether the published implementation has it. A hyper-parameter
+      that it lacks appears in the compact string only if it differs from the
+      default, so that a published configuration gives the published string.
+    part: For the weight of a term of the loss, the part of the model whose
       output the term compares.
   """
   metadata = {'short_name': short_name, 'published': published}
@@ -49,14 +50,14 @@ def _field(
 
 
 class Field(str):
-  """The path of a hyper-parameter, in a message for people who know flags."""
+  """The path of a hyper-parameter within a message; users see its flag."""
 
 
 class FieldsError(ValueError):
-  """A message that names hyper-parameters, for people who know flags.
+  """An error that names hyper-parameters, which users see as flags.
 
   Attributes:
-    parts: The message, in strings of which some are Fields.
+    parts: The parts of the message, strings; those that are Fields are paths.
   """
 
   def __init__(self, *parts: str):
@@ -65,7 +66,7 @@ class FieldsError(ValueError):
 
 
 class ChangedError(FieldsError):
-  """A run cannot go on as it is told to."""
+  """A run cannot resume with the hyper-parameters that it was given."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -73,8 +74,8 @@ def _require(condition: bool, message: str) -> None:
     raise ValueError(message)
 
 
-# Far more than anybody needs. With a slip of a million views or pixels it would
-# take TensorFlow for ever to build the graph.
+# Far above any practical value. A typo such as a million views or pixels
+# would keep TensorFlow building the graph for ever.
 _MOST_IN_A_BATCH = 2**20
 _MOST_PIXELS = 2**13
 _MOST_VIEWS = 2**6
@@ -140,7 +141,7 @@ class Architecture:
     )
 
   def reaches(self, stage: 'Stage') -> list['Reach']:
-    """Returns where the weighted terms of a stage's loss get to."""
+    """Returns the parts that each weighted term of a stage's loss trains."""
     return [
       Reach(
         term,
@@ -154,22 +155,22 @@ class Architecture:
 
 
 class Reach(NamedTuple):
-  """A term of the loss that has a weight, and where its gradient gets to."""
+  """A weighted term of the loss, and where its gradient goes."""
 
   term: str
-  part: str  # Of the model, which it trains in any case.
-  flag: str  # That lets it reach the encoder if it is False.
+  part: str  # Part of the model that the term always trains.
+  flag: str  # The gradient reaches the encoder if this flag is False.
   reaches_encoder: bool
 
   @property
   def name(self) -> str:
-    """The term, for people."""
+    """Name of the term for users."""
     return f'{self.term.replace("_", "-")} loss'
 
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveOptions:
-  """The arguments of `losses.contrastive_loss`, the same in all stages."""
+  """Arguments of `losses.contrastive_loss`, the same in all stages."""
 
   use_labels: bool = _field('ul', True)
   temperature: float = _field('t', 0.07)
@@ -194,7 +195,7 @@ class ContrastiveOptions:
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropyOptions:
-  """The arguments of `losses.cross_entropy_loss`, the same in all stages."""
+  """Arguments of `losses.cross_entropy_loss`, the same in all stages."""
 
   label_smoothing: float = _field('ls', 0.0)
 
@@ -207,7 +208,7 @@ class CrossEntropyOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Losses:
-  """What all stages share about their losses."""
+  """Options of the losses that all stages share."""
 
   contrastive: ContrastiveOptions = ContrastiveOptions()
   cross_entropy: CrossEntropyOptions = CrossEntropyOptions()
@@ -239,7 +240,7 @@ class Stage:
 
   @property
   def loss_weights(self) -> dict[str, float]:
-    """{term of the loss: its weight}; for the terms see objectives.py."""
+    """{term of the loss: its weight}; objectives.py defines the terms."""
     return {
       term: getattr(self, f'{term}_loss_weight') for term in self.loss_parts
     }
@@ -254,14 +255,14 @@ class Stage:
     }
 
   def check_as(self, number: int) -> None:
-    """Checks the fields; the messages speak of stage `number`."""
+    """Checks the fields; error messages name stage `number`."""
     flag = f'--stage_{number}_'
     _require(
       self.epochs >= 0,
       f'{flag}epochs={self.epochs} must not be negative; 0 skips the stage.',
     )
     if self.epochs == 0:
-      return  # A stage that is skipped has no schedule and no losses.
+      return  # A skipped stage has no schedule and no losses.
     _require(
       0 <= self.warmup_epochs < self.epochs,
       f'{flag}warmup_epochs={self.warmup_epochs} does not fit into '
@@ -314,7 +315,7 @@ class Eval:
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-  """From a decoded image to the views that the model sees."""
+  """How a decoded image becomes the views that the model sees."""
 
   allow_mixed_precision: bool = _field('bf', False)
   image_size: int = _field('is', 224)
@@ -369,7 +370,7 @@ class Preprocessing:
       )
 
   def oddities(self) -> Iterator[str]:
-    """Yields, in a line each, what few may want of the images."""
+    """Yields a line for each unusual setting of the images."""
     side, padding = self.image_size, self.crop_padding
     method = self.eval_crop_method
     if method != enums.EvalCropMethod.IDENTITY and padding > side:
@@ -382,7 +383,7 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True)
 class InputData:
-  """The data set and what is made of it."""
+  """The data set and how it is used."""
 
   input_fn: str = _field('ds', 'imagenet')
   preprocessing: Preprocessing = Preprocessing()
@@ -405,7 +406,7 @@ class InputData:
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-  """What is taken over from the reference checkpoint."""
+  """Which variables start from the reference checkpoint."""
 
   warm_start_classifier: bool = _field('wsc', False)
   warm_start_projection_head: bool = _field('wsp', False)
@@ -424,7 +425,7 @@ class WarmStart:
 
 @dataclasses.dataclass(frozen=True)
 class HParams:
-  """Everything that decides what a run computes."""
+  """Everything that determines what a run computes."""
 
   batch_size: int = _field('bs', 2048)
   architecture: Architecture = Architecture()
@@ -452,7 +453,7 @@ class HParams:
     return (self.stage_1, self.stage_2)
 
   def check(self) -> None:
-    """Checks all that can be checked without looking at any data.
+    """Checks everything that can be checked without reading data.
 
     Raises:
       ValueError: Names the flag, what was found and what was expected.
@@ -495,14 +496,14 @@ class HParams:
     )
 
   def check_reach(self) -> None:
-    """Checks that the losses reach what a training is to train.
+    """Checks that the losses reach the parts that training should train.
 
-    Not part of `check`: a checkpoint is evaluated and exported whatever it was
-    trained with.
+    This is not part of `check`, because any checkpoint may be evaluated and
+    exported, however it was trained.
 
     Raises:
-      ValueError: If a stage trains a head on an encoder that neither a loss has
-        reached by then nor a reference gives its values.
+      ValueError: If a stage trains a head on an encoder that no loss has
+        trained by then and that no reference initializes.
     """
     has_encoder = self.warm_start.warm_start_encoder
     for number, stage in enumerate(self.stages, start=1):
@@ -524,7 +525,7 @@ class HParams:
       )
 
   def oddities(self) -> Iterator[str]:
-    """Yields, in a line each, what a training does that few may want."""
+    """Yields a line for each unusual setting of the training."""
     yield from self.input_data.preprocessing.oddities()
     for number, stage in enumerate(self.stages, start=1):
       if not stage.epochs:
@@ -546,7 +547,7 @@ class HParams:
         )
 
   def replace(self, path: str, value: Any) -> 'HParams':
-    """Returns a copy in which the field at dotted `path` has `value`."""
+    """Returns a copy with the field at dotted `path` set to `value`."""
     return _replaced(self, path.split('.'), value)
 
   def get(self, path: str) -> Any:
@@ -566,7 +567,7 @@ class HParams:
     )
 
   def to_json(self) -> dict:
-    """Returns nested dictionaries of JSON types, as hparams.json holds them."""
+    """Returns nested dictionaries of JSON types, the form in hparams.json."""
 
     def plain(value):
       if isinstance(value, enum.Enum):
@@ -583,7 +584,7 @@ class HParams:
 
 @dataclasses.dataclass(frozen=True)
 class FieldEntry:
-  """One hyper-parameter as `fields` lists it."""
+  """One hyper-parameter in the list of `fields`."""
 
   path: str  # Dotted, such as 'stage_1.epochs'.
   short_name: str  # In the compact string, such as 's1te'.
@@ -613,8 +614,8 @@ def parse(text: str) -> HParams:
   """Reads a compact string such as 'bs=64,d=18,phl=[2048,128],au=s'.
 
   Args:
-    text: Comma-separated NAME=VALUE. A list stands in brackets, a string that
-      holds a comma in double quotes. What is not named keeps its default.
+    text: Comma-separated NAME=VALUE. Lists are in brackets, strings with commas
+      in double quotes. Fields that are not named keep their defaults.
 
   Returns:
     HParams, not yet checked.
@@ -647,9 +648,9 @@ def convert(value: Any, default: Any) -> Any:
   """Converts a string, or list of strings, to the type of a field's default.
 
   Args:
-    value: A string, a list of strings, or a value that has the type already.
-    default: The field's default, whose type counts. An enum is looked up by its
-      abbreviation.
+    value: A string, a list of strings, or a value that already has the type.
+    default: The field's default, which determines the type. An enum is looked
+      up by its abbreviation.
 
   Raises:
     ValueError: If `value` cannot be read as that type.
@@ -681,7 +682,7 @@ _ASSIGNMENT = re.compile(
 
 
 def _assignments(text):
-  """Yields (name, string or list of strings) of a compact string."""
+  """Yields (name, string or list of strings) from a compact string."""
   position = 0
   while position < len(text):
     match = _ASSIGNMENT.match(text, position)

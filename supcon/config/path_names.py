@@ -1,22 +1,22 @@
-"""Paths as users give them: what they stand for, which ones are refused."""
+"""Paths given by users: expands them, and rejects those that cannot work."""
 
 import os
 
 from supcon.config import safe_text
 
-# What a shell would take for a pattern, and TensorFlow does too: it looks for a
-# checkpoint by its name as a pattern, which finds nothing or, to be deleted,
-# those of others.
+# Characters of a shell pattern, which TensorFlow also treats as one. It looks
+# up a checkpoint by its name as a pattern, so such a name finds nothing, or
+# finds (and deletes) the files of others.
 _PATTERN_CHARACTERS = '*?[\\'
 
 
 def expanded(path: str) -> str:
-  """Returns a path with `~` or `~user` at its start replaced.
+  """Returns a path with a leading `~` or `~user` expanded.
 
-  A shell does not do so in --flag=~/path.
+  A shell does not expand it in --flag=~/path.
 
   Raises:
-    ValueError: If there is no such user.
+    ValueError: If the user does not exist.
   """
   home = os.path.expanduser(path)
   if home == path and path.startswith('~'):
@@ -34,10 +34,11 @@ def pattern_in(path: str) -> str:
 
 
 def check(flag: str, path: str) -> None:
-  """Checks that a path can stand in a line of a log.
+  """Checks that a path can be printed in one line of a log.
 
   Raises:
-    ValueError: If it holds new lines and the like, or is not UTF-8.
+    ValueError: If it contains control characters such as line breaks, or is not
+      UTF-8.
   """
   if safe_text.has_controls(path):
     raise ValueError(
@@ -47,10 +48,10 @@ def check(flag: str, path: str) -> None:
 
 
 def check_no_pattern(flag: str, path: str) -> None:
-  """Checks a path by which TensorFlow looks for files that it has written.
+  """Checks a path that TensorFlow uses to find files that it has written.
 
   Raises:
-    ValueError: If TensorFlow would take it for a pattern.
+    ValueError: If TensorFlow would treat it as a pattern.
   """
   if char := pattern_in(path):
     raise ValueError(

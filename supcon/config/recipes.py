@@ -1,12 +1,12 @@
-"""Flags for a data set that nobody has trained on before, and why.
+"""Chooses flags for a new data set, and explains the choice.
 
-A recipe is a function of what can be seen of the images: how many there are, of
-how many classes, how large, whether grey, whether a mirror image keeps its
-class; and of what they are trained on. It is to learn in minutes on a CPU and
-to make sensible use of a GPU. It does not look for the best result: that takes
-longer, and somebody who knows the images.
+A recipe is a function of facts about the images (number, classes, sizes,
+whether they are grey, whether a mirror image keeps its class) and of the
+machine. It learns within minutes on a CPU and makes sensible use of a GPU. It
+does not search for the best result, which needs more time and knowledge of the
+images.
 
-No TensorFlow in here: facts in, flags out.
+This module does not use TensorFlow: it maps facts to flags.
 """
 
 from collections.abc import Mapping
@@ -15,61 +15,61 @@ import dataclasses
 import math
 from typing import Any
 
-# Shorter sides in pixels. Up to the first, images keep all their pixels (and
-# are enlarged to the least that a network of five levels has a use for); from
-# the second on they are taken for photographs.
+# Shorter sides in pixels. Images up to the first keep all their pixels (and
+# are enlarged to the smallest size that suits a network of five levels). Images
+# from the second on count as photographs.
 _SMALL, _PHOTOGRAPH = 48, 160
 _LEAST_SIDE = 16
-# What images between the two are reduced to: on a CPU, on a GPU.
+# Size of images between the two: on a CPU, on a GPU.
 _MEDIUM = {False: 64, True: 128}
 _PHOTOGRAPH_SIDE = 224
 
-# Views that a CPU (GPU) sees at a time are twice as many.
+# Largest batch on a CPU and on a GPU, in images. Each image has two views.
 _MAX_BATCH = {False: 128, True: 256}
 _MAX_PHOTOGRAPHS = {False: 32, True: 64}
 _MIN_BATCH = 16
-# With more classes than this a batch would hold one image of most.
+# With more classes, a batch would hold only one image of most classes.
 _FEW_CLASSES = 32
 
-# Steps after which a narrow network on a CPU (a wide one on a GPU) has learned
-# what is to be learned; bounds of the epochs that make so many.
+# Steps that a narrow network on a CPU (or a wide one on a GPU) needs to
+# learn, and bounds on the epochs that provide them.
 _STEPS = {False: 500, True: 3000}
 _EPOCHS = {False: (4, 100), True: (20, 300)}
-# Photographs are many things: a large network sees each of them often.
+# Photographs vary: a large network needs to see each of them often.
 _PHOTOGRAPH_EPOCHS = {False: 30, True: 100}
 _STAGE_2_STEPS = 100
 _STAGE_2_EPOCHS = 5
 
-# Rates for a batch of 256. Those of the quickstart, see DIGITS in
+# Rates for a batch of 256, the same as the quickstart's; see DIGITS in
 # scripts/configs.sh.
 _RATE, _WEIGHT_DECAY, _STAGE_2_RATE = '0.008', '1e-4', '0.1'
 # A network of 50 layers diverges at that rate.
 _DEEP_RATE = '0.001'
 
-# Floating-point operations of a network of width 1, forward, for an image of
-# 224 pixels with the stem for photographs.
+# Floating-point operations per 224-pixel image of the forward pass of a
+# network of width 1 with the stem for photographs.
 _OPERATIONS = {18: 3.6e9, 50: 8.2e9}
-# What training gets out of a CPU core and a GPU, per second: measured with the
-# quickstart's network and a ResNet-50; a guess.
+# Training throughput of a CPU core and of a GPU, per second. The first was
+# measured with the quickstart's network and a ResNet-50; the second is a guess.
 _CORE_SPEED, _GPU_SPEED = 70e9, 10e12
-# Start, evaluation, export.
+# Time of start-up, evaluation and export.
 _OTHER_SECONDS = 25
 _LONG_SECONDS = 3600
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What is known of a data set and a machine.
+  """Facts about a data set and a machine.
 
   Attributes:
-    class_sizes: Training images of each class.
-    num_eval: Images to evaluate on.
-    sides: (least, median, most) of the images' shorter sides in pixels.
+    class_sizes: Number of training images per class.
+    num_eval: Number of evaluation images.
+    sides: (minimum, median, maximum) shorter side of the images, in pixels.
     is_grey: Whether no image has a color.
-    flips: Whether mirror images keep their class, as far as can be seen.
-    orientation: What was seen of that, in words; '' if nothing.
-    num_cores: Of the CPU.
-    num_gpus: 0 trains on the CPU.
+    flips: Whether mirror images appear to keep their class.
+    orientation: The evidence for `flips` in words; '' if there is none.
+    num_cores: Number of CPU cores.
+    num_gpus: Number of GPUs; 0 trains on the CPU.
   """
 
   class_sizes: Sequence[int]
@@ -92,12 +92,12 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """How to train.
+  """Flags for training, with reasons.
 
   Attributes:
     flags: {name: value} for main.py, without those that the user has given.
-    reasons: Lines for a person: what was chosen, and why.
-    seconds: About how long it takes.
+    reasons: Lines that explain the choices to the user.
+    seconds: Approximate run time.
   """
 
   flags: Mapping[str, str]
@@ -107,15 +107,15 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class _Network:
-  """What is trained, and on images of which size.
+  """The network to train and its input size.
 
   Attributes:
-    depth: Of the ResNet.
-    width: Likewise.
-    reduction: How many pixels become one before the first block.
+    depth: Depth of the ResNet.
+    width: Width of the ResNet.
+    reduction: Factor by which the stem shrinks each side of the image.
     stem: The flags of the stem.
-    side: Of the images, in pixels.
-    why: In words.
+    side: Side of the input images, in pixels.
+    why: The reason in words.
   """
 
   depth: int
@@ -127,7 +127,7 @@ class _Network:
 
   @property
   def operations(self) -> float:
-    """Floating-point operations of an image, forward."""
+    """Floating-point operations per image of the forward pass."""
     pixels = (self.side / 224 * 4 / self.reduction) ** 2
     return _OPERATIONS[self.depth] * pixels * self.width**2
 
@@ -145,15 +145,15 @@ _COARSE_STEM = {
 
 
 def choose(facts: Facts, given: Mapping[str, Any]) -> Recipe:
-  """Returns how to train on images of which these facts are known.
+  """Returns how to train on images with the given facts.
 
   Args:
     facts: The facts.
-    given: {flag: value} of what the user has decided. The rest is chosen to go
-      with it: --image_size=64 makes another recipe for photographs.
+    given: {flag: value} that the user has chosen. The other choices adapt to
+      them, so --image_size=64 gives another recipe for photographs.
 
   Returns:
-    The recipe. The same facts and flags always make the same one.
+    The recipe, which depends on the arguments only.
   """
   has_gpu = facts.num_gpus > 0
   network = _network(facts, given.get('image_size'))
@@ -247,12 +247,12 @@ def _network(facts, wanted_side):
 
 
 def _batch_size(facts, is_photograph):
-  """Returns a power of two times the number of GPUs, at most the images."""
+  """Returns a power of two times the number of GPUs; at most all images."""
   has_gpu, replicas = facts.num_gpus > 0, max(facts.num_gpus, 1)
   most = (_MAX_PHOTOGRAPHS if is_photograph else _MAX_BATCH)[has_gpu]
   if facts.num_classes > _FEW_CLASSES:
     most *= 2
-  # At least two batches in an epoch, unless these would be very small.
+  # At least two batches per epoch, unless they would be very small.
   share = max(facts.num_train // 2, min(facts.num_train, _MIN_BATCH))
   share = max(1, min(most, share // replicas))
   return 2 ** int(math.log2(share)) * replicas
@@ -266,7 +266,7 @@ def _epochs(steps_per_epoch, has_gpu, is_photograph):
 
 
 def _views(facts, is_photograph):
-  """Returns the flags of crops and colors."""
+  """Returns the flags for crops and colors."""
   if is_photograph:
     views = {
       'crop_area_range': '0.2,1.0',
@@ -292,9 +292,10 @@ def _views(facts, is_photograph):
 
 
 def _seconds(facts, network, epochs, stage_2_epochs):
-  """Returns about how long it takes."""
+  """Returns the approximate run time."""
   speed = facts.num_gpus * _GPU_SPEED or facts.num_cores * _CORE_SPEED
-  # Two views; the way back costs twice the way forward, and stage 2 has none.
+  # Two views. The backward pass costs twice the forward pass, and stage 2 has
+  # no backward pass.
   passes = 2 * (3 * epochs + stage_2_epochs)
   images = facts.num_train * passes + facts.num_eval
   return _OTHER_SECONDS + images * network.operations / speed
@@ -328,7 +329,7 @@ def _machine(facts):
 
 
 def _in_words(seconds):
-  """Returns a duration to about one figure: '40 s', '3 minutes', '5 hours'."""
+  """Returns a duration to about one digit: '40 s', '3 minutes', '5 hours'."""
   for limit, unit, name in ((90, 1, 's'), (5400, 60, 'minutes')):
     if seconds < limit:
       return f'{round(seconds / unit)} {name}'

@@ -1,6 +1,7 @@
 """Where and how a run happens, as opposed to what it computes.
 
-No TensorFlow in here: flags are parsed and checked before it is imported.
+This module does not use TensorFlow: flags are parsed and checked before
+TensorFlow is imported.
 """
 
 import dataclasses
@@ -23,19 +24,20 @@ MODES = (
 # What to do if training diverges.
 ON_NAN = ('stop', 'rollback')
 
-# What an export may be: a SavedModel for TensorFlow 2 and TensorFlow Serving,
+# Formats of an export: a SavedModel for TensorFlow 2 and TensorFlow Serving,
 # and a TF-Hub module for TensorFlow 1.
 EXPORT_FORMATS = ('saved_model', 'hub')
-# In their place: there is no export.
+# Instead of a format: export nothing.
 NO_EXPORT = 'none'
 
-# Which checkpoints a job exports that evaluates one after the other.
+# Which checkpoints an evaluation job exports.
 EXPORT_CHECKPOINTS = ('best_and_last', 'all')
 
-# Points of a curve, where not the interval between them is given.
+# Points per curve if the user does not give the interval between them.
 _POINTS_OF_A_STAGE = 50
 
-# Virtual devices of one CPU. A million of them would take TensorFlow for ever.
+# Maximum number of virtual CPU devices. A million of them would keep
+# TensorFlow busy for ever.
 _MOST_REPLICAS = 1024
 
 
@@ -57,7 +59,7 @@ class RunOptions:
   num_replicas: int = 1
   steps_per_loop: int = 1000
   summary_interval_steps: int = 100
-  has_summary_interval: bool = False  # Whether the flag is given.
+  has_summary_interval: bool = False  # Whether the user set it.
   save_interval_steps: int = 1000
   max_checkpoints_to_keep: int = 5
   keep_checkpoint_interval_secs: float = 36000000.0
@@ -91,45 +93,45 @@ class RunOptions:
 
   @property
   def uses_trained_model(self) -> bool:
-    """Whether the hyper-parameters are those of what was trained before."""
+    """Whether the hyper-parameters are those of an existing model."""
     return self.mode in ('export', 'embed', 'predict')
 
   @property
   def takes_recorded(self) -> bool:
-    """Whether what no flag says is as it was trained, if that is known."""
+    """Whether unset flags take the values that the model was trained with."""
     return self.uses_trained_model or self.mode == 'eval'
 
   @property
   def starts_from_reference(self) -> bool:
-    """Whether --reference_ckpt counts, and there is a run to start from it."""
+    """Whether the job trains, so that it may start from --reference_ckpt."""
     trains = self.trains or self.inspects
     return bool(trains and self.reference_ckpt and self.model_dir)
 
   @property
   def needs_accelerator(self) -> bool:
-    """Whether it computes more than files and a few images."""
+    """Whether the job computes more than a few images."""
     return self.mode not in ('inspect_data', 'export', 'predict', 'status')
 
   def summary_interval(self, stage_steps: int) -> int:
-    """Returns the steps between summaries in a stage of so many steps."""
+    """Returns the steps between summaries in a stage of `stage_steps`."""
     if self.has_summary_interval:
       return self.summary_interval_steps
-    # A short stage gets enough points for a curve, if it has as many steps.
+    # A short stage gets enough points for a curve, at most one per step.
     most = max(stage_steps // _POINTS_OF_A_STAGE, 1)
     return min(self.summary_interval_steps, most)
 
   @property
   def formats(self) -> tuple[str, ...]:
-    """Those of an export; none if there is to be none."""
+    """The formats of an export; empty for no export."""
     return () if self.export_formats == (NO_EXPORT,) else self.export_formats
 
   @property
   def tpu_address(self) -> str | None:
-    """The TPU's name or grpc address, or 'local'."""
+    """The TPU's name, its grpc address, or 'local'."""
     return self.master or self.tpu_name
 
   def check(self, params: hparams.HParams) -> None:
-    """Checks all that can be checked without looking at any file.
+    """Checks everything that can be checked without reading files.
 
     Raises:
       ValueError: Names the flag, what was found and what was expected.
@@ -149,7 +151,7 @@ class RunOptions:
       'max_checkpoints_to_keep',
       'keep_checkpoint_interval_secs',
     ):
-      if not getattr(self, name) > 0:  # Nor NaN.
+      if not getattr(self, name) > 0:  # NaN fails, too.
         raise ValueError(f'--{name}={getattr(self, name)} must be positive.')
     for name in ('eval_interval_secs', 'eval_timeout_secs', 'max_rollbacks'):
       if getattr(self, name) < 0:
@@ -186,7 +188,7 @@ class RunOptions:
       )
 
   def check_paths(self) -> None:
-    """Checks that the paths are names that can be used.
+    """Checks that the paths are usable names.
 
     Raises:
       ValueError: Names the flag and what is wrong.
@@ -202,7 +204,7 @@ class RunOptions:
       path_names.check(name, getattr(self, name) or '')
     for name in ('model_dir', 'reference_ckpt', 'checkpoint'):
       path = getattr(self, name)
-      # A URL is fetched, and read elsewhere.
+      # A URL is downloaded, and the copy is read from somewhere else.
       if not (name == 'reference_ckpt' and '://' in path):
         path_names.check_no_pattern(name, path)
 

@@ -1,17 +1,17 @@
-"""Texts from elsewhere, as they can stand in a line of a log."""
+"""Makes text from outside safe to print in one line of a log."""
 
 import re
 from typing import Any
 import unicodedata
 
-# Categories of characters that a terminal does not show but obeys, or cannot
-# write: controls, marks of direction, halves of a character, new lines.
+# Unicode categories that a terminal obeys instead of showing, or cannot
+# write: controls, text direction, surrogates, line breaks.
 _CONTROLS = ('Cc', 'Cs', 'Zl', 'Zp')
 _UNPRINTABLE = (*_CONTROLS, 'Cf')
-# Marks without which Persian words and many emoji fall apart.
+# Joiners that Persian words and many emoji need.
 _JOINERS = '\u200c\u200d'
 
-_SECRETS = (  # What to look for, what to write instead.
+_SECRETS = (  # (Pattern, replacement).
   (re.compile(r'://[^/\s@]+@'), '://***@'),  # A name and password in a URL.
   (re.compile(r'(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}'), r'\1 ***'),
   (
@@ -27,10 +27,10 @@ _MAX_LENGTH = 500
 
 
 def printable(name: str) -> str:
-  """Returns a name that comes from data as it can stand in a line of a log.
+  """Returns a name from data, made safe for one line of a log.
 
-  Whatever would end the line, move the cursor or turn the text around is
-  replaced by its escape, such as `\\n`, `\\x1b` or `\\u202e`.
+  Characters that would end the line, move the cursor or reverse the text become
+  escapes such as `\\n`, `\\x1b` or `\\u202e`.
   """
   return ''.join(
     character.encode('unicode_escape').decode()
@@ -41,7 +41,7 @@ def printable(name: str) -> str:
 
 
 def has_controls(name: str) -> bool:
-  """Whether a name holds what ends a line or steers a terminal, or no UTF-8."""
+  """Whether a name has controls or line breaks, or is not UTF-8."""
   return any(unicodedata.category(c) in _CONTROLS for c in name)
 
 
@@ -51,14 +51,14 @@ def _is_unprintable(character):
 
 
 def without_secrets(text: str) -> str:
-  """Returns a text without what looks like a password or a key."""
+  """Returns a text with apparent passwords and keys masked."""
   for pattern, replacement in _SECRETS:
     text = pattern.sub(replacement, text)
   return text
 
 
 def one_line(text: Any) -> str:
-  """Returns a text, or what an error says, in one line."""
+  """Returns a text, or the message of an error, as one line."""
   line = ' '.join(str(text).split())
   if not line and isinstance(text, BaseException):
     return type(text).__name__
@@ -66,7 +66,7 @@ def one_line(text: Any) -> str:
 
 
 def for_files(text: Any) -> str:
-  """Returns a text as it may be kept: one line, plain, not long, no secrets."""
+  """Returns a text fit to store: one short plain line without secrets."""
   line = without_secrets(one_line(text))
   if len(line) > _MAX_LENGTH:
     line = line[: _MAX_LENGTH - 3] + '...'

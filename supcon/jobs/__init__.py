@@ -1,8 +1,8 @@
-"""The jobs, one for each --mode.
+"""The jobs, one per --mode.
 
-`prepare` looks at every file and finds every mistake that can be found early;
-nothing is written before it returns. A job's `announce` says what is going to
-be done, its `run` does it.
+`prepare` looks at every file and reports every mistake that can be found early;
+nothing is written before it returns. A job's `announce` says what the job will
+do, and its `run` does it.
 """
 
 from typing import Protocol
@@ -18,27 +18,27 @@ from supcon.jobs import setup
 from supcon.jobs import training
 
 tf1 = tf.compat.v1
-# What TensorFlow raises where a file cannot be read or written.
+# What TensorFlow raises if a file cannot be read or written.
 FileError = tf.errors.OpError
 TrainerGoneError = setup.TrainerGoneError
 reason = setup.reason
 
 
 class Job(Protocol):
-  """Something that main.py does, of which everything has been checked."""
+  """A job of main.py that has passed all checks."""
 
   def announce(self) -> None:
-    """Says what is going to be done, and writes down with what settings.
+    """Says what the job will do, and records its settings.
 
     Raises:
       ValueError: If nothing can be written.
     """
 
   def run(self) -> None:
-    """Does it.
+    """Does the job.
 
     Raises:
-      Stopped: If it cannot be brought to its end.
+      Stopped: If it cannot finish.
     """
 
 
@@ -54,14 +54,15 @@ _JOBS = {
 
 
 def prepare(options: run_options.RunOptions, params: hparams.HParams) -> Job:
-  """Returns a job of which everything has been checked.
+  """Returns a job that has passed all checks.
 
   Args:
     options: Checked RunOptions.
     params: Checked HParams.
 
   Raises:
-    ValueError: In one line, what was found, what was expected, what to do.
+    ValueError: The message says in one line what was found, what was expected
+      and what to do.
     FileError: If a file cannot be read.
   """
   tf1.disable_v2_behavior()

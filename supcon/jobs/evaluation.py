@@ -1,7 +1,7 @@
-"""Evaluates and exports checkpoints: one, or each as it appears.
+"""Evaluates and exports checkpoints: one, or each new one as it appears.
 
-What was evaluated is recorded, so that nothing is done twice; and the best
-checkpoint is kept aside, for the trainer deletes its own as they get old.
+Evaluations are recorded so that none is done twice. The best checkpoint is
+copied aside, because the trainer deletes its own old checkpoints.
 """
 
 from collections.abc import Callable
@@ -42,9 +42,10 @@ from supcon.training import facts
 from supcon.training import objectives
 
 _POLL_SECONDS = 1.0
-# What cannot be read and has not changed for so long is damaged.
+# A checkpoint that cannot be read and has not changed for this long is damaged.
 _STILL_SECONDS = 2.0
-# A trainer that is to go on after the last step may begin later than we do.
+# A trainer that extends a finished run may start this much later than the
+# evaluation.
 _TRAINER_SECONDS = 60.0
 
 
@@ -54,24 +55,26 @@ _TRAINER_SECONDS = 60.0
 def evaluate(
   run: setup.Run, checkpoint: str, exports_if_best: bool = False
 ) -> dict:
-  """Evaluates, exports and records a checkpoint, and keeps it if it is best.
+  """Evaluates, exports and records a checkpoint; keeps it if it is the best.
 
-  Killed at any moment, it leaves whole files, and a record only if all the rest
-  is there.
+  If killed at any moment, it leaves only complete files, and a record only if
+  everything else is complete.
 
   Args:
-    run: Says where and on what data.
+    run: The run, which determines directories and data.
     checkpoint: Checkpoint prefix.
-    exports_if_best: Whether it is exported only if it is the best so far; that
-      export goes when another is. Else it is exported in any case.
+    exports_if_best: Whether to export only if the checkpoint is the best so
+      far; that export is deleted once another is better. Otherwise the
+      checkpoint is always exported.
 
   Returns:
-    What goes into result.json, unless a later checkpoint was evaluated before.
+    The content of result.json, unless a later checkpoint was evaluated before.
 
   Raises:
     checkpoints.NotFiniteError: If a variable or a metric is NaN or infinite.
     faults.BadExampleError: If an image cannot be decoded.
-    runs.LostCheckpointError: If the checkpoint is deleted, damaged, or written
+    setup.LostCheckpointError: If the checkpoint is deleted, damaged or
+      overwritten in the meantime.
       anew meanwhile.
   """
   step = checkpoint_files.step_of(checkpoint)
@@ -89,7 +92,7 @@ def evaluate(
     }
     is_best = best.would_be(candidate)
     if is_best:
-      # Now: the trainer may delete it while it is exported.
+      # Copy it now: the trainer may delete it during the export.
       best.hold(checkpoint)
     result = {
       'metrics': metrics,
@@ -120,7 +123,7 @@ def evaluate(
   if is_best:
     superseded = best.replace(candidate, export, exports_if_best)
     if superseded and not _is_in(run.model_dir, superseded):
-      superseded = None  # This is a copy of the run that has it.
+      superseded = None  # This is a copy of the run that owns it.
   directory = os.path.normpath(os.path.dirname(checkpoint))
   if directory == os.path.normpath(run.model_dir.path):
     record.add(step, fingerprint, metrics, export, superseded)
@@ -150,7 +153,7 @@ def evaluate(
 
 
 def _is_in(model_dir, export):
-  """Whether an export is one of this run."""
+  """Whether an export belongs to this run."""
   directory = model_dir.join(model_dirs.EXPORTS)
   return os.path.normpath(os.path.dirname(export)) == os.path.normpath(
     directory
@@ -158,7 +161,7 @@ def _is_in(model_dir, export):
 
 
 def last_evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what status.json says of what `evaluate` has returned."""
+  """Returns the summary of an evaluation's result for status.json."""
   return {
     'step': result['global_step'],
     'top_1': result['metrics']['top_1_accuracy'],
@@ -168,7 +171,7 @@ def last_evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summarize(run: setup.Run, result: Mapping[str, Any]) -> None:
-  """Prints where everything is, for people."""
+  """Prints the paths of all results for the user."""
   top_1 = result['metrics']['top_1_accuracy']
   skipped = result['num_skipped']
   is_part = run.params.input_data.max_eval_samples
@@ -194,12 +197,13 @@ def summarize(run: setup.Run, result: Mapping[str, Any]) -> None:
 
 
 def _measure(run, checkpoint, name):
-  """Returns {name: value} of all metrics, which are numbers.
+  """Returns {name: value} of all metrics; the values are numbers.
 
   Args:
-    run: runs.Run.
+    run: setup.Run.
     checkpoint: Checkpoint prefix.
-    name: Of the data: summaries go to eval_NAME; '' for the run's own, eval.
+    name: Name of the data: summaries go to eval_NAME. The run's own data has
+      the name '', and its summaries go to eval.
   """
   options, params, dataset = run.options, run.params, run.dataset
   with tf.Graph().as_default():
@@ -215,10 +219,10 @@ def _measure(run, checkpoint, name):
     seed=params.seed,
   )
   directory = estimator.eval_dir(name)
-  # It may have been evaluated before, by a job that was killed then.
+  # A job that was killed may have evaluated it before.
   later = event_files.restart(directory, step)
   later.pop(step, None)
-  # To look at one checkpoint is quicker than to look for a bad image.
+  # Checking one checkpoint is faster than searching for a bad image.
   with (
     faults.naming(dataset.evaluation),
     _unchanged(run.model_dir, checkpoint),
@@ -259,7 +263,7 @@ def _measure(run, checkpoint, name):
 
 
 def _total_steps(run, checkpoint):
-  """Returns with which step the run of a checkpoint ends."""
+  """Returns the last step of the run that a checkpoint belongs to."""
   if run.known and run.known.counting:
     return run.known.counting.last_step
   step = checkpoint_files.step_of(checkpoint)
@@ -267,10 +271,10 @@ def _total_steps(run, checkpoint):
 
 
 def _export(run, checkpoint, result):
-  """Exports a checkpoint; older exports stay, also if they are too many."""
+  """Exports a checkpoint; keeps older exports, however many there are."""
   model = run.trained_model(checkpoint)
   if run.known:
-    # The images of an evaluation may be others than those of the training.
+    # Evaluation and training may use different images.
     model = dataclasses.replace(model, params=run.known.params)
   return exports.write(
     model,
@@ -282,7 +286,7 @@ def _export(run, checkpoint, result):
 
 
 def facts_of_evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what an export says of an evaluation, from result.json."""
+  """Returns the facts of an evaluation for an export, from result.json."""
   return {
     'eval_dataset': result['dataset'],
     'eval_split': result['split'],
@@ -294,12 +298,13 @@ def facts_of_evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _unchanged(model_dir, checkpoint):
-  """Yields the fingerprint of a checkpoint that is to stay as it is.
+  """Yields the fingerprint of a checkpoint that must not change meanwhile.
 
-  It may be deleted once it is not read any more.
+  It may be deleted once it is no longer read.
 
   Raises:
-    runs.LostCheckpointError: If it changes, in place of what came of that.
+    setup.LostCheckpointError: If it changes; this replaces any error that the
+      change has caused.
   """
   before = checkpoint_files.stamps(checkpoint)
   try:
@@ -319,7 +324,7 @@ _REPLACED = 'was written anew meanwhile'
 
 
 def _loss(model_dir, checkpoint, before):
-  """Returns what has become of a checkpoint; '' if its files are the same."""
+  """Returns how a checkpoint has changed; '' if its files are the same."""
   if not checkpoint_files.stamp(f'{checkpoint}.index'):
     return 'was deleted by the trainer'
   if damage := model_dir.damage(checkpoint):
@@ -328,13 +333,13 @@ def _loss(model_dir, checkpoint, before):
 
 
 class EvaluateOnce:
-  """--mode=eval --eval_once: evaluates one checkpoint, which is there."""
+  """--mode=eval --eval_once: evaluates one existing checkpoint."""
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
-    """Checks all that can be checked now.
+    """Checks everything that can be checked before the job starts.
 
     Raises:
-      ValueError: If there is no checkpoint, besides.
+      ValueError: If there is no checkpoint, or any other check fails.
     """
     model_dir = model_dirs.ModelDir(options.model_dir)
     if not options.checkpoint and not model_dir.newest():
@@ -347,7 +352,7 @@ class EvaluateOnce:
     self._checkpoint = self._run.checkpoint
 
   def announce(self) -> None:
-    """Says what is going to be done.
+    """Says what the job will do.
 
     Raises:
       ValueError: If nothing can be written.
@@ -360,11 +365,11 @@ class EvaluateOnce:
     )
 
   def run(self) -> None:
-    """Evaluates it.
+    """Evaluates the checkpoint.
 
     Raises:
       faults.BadExampleError: If an image cannot be decoded.
-      runs.LostCheckpointError: If it is deleted or damaged meanwhile.
+      setup.LostCheckpointError: If it is deleted or damaged in the meantime.
     """
     trying = retries.Retries(
       sleep=signals.sleep, tell=lambda: self._writer.add(retries=1)
@@ -384,7 +389,7 @@ def prepare(options: run_options.RunOptions, params: hparams.HParams):
 
 
 def _begin(run, state, step, total_steps):
-  """Opens log and status of an evaluation.
+  """Opens the log and the status of an evaluation.
 
   Returns:
     An ExitStack that closes them, and a status.Writer.
@@ -417,15 +422,16 @@ def _begin(run, state, step, total_steps):
 def last_step(
   model_dir: model_dirs.ModelDir, newest: str | None, announced: int
 ) -> int:
-  """Returns the last step of a run, which is a fact of the run.
+  """Returns the last step of a run, as recorded by the run itself.
 
-  It is what the trainer says, as long as there is one; else what is written
-  down of the newest checkpoint; else what a trainer has said that is done.
+  The running trainer knows it best; without one, the record of the newest
+  checkpoint decides; without that, the last word of a trainer that has
+  finished.
 
   Args:
-    model_dir: Of the run.
-    newest: Its newest checkpoint, which need not be whole; None without any.
-    announced: What the flags say, where nobody knows better.
+    model_dir: The model_dir of the run.
+    newest: Its newest checkpoint, possibly incomplete; None if there is none.
+    announced: The last step according to the flags, used if no record exists.
   """
   trainer = status.read(model_dir.path) or status.Status()
   holder = locks.read(model_dir.path)
@@ -443,7 +449,7 @@ def last_step(
 
 
 class EvaluateEach:
-  """--mode=eval: evaluates each checkpoint, up to that of the last step."""
+  """--mode=eval: evaluates each checkpoint up to the last step's."""
 
   def __init__(
     self,
@@ -451,32 +457,32 @@ class EvaluateEach:
     params: hparams.HParams,
     sleep: Callable[[float], None] = signals.sleep,
   ):
-    """Checks all that can be checked now.
+    """Checks everything that can be checked before the job starts.
 
     Args:
       options: Checked RunOptions.
       params: Checked HParams.
-      sleep: What waits between two looks at model_dir.
+      sleep: Waits between two looks at model_dir.
     """
     self._run = setup.Run(options, params)
     self._model_dir = self._run.model_dir
     self._sleep = sleep
     self._is_compared = bool(self._model_dir.newest())
-    # What there was at the last look, and whether there is nothing more to it.
+    # What the last look found, and whether nothing is left to do about it.
     self._look = None
     self._is_settled = False
-    # Checkpoints that are not evaluated: their files, and since when those are
-    # as they are, in seconds of time.monotonic().
+    # Checkpoints not yet evaluated: their files, and the time of
+    # time.monotonic() since which the files have not changed, in seconds.
     self._pending: dict[str, tuple[tuple, float]] = {}
-    self._said: set[str] = set()  # Which ones are damaged.
+    self._said: set[str] = set()  # Damaged checkpoints that were reported.
     self._is_waiting = False
-    # In seconds of time.monotonic(): the beginning of the last evaluation, and
-    # the last sign of a trainer.
+    # Start of the last evaluation, and the last sign of a trainer, in seconds
+    # of time.monotonic().
     self._begun = -math.inf
     self._sign = self._started = time.monotonic()
 
   def announce(self) -> None:
-    """Says what is going to be done.
+    """Says what the job will do.
 
     Raises:
       ValueError: If nothing can be written.
@@ -489,10 +495,10 @@ class EvaluateEach:
     """Waits for checkpoints and evaluates them.
 
     Raises:
-      checkpoints.MismatchError: If one is of another model.
+      checkpoints.MismatchError: If one belongs to another model.
       checkpoints.NotFiniteError: If one, or a metric, is NaN or infinite.
       faults.BadExampleError: If an image cannot be decoded.
-      runs.TrainerGoneError: If no trainer was there for --eval_timeout_secs.
+      setup.TrainerGoneError: If there was no trainer for --eval_timeout_secs.
     """
     trying = retries.Retries(
       sleep=self._sleep, tell=lambda: self._writer.add(retries=1)
@@ -537,7 +543,7 @@ class EvaluateEach:
         return False
       if last and (entry := record.find(last)):
         if self._expects_trainer(last_step):
-          self._is_settled = False  # It may soon say another last step.
+          self._is_settled = False  # It may soon report another last step.
           return False
         self._say_end(last_step, entry)
         return True
@@ -545,9 +551,9 @@ class EvaluateEach:
     return False
 
   def _has_been_done(self, entry, is_last):
-    """Whether nothing is left to do for a checkpoint; its entry in the record.
+    """Whether a checkpoint is done, given its entry in the record.
 
-    One may have become the last one since it was evaluated, by another plan.
+    A new plan may have made it the last checkpoint after its evaluation.
     """
     if not entry:
       return False
@@ -555,14 +561,14 @@ class EvaluateEach:
     return bool(entry['export']) or not is_exported
 
   def _last_step(self, found):
-    """Returns the last step of the run, of which `found` is there."""
+    """Returns the last step of the run whose checkpoints are `found`."""
     newest = found[max(found)] if found else None
     return last_step(self._model_dir, newest, self._run.plan.total_steps)
 
   def _expects_trainer(self, last_step):
-    """Waits a little if flags say that a run goes on that has come to its end.
+    """Waits a little if the flags extend a run that has finished.
 
-    Whoever starts both jobs at once may see the trainer later.
+    If both jobs start together, the trainer may appear a little later.
     """
     announced = self._run.announced_last_step
     seconds = self._run.options.eval_timeout_secs or _TRAINER_SECONDS
@@ -581,10 +587,10 @@ class EvaluateEach:
     return True
 
   def _following(self, pending):
-    """Returns the first checkpoint that can be evaluated, if there is one.
+    """Returns the first checkpoint that can be evaluated, or None.
 
-    What cannot be read may still be in the making: it counts as damaged once it
-    has stayed the same for some time.
+    A checkpoint that cannot be read may still be in the process of being
+    written. It counts as damaged once it has stopped changing for some time.
     """
     now = time.monotonic()
     before, self._pending = self._pending, {}
@@ -606,12 +612,12 @@ class EvaluateEach:
     return None
 
   def _evaluate_in_time(self, checkpoint, last):
-    """Evaluates a checkpoint, unless the last evaluation was a moment ago.
+    """Evaluates a checkpoint, unless the last evaluation was too recent.
 
     Args:
       checkpoint: Checkpoint prefix.
-      last: The last one of the run, if it is there; then training is over, and
-        there is nothing to wait for.
+      last: The last checkpoint of the run, if it exists; training has then
+        finished and there is no need to wait.
     """
     run = self._run
     pause = self._begun + run.options.eval_interval_secs - time.monotonic()
@@ -621,10 +627,10 @@ class EvaluateEach:
     self._is_waiting = False
     self._begun = time.monotonic()
     if not self._is_compared:
-      # Restoring would adopt the shapes of the checkpoint without a word.
+      # Restoring would silently adopt the shapes of the checkpoint.
       run.check_checkpoints()
       self._is_compared = True
-      # From now on there is something to know.
+      # A checkpoint exists now, so its facts can be read.
       run = self._run = run.as_trained(checkpoint)
     step = checkpoint_files.step_of(checkpoint)
     self._writer.write(state=status.EVALUATING, step=step)
@@ -638,14 +644,14 @@ class EvaluateEach:
       self._writer.update(last_evaluation=last_evaluation(result))
     except setup.LostCheckpointError as error:
       logging.info('%s; skipped', error)
-    # The trainer may have been there all the time.
+    # The trainer may have been running all the time.
     self._sign = time.monotonic()
 
   def _wait(self, found):
     """Waits a little.
 
     Raises:
-      runs.TrainerGoneError: If it has waited too long.
+      setup.TrainerGoneError: If there was no trainer for --eval_timeout_secs.
     """
     path, timeout = self._model_dir.path, self._run.options.eval_timeout_secs
     if not self._is_waiting:
@@ -664,7 +670,7 @@ class EvaluateEach:
     self._sleep(_POLL_SECONDS)
 
   def _say_end(self, last_step, entry):
-    """Says that the last step was evaluated."""
+    """Logs that the last step was evaluated."""
     run = self._run
     if self._begun == -math.inf:
       logging.info(

@@ -1,7 +1,7 @@
-"""Which checkpoints were evaluated, and the best of them.
+"""Records which checkpoints were evaluated, and keeps the best of them.
 
-What was evaluated is recorded, so that nothing is done twice; and the best
-checkpoint is kept aside, for the trainer deletes its own as they get old.
+Evaluations are recorded so that none is done twice. The best checkpoint is
+copied aside, because the trainer deletes its own old checkpoints.
 """
 
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ from supcon.serving import exports
 
 
 class Record:
-  """eval/evaluated.json: which checkpoints were evaluated, with what result.
+  """eval/evaluated.json: which checkpoints were evaluated, and the results.
 
   {step: {'fingerprint', 'data', 'metrics', 'export', 'time'}}; `export` is null
-  where there is none. A checkpoint counts as another one if it has other
-  values, as that of a run that was begun anew or went back, and where it is to
-  be evaluated on other data.
+  if there is none. A checkpoint has to be evaluated again if its values have
+  changed (as after a rollback or a restart from scratch), or if the data of the
+  evaluation has changed.
   """
 
   _KEYS = ('fingerprint', 'data', 'metrics', 'export', 'time')
@@ -55,7 +55,7 @@ class Record:
       self._entries = {}
 
   def find(self, checkpoint: str) -> Mapping[str, Any] | None:
-    """Returns what is recorded of a checkpoint, if it is there and anything is.
+    """Returns the record of a checkpoint, or None.
 
     Raises:
       tf.errors.OpError: If the checkpoint cannot be read.
@@ -69,7 +69,7 @@ class Record:
     return None
 
   def has_later(self, step: int) -> bool:
-    """Whether a later checkpoint is there that was evaluated before."""
+    """Whether a later checkpoint exists that was evaluated before."""
     found = checkpoint_files.steps_and_paths(self._model_dir.path)
     return any(
       later > step and self.find(checkpoint)
@@ -84,14 +84,14 @@ class Record:
     export: exports.Export | None,
     superseded: str | None = None,
   ) -> None:
-    """Writes down that a checkpoint was evaluated.
+    """Records the evaluation of a checkpoint.
 
     Args:
       step: Its step.
-      fingerprint: Of its values.
-      metrics: What was found.
-      export: What was written of it, if anything.
-      superseded: The export of another one, which is going to be removed.
+      fingerprint: The fingerprint of its values.
+      metrics: The result.
+      export: Its export, if any.
+      superseded: The export of another checkpoint that is about to be removed.
     """
     for entry in self._entries.values():
       if superseded and entry['export'] == superseded:
@@ -111,20 +111,22 @@ class Record:
 
 
 class Best:
-  """best/: the checkpoint of the best top-1 accuracy; of equals, the first.
+  """best/: the checkpoint with the best top-1 accuracy; the first of equals.
 
-  It is a copy, since the trainer deletes its own as they get old. best.json
-  says which one it is and where its export is. Files come and go one by one, in
-  an order in which there always is a whole checkpoint to be read.
+  It is a copy, because the trainer deletes its own old checkpoints. best.json
+  records which checkpoint it is and where its export is. Files are added and
+  deleted one by one, in an order that keeps a complete checkpoint readable at
+  all times.
 
-  What cannot be compared is not worse: best/ is of the data of the run's own
-  evaluations, or where nobody knows them, of those that came first; the best
-  one of other data, or of another network, is beside it in a directory
-  best-NAME. What cannot be read any more is put aside.
+  Only comparable results compete. best/ holds the best checkpoint on the data
+  of the run's own evaluations or, if these are unknown, on the data that was
+  evaluated first. The best checkpoint on other data, or of another network, is
+  in a directory best-NAME beside it. Checkpoints that can no longer be read are
+  set aside.
   """
 
   _KEYS = ('step', 'top_1', 'fingerprint', 'data', 'architecture', 'export')
-  # Whether the export goes when another one is the best; may be missing.
+  # Whether to delete the export once another one is best; may be missing.
   _TEMPORARY = 'export_goes_with_it'
 
   def __init__(
@@ -134,13 +136,13 @@ class Best:
     architecture: Any,
     own_data: Mapping[str, Any] | None = None,
   ):
-    """Finds the best one so far.
+    """Finds the best checkpoint so far.
 
     Args:
-      model_dir: Of the run.
-      data: What is evaluated, see runs.data_of.
-      architecture: Of the model, in JSON.
-      own_data: What the run's own evaluations are of, if that is known.
+      model_dir: The model_dir of the run.
+      data: Names the data of the evaluation, see setup.data_of.
+      architecture: The architecture of the model, in JSON.
+      own_data: Names the data of the run's own evaluations, if known.
     """
     self._model_dir = model_dir
     self._damage = model_dir.damage  # It remembers what it has read.
@@ -157,9 +159,9 @@ class Best:
 
   @property
   def name(self) -> str:
-    """What ends the names of best-NAME/ and eval_NAME/; '' for the run's own.
+    """The NAME in best-NAME/ and eval_NAME/; '' for the run's own data.
 
-    Evaluations that cannot be compared are not in one curve either.
+    Results that cannot be compared do not share a curve either.
     """
     return os.path.basename(self._dir.path).removeprefix(model_dirs.BEST)[1:]
 
@@ -167,7 +169,7 @@ class Best:
     return model_dirs.ModelDir(self._model_dir.join(name))
 
   def _name(self):
-    """Returns a name of what is evaluated that nothing else has."""
+    """Returns a unique name for the data and network of the evaluation."""
     data = self._like['data']
     words = re.sub(r'[^a-zA-Z0-9]+', '_', f'{data["dataset"]}_{data["split"]}')
     text = json.dumps(self._like, sort_keys=True)
@@ -191,10 +193,10 @@ class Best:
       return None
 
   def would_be(self, candidate: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is the best one, or is to take its place.
+    """Whether a checkpoint is the best one or should replace it.
 
     Args:
-      candidate: 'step', 'top_1' and 'fingerprint', evaluated as this is.
+      candidate: 'step', 'top_1' and 'fingerprint', from the same evaluation.
     """
     best = self._facts
     if not best:
@@ -211,10 +213,10 @@ class Best:
     """Copies a checkpoint aside.
 
     Raises:
-      tf.errors.OpError: If it cannot be read, or the copy is not whole.
+      tf.errors.OpError: If it cannot be read, or the copy is incomplete.
     """
     tf.io.gfile.makedirs(self._dir.path)
-    self._remove('held.ckpt-')  # Of a job that was killed.
+    self._remove('held.ckpt-')  # Left over from a job that was killed.
     held = self._held(checkpoint_files.step_of(checkpoint))
     checkpoint_files.copy(checkpoint, held)
     if damage := checkpoint_files.damage(held):
@@ -228,16 +230,16 @@ class Best:
     export: exports.Export | None,
     is_only_for_it: bool = False,
   ) -> str | None:
-    """Puts the checkpoint that is held in the place of the best one.
+    """Makes the checkpoint that was copied aside the best one.
 
     Args:
       candidate: See `would_be`.
-      export: What was written of it, if anything.
-      is_only_for_it: Whether the export is there only because the checkpoint is
-        the best one, and goes when another is.
+      export: Its export, if any.
+      is_only_for_it: Whether the export exists only because the checkpoint is
+        the best; it is deleted once another is better.
 
     Returns:
-      The export that is to go now, if there is one.
+      The export to delete now, if any.
     """
     before = self._facts or {}
     superseded = before.get('export') if before.get(self._TEMPORARY) else None
@@ -276,7 +278,7 @@ class Best:
     return f'step {step}, top-1 {top_1:.4f}, in {self._dir.path}'
 
   def _put_unknown_aside(self):
-    """Keeps checkpoints of which no facts are left: nobody can compare them."""
+    """Sets aside checkpoints without facts, which cannot be compared."""
     found = checkpoint_files.on_disk(self._dir.path)
     if not found:
       return
@@ -307,7 +309,7 @@ class Best:
 
 
 def best_of(run: setup.Run) -> Best:
-  """Returns the best of what can be compared with evaluations of a run."""
+  """Returns the best checkpoint among comparable evaluations of a run."""
   return Best(
     run.model_dir,
     setup.data_of(run),
@@ -317,7 +319,7 @@ def best_of(run: setup.Run) -> Best:
 
 
 def kept_exports(model_dir: model_dirs.ModelDir) -> list[str]:
-  """Returns the exports of all best checkpoints: they are not to be deleted."""
+  """Returns the exports of all best checkpoints, which must be kept."""
   if not tf.io.gfile.isdir(model_dir.path):
     return []
   names = (name.rstrip('/') for name in tf.io.gfile.listdir(model_dir.path))
@@ -331,7 +333,7 @@ def kept_exports(model_dir: model_dirs.ModelDir) -> list[str]:
 
 
 def _is_same(first, second):
-  """Whether two data_of() are of the same, as far as both say."""
+  """Whether two results of data_of() agree on the keys that both have."""
   if not isinstance(first, Mapping) or not isinstance(second, Mapping):
     return first == second
   return all(first[key] == second[key] for key in {*first} & {*second})

@@ -1,8 +1,8 @@
 """Trains a classifier on embeddings that are computed once.
 
-Where neither the encoder nor what it sees changes from step to step, a step
-need not compute the embeddings again: linear evaluation becomes as cheap as the
-classifier is.
+If neither the encoder nor its inputs change from step to step, a step need not
+compute the embeddings again. Linear evaluation then costs only as much as
+training the classifier.
 """
 
 import functools
@@ -20,7 +20,7 @@ from supcon.jobs import setup
 from supcon.models import contrastive
 from supcon.training import warm_start
 
-# They are held in memory.
+# Limit on the embeddings, which are held in memory.
 MAX_BYTES = 4 * 2**30
 
 
@@ -40,10 +40,10 @@ def is_worth_it(run: setup.Run) -> bool:
 
 
 class Embeddings:
-  """Those of all training examples, in a file that lives as long as this."""
+  """The embeddings of all training examples, in a temporary file."""
 
   def __init__(self, run: setup.Run):
-    """Computes them.
+    """Computes the embeddings.
 
     Raises:
       faults.BadExampleError: If an image cannot be decoded.
@@ -54,7 +54,7 @@ class Embeddings:
       '%d training images once',
       split.num_examples,
     )
-    # What is started for the first time has no checkpoint of its own yet.
+    # A run that has just started has no checkpoint of its own.
     newest = run.model_dir.newest()
     model = run.trained_model(newest or run.reference)
     start = None if newest else functools.partial(_start, run)
@@ -73,7 +73,7 @@ class Embeddings:
     self._labels = np.concatenate(labels)
 
   def input_fn(self, start_step: int) -> inputs.InputFn:
-    """Returns the input function of training from a step on."""
+    """Returns the input function for training from `start_step` on."""
     return inputs.embeddings_input_fn(
       self._path,
       self._size,
@@ -85,7 +85,7 @@ class Embeddings:
 
 
 def _start(run, model):
-  """Starts the encoder from the reference."""
+  """Initializes the encoder from the reference."""
   tf.compat.v1.train.init_from_checkpoint(
     run.reference,
     warm_start.assignment_map(model, run.params.warm_start, run.reference),
@@ -93,16 +93,17 @@ def _start(run, model):
 
 
 def _ahead(run):
-  # A run that begins in the middle has to do what one from the beginning does.
+  # A run that starts in the middle must do the same as one that starts at the
+  # beginning.
   step = 0 if run.options.deterministic else run.model_dir.newest_step()
   return [stage for stage in run.plan.stages if stage.stop_step > step]
 
 
 def _keeps_encoder(stage, architecture):
-  """Whether a stage leaves the encoder as it is.
+  """Whether a stage leaves the encoder unchanged.
 
-  What has a gradient of zero and no weight decay does not move, nor do batch
-  norm statistics that training does not use.
+  Weights with zero gradient and no weight decay do not move, nor do batch norm
+  statistics that training does not update.
   """
   return (
     stage.contrastive_loss_weight == 0

@@ -1,4 +1,4 @@
-"""Shows what training would see, and measures what it costs to make."""
+"""Shows the images that training sees, and profiles the input pipeline."""
 
 import shlex
 import sys
@@ -21,7 +21,7 @@ class InspectData:
     self._run.announce()
 
   def run(self) -> None:
-    """Writes the contact sheet and inspect_data.json, and prints the figures.
+    """Writes the contact sheet and inspect_data.json, and prints the timings.
 
     Raises:
       faults.BadExampleError: If an image cannot be decoded.

@@ -1,4 +1,4 @@
-"""Uses what was trained before: export, embed, predict."""
+"""Uses an existing model: export, embed, predict."""
 
 import dataclasses
 import os
@@ -36,13 +36,13 @@ tf1 = tf.compat.v1
 def find_trained_model(
   options: run_options.RunOptions, params: hparams.HParams
 ) -> trained_models.TrainedModel:
-  """Returns the newest checkpoint of model_dir and what belongs to it.
+  """Returns the newest checkpoint of model_dir with the facts about it.
 
-  No data set is needed, unless nobody has written down the names of the
-  classes.
+  The data set is opened only if no file records the names of the classes.
 
   Raises:
-    ValueError: If there is no checkpoint, or it is of another model, or NaN.
+    ValueError: If there is no checkpoint, or if it belongs to another model or
+      contains NaN.
   """
   model_dir = model_dirs.ModelDir(options.model_dir)
   checkpoint = model_dir.newest()
@@ -76,7 +76,7 @@ def _class_names(model_dir, checkpoint, options, params):
   names = model_dir.class_names()
   if names:
     return names
-  # A checkpoint of the published code: nobody has written them down.
+  # A checkpoint of the published code, which does not record the names.
   count = _num_classes(params, checkpoint)
   try:
     names = setup.load_dataset(options, params).class_names
@@ -106,10 +106,10 @@ def _num_classes(params, checkpoint):
 
 
 def _check_fits(devices, model):
-  """Checks that what a model says of a batch can be computed.
+  """Checks that the devices have enough memory to run the model on a batch.
 
   Raises:
-    ValueError: If it takes more memory than there is.
+    ValueError: If they do not.
   """
   if room := footprint.room(devices):
     step = footprint.evaluation_step(model.params, model.num_classes, 1)
@@ -132,7 +132,7 @@ class Export:
     )
 
   def run(self) -> None:
-    """Writes the export, and prints where it is."""
+    """Writes the export and prints its path."""
     export = exports.write(
       self._model,
       self._model_dir.join(model_dirs.EXPORTS),
@@ -151,7 +151,7 @@ class Export:
         print(f'{name + ":":<12}{place}')
 
   def _facts(self):
-    """Returns what is known of the model, with metrics if it was measured."""
+    """Returns the facts about the model, with metrics if it was evaluated."""
     known = facts.find(self._model_dir, self._model.checkpoint)
     input_fn = self._model.params.input_data.input_fn
     found = {'dataset': input_fn, 'data_name': datasets.called(input_fn)}
@@ -168,7 +168,7 @@ class Export:
 
 
 class Embed:
-  """--mode=embed: writes what the model says of each image of a split."""
+  """--mode=embed: writes the model's outputs for each image of a split."""
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
     embeddings.check_output(options.output)
@@ -194,7 +194,7 @@ class Embed:
     )
 
   def run(self) -> None:
-    """Computes and writes.
+    """Computes and writes the outputs.
 
     Raises:
       checkpoints.NotFiniteError: If an output is NaN or infinite.
@@ -210,7 +210,7 @@ class Embed:
       'global_step': model.step,
       'dataset': self._input_fn,
       'split': split.name,
-      # Those of the data set need not be the model's.
+      # The data set may have other class names than the model.
       'logit_names': list(model.class_names),
     }
     with (
@@ -236,10 +236,10 @@ class Embed:
 
 
 class Predict:
-  """--mode=predict: says what images show."""
+  """--mode=predict: classifies images."""
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
-    # A few images are not worth a TPU.
+    # A TPU is not worth starting for a few images.
     self._options = dataclasses.replace(options, use_tpu=False)
     self._devices = devices_lib.find(self._options)
     self._model = find_trained_model(options, params)
@@ -266,7 +266,7 @@ class Predict:
     )
 
   def run(self) -> None:
-    """Prints a line for each image, and one for each of its neighbours.
+    """Prints a line for each image and each of its neighbours.
 
     Raises:
       checkpoints.NotFiniteError: If an output is NaN or infinite.
@@ -292,7 +292,7 @@ class Predict:
       )
 
   def _describe(self, batch, first):
-    """Yields what is said of each image of a batch."""
+    """Yields the result for each image of a batch."""
     count = len(batch['labels'])
     ids = [self._split.example_id(first + row) for row in range(count)]
     _check_outputs(batch, self._model, ids)
@@ -352,10 +352,10 @@ def _softmax(logits):
 
 
 def _check_sizes(split, model):
-  """Checks the sizes of images that are to be taken as they are.
+  """Checks the sizes of images that are used without resizing.
 
   Raises:
-    ValueError: If one has another size than the model takes.
+    ValueError: If a size differs from the model's.
   """
   options = model.params.input_data.preprocessing
   if options.eval_crop_method != enums.EvalCropMethod.IDENTITY:

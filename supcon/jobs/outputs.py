@@ -1,4 +1,4 @@
-"""Computes what a model says of every image of a split."""
+"""Computes a model's outputs for every image of a split."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -34,24 +34,24 @@ def compute(
 
   Args:
     options: Checked RunOptions.
-    devices: Those of the job.
-    model: The model. Images become what its hyper-parameters make of those of
-      an evaluation.
-    dataset: What the split belongs to.
+    devices: The devices of the job.
+    model: The model, whose hyper-parameters determine how images are
+      preprocessed (as in an evaluation).
+    dataset: The data set of the split.
     split: The examples.
-    dtype: Of the images that the encoder sees.
-    start: See predictions.PredictFn; then the model's checkpoint has no part in
-      it.
+    dtype: Type of the images that the encoder sees.
+    start: See predictions.PredictFn; if given, the model's checkpoint is not
+      used.
 
   Yields:
-    Batches in the order of the positions: those of `trained_models.named`,
-    float32, and 'labels', int32 [n].
+    Batches in the order of the positions: the outputs of
+    `trained_models.named`, float32, and 'labels', int32 [n].
 
   Raises:
     tf.errors.OpError: If an image cannot be decoded.
   """
   params = model.params.replace('input_data.preprocessing.num_views', 1)
-  # Colors are made alike as the model knows them, wherever images come from.
+  # Whiten by the model's statistics, whichever data set the images are from.
   info = dataclasses.replace(dataset.info, mean=model.mean, std=model.std)
   dataset = dataclasses.replace(dataset, evaluation=split, info=info)
   estimator = estimators.build(

@@ -1,4 +1,4 @@
-"""A run: a data set and a plan in a model_dir, of which all is checked."""
+"""A run: a data set and a plan in a model_dir, all of it checked."""
 
 import collections
 import copy
@@ -44,18 +44,18 @@ tf1 = tf.compat.v1
 
 
 class CutShortError(RuntimeError):
-  """Training has ended without the checkpoint of its last step."""
+  """Training has ended without a checkpoint of its last step."""
 
 
 class LostCheckpointError(RuntimeError):
-  """A checkpoint is not any more what it was when its evaluation began."""
+  """A checkpoint has changed since its evaluation began."""
 
 
 class TrainerGoneError(RuntimeError):
-  """No trainer is there from which another checkpoint could come."""
+  """There is no trainer that could write another checkpoint."""
 
 
-# What stops a job on its way, and says so in words.
+# Errors that stop a running job and whose message explains why.
 _STOPPED = (
   hooks.NanLossError,
   checkpoints.MismatchError,
@@ -71,7 +71,7 @@ _STOPPED = (
 
 
 def reason(error: BaseException) -> str:
-  """Returns in one line what has stopped a job; '' if nobody foresaw it."""
+  """Returns in one line what stopped a job; '' for an unexpected error."""
   if isinstance(error, _STOPPED):
     return str(error)
   if explanation := storage_errors.explain_failed_write(error):
@@ -81,40 +81,44 @@ def reason(error: BaseException) -> str:
   )
 
 
-# What --mode=inspect_data writes, below model_dir.
+# Directory of --mode=inspect_data below model_dir.
 _INSPECTION = 'inspect_data'
 
 
 class Run:
-  """What the jobs that look at training examples share.
+  """The state shared by all jobs that read training examples.
 
   Attributes:
     options: Checked RunOptions.
-    params: Checked HParams: those of the command, where it trains; else those
-      of the newest checkpoint, if they are known, as the command uses them.
-    devices: What it computes on.
-    dataset: The data set, without bad images. Its colors are those by which the
-      run whitens images; None where it does not.
-    class_names: Names of the logits. Data to be evaluated on may have others.
+    params: Checked HParams. A job that trains has those of the command. Any
+      other job has those of the newest checkpoint, if they are known, with the
+      choices that the command may make.
+    devices: The devices to compute on.
+    dataset: The data set, without bad images. Its mean and standard deviation
+      are those by which the run whitens images; None if it does not whiten.
+    class_names: Names of the logits. The data of an evaluation may have other
+      names.
     plan: The stages.
-    model_dir: Where the checkpoints are.
-    checkpoint: The newest one, or that of --checkpoint; None if none is there.
-    known: What is known of it.
-    announced_last_step: With which step a run of the command's flags would end,
-      on the training set that the run has.
+    model_dir: The directory of the checkpoints.
+    checkpoint: The newest checkpoint, or that of --checkpoint; None if there is
+      none.
+    known: The facts about that checkpoint.
+    announced_last_step: The last step of a run with the command's flags on the
+      run's training set.
     reference: The checkpoint to start from; None without --reference_ckpt, or
       once model_dir has a checkpoint of its own.
-    output: Where files go: an inspection changes nothing that a run has
-      written.
+    output: The directory for files. An inspection has its own, and changes
+      nothing that a run has written.
   """
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
-    """Looks at every file and finds every mistake that can be found early.
+    """Looks at every file and reports every mistake that can be found early.
 
     Nothing is written.
 
     Raises:
-      ValueError: In one line, what was found, what was expected, what to do.
+      ValueError: The message says in one line what was found, what was expected
+        and what to do.
       tf.errors.OpError: If a file cannot be read.
     """
     self.options = options
@@ -135,11 +139,11 @@ class Run:
     self.class_names = self.dataset.class_names
     self._check_data()
     self.reference: str | None = None
-    self._origins: list[str] = []  # Which variables come from where.
-    self._warnings: list[str] = []  # What to say before anything is done.
-    self._footprint = ''  # How much memory training needs.
+    self._origins: list[str] = []  # Sources of variables.
+    self._warnings: list[str] = []  # To be logged first.
+    self._footprint = ''  # Memory needed, in words.
     self.skipped = skipped_images.Skipped(self.model_dir)
-    # What goes into whitening.json.
+    # The content of whitening.json.
     self._whitening: whitening.Statistics | None = None
     if not options.inspects:
       self.check_checkpoints()
@@ -164,7 +168,7 @@ class Run:
       self._be_as_trained(self.checkpoint)
 
   def _find_checkpoint(self):
-    """Returns the checkpoint that the job is about, if there is one."""
+    """Returns the checkpoint that the job uses, or None."""
     wanted = self.options.checkpoint
     path = self.model_dir.path
     if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
@@ -184,19 +188,19 @@ class Run:
     return found
 
   def _check_data(self):
-    """Makes the plan, and checks the data against it."""
+    """Makes the plan and checks the data against it."""
     if self.options.mode == 'eval' and self.known and self.known.counting:
-      # An evaluation may be of data of another size than the training.
+      # An evaluation set may differ in size from the training set.
       self.plan = self.known.plan()
       return
     inputs.check(self.dataset, self.params)
     self.plan = stages.plan(self.params, self.dataset.num_train_examples)
 
   def _check_fits(self):
-    """Checks that the steps of the job fit into its devices.
+    """Checks that the steps of the job fit into the memory of its devices.
 
     Raises:
-      ValueError: If they do not.
+      ValueError: If they do not fit.
     """
     options, num_classes = self.options, self.dataset.num_classes
     if options.inspects or not (room := footprint.room(self.devices)):
@@ -210,8 +214,8 @@ class Run:
         for stage in self.plan.stages
         if stage.params.epochs and stage.stop_step > step
       ]
-      # What has been trained has fitted, and with --force, or after a kill,
-      # another trainer is about to make room.
+      # A run that has trained before has fitted. With --force, or after a kill,
+      # another trainer is about to free its memory.
       footprint.check(training, room, not (step or options.force))
       if training:
         largest = max(training, key=footprint.Step.num_bytes)
@@ -222,7 +226,7 @@ class Run:
       footprint.check([evaluation], room._replace(num_replicas=1))
 
   def _check_facts(self, known):
-    """Checks what a run that goes on may not change, and logs what it does."""
+    """Checks and logs the changes of a resumed run."""
     changes.check(known.params, self.params, self.checkpoint)
     images = self.dataset.train.fingerprint
     if known.train_images and known.train_images != images:
@@ -242,7 +246,7 @@ class Run:
 
   @property
   def facts(self) -> facts_lib.Facts:
-    """What holds for the checkpoints that this command trains."""
+    """The facts about the checkpoints that this command trains."""
     return facts_lib.Facts(
       params=self.params,
       counting=self._counting(self.params),
@@ -262,7 +266,7 @@ class Run:
     """Checks that the newest step stays in its stage and epoch.
 
     Raises:
-      ValueError: If it would not, and that is not accepted.
+      ValueError: If it does not, and the user has not accepted that.
     """
     step = self.model_dir.newest_step()
     before, now = self._counting_before(), self.facts.counting
@@ -279,7 +283,8 @@ class Run:
           f'{positions.place(now, to)}.',
         )
     elif before or step > now.last_step:
-      # Of an older version, or the published one: nobody knows what has moved.
+      # A checkpoint of an older version, or of the published code, does not
+      # record its plan, so nobody knows what has moved.
       plan, says = before or now, 'these flags make'
       if before:
         says = f'{self.model_dir.join(model_dirs.HPARAMS)} tells of'
@@ -292,13 +297,13 @@ class Run:
       )
 
   def _counting_before(self):
-    """Returns how the newest step was counted; None if nobody knows."""
+    """Returns how the newest step was counted; None if unknown."""
     if not self.known:
       return None
     return self.known.counting or self._counting(self.known.params)
 
   def take_over(self) -> None:
-    """Makes model_dir ready for a trainer, which is this one.
+    """Prepares model_dir for training by this process.
 
     Raises:
       tf.errors.OpError: If a file cannot be renamed or written.
@@ -320,20 +325,20 @@ class Run:
     )
 
   def keeper(self) -> facts_lib.Keeper:
-    """Returns what writes down the facts of the checkpoints of this run."""
+    """Returns the recorder of the facts about this run's checkpoints."""
     return facts_lib.Keeper(
       self.model_dir, self.facts, self.files(is_new=not self.checkpoint)
     )
 
   def files(self, is_new: bool) -> dict[str, str | None]:
-    """Returns the files besides hparams.json that say what was trained.
+    """Returns the files besides hparams.json that describe the training.
 
     Args:
-      is_new: Whether nothing was trained before: what files of these names say
-        holds no more.
+      is_new: Whether nothing was trained before, so that existing files of
+        these names are obsolete.
 
     Returns:
-      {name: text}; None if there shall be no such file.
+      {name: text}; None means that the file must not exist.
     """
     found = {model_dirs.BAD_IMAGES: None}
     if is_new:
@@ -348,13 +353,14 @@ class Run:
     return found
 
   def as_trained(self, checkpoint: str) -> 'Run':
-    """Returns this run for those who use a checkpoint.
+    """Returns this run as seen by a job that uses a checkpoint.
 
     Hyper-parameters and plan are those that the checkpoint was trained with, as
-    far as they are known; of what its users may choose, those of the command.
+    far as they are known. The command decides what a user of a checkpoint may
+    choose.
 
     Raises:
-      ValueError, tf.errors.OpError: If what is written down cannot be read.
+      ValueError, tf.errors.OpError: If the recorded facts cannot be read.
     """
     result = copy.copy(self)
     result._be_as_trained(checkpoint)
@@ -375,7 +381,7 @@ class Run:
     """Checks the checkpoints of model_dir and --reference_ckpt, if any.
 
     Raises:
-      ValueError: If one is missing, or of another model.
+      ValueError: If one is missing or belongs to another model.
     """
     newest = (
       self.checkpoint if self.options.checkpoint else self.model_dir.newest()
@@ -390,7 +396,7 @@ class Run:
       if not newest:
         self.reference = warm_start.find(self.options.reference_ckpt)
         wanted = (model, self.params.warm_start, self.reference)
-        warm_start.assignment_map(*wanted)  # Raises what does not fit.
+        warm_start.assignment_map(*wanted)  # Raises if it does not fit.
         self._origins = warm_start.describe(*wanted)
         self._compare_with_reference()
         return
@@ -419,20 +425,21 @@ class Run:
         self._origins.append(line)
 
   def _look_at_images(self) -> None:
-    """Finds bad images and measures colors, as far as that was asked for.
+    """Finds bad images and measures colors, if the flags say so.
 
-    Both happen once in a model_dir: they decide what a step of the run sees.
+    Both happen only once per model_dir, because they affect what every step of
+    the run sees.
 
     Raises:
-      ValueError: If there are bad images that are not to be skipped, too few
-        good ones, or colors were asked for too late.
+      ValueError: If there are bad images that must not be skipped or too few
+        good ones, or if it is too late to measure colors.
     """
     options = self.params.input_data
     if options.skip_bad_images:
       is_eval = self.options.mode == 'eval'
       parts = skipped_images.PARTS[
         is_eval:
-      ]  # Of an evaluation the last one alone.
+      ]  # An evaluation needs the last one only.
       self.dataset = self.skipped.find(self.dataset, parts)
       self._check_data()
     elif datasets.is_unvetted(options.input_fn) and not self.checkpoint:
@@ -450,10 +457,10 @@ class Run:
     self.dataset = dataclasses.replace(self.dataset, info=info)
 
   def _colors_of_run(self):
-    """Returns mean and deviation that the newest checkpoint was trained with.
+    """Returns the mean and deviation that the newest checkpoint uses.
 
     Raises:
-      ValueError: If they are to be measured, which would be too late.
+      ValueError: If the flags say to measure them, which is too late.
     """
     params = self.known.params if self.known else self._wished
     preprocessing = self._wished.input_data.preprocessing
@@ -471,7 +478,7 @@ class Run:
     options = self.params.input_data.preprocessing
     found = None
     if self.options.mode == 'eval':
-      return  # Whoever trains decides, and writes it down.
+      return  # The trainer decides and records it.
     if options.measure_whitening:
       found = self._measure(options.image_size)
     elif self.reference and self.params.warm_start.warm_start_encoder:
@@ -509,7 +516,7 @@ class Run:
     return found
 
   def announce(self) -> None:
-    """Says what the run is; an inspection writes hparams.json.
+    """Logs what the run is; an inspection writes hparams.json.
 
     Raises:
       ValueError: If model_dir cannot be written.
@@ -553,7 +560,7 @@ class Run:
     self._warn_of_flips()
 
   def _warn_of_flips(self):
-    """Says so if flips look as if they would spoil the labels."""
+    """Warns if flips appear to change the labels."""
     preprocessing, input_fn = (
       self.params.input_data.preprocessing,
       self.params.input_data.input_fn,
@@ -592,14 +599,14 @@ class Run:
 
   @property
   def announcement(self) -> dict:
-    """What a job is about to do, in JSON."""
+    """What the job is about to do, in JSON."""
     return {
       'hparams': self.params.to_json(),
       'compact': self.params.serialize(),
     }
 
   def trained_model(self, checkpoint: str) -> trained_models.TrainedModel:
-    """Returns what a checkpoint of this run is for others."""
+    """Returns the model of a checkpoint, for jobs that use it."""
     return trained_models.TrainedModel(
       params=self.params,
       checkpoint=checkpoint,
@@ -609,7 +616,7 @@ class Run:
     )
 
   def training_facts(self) -> dict[str, Any]:
-    """Returns what an export says of the training, as far as it is known."""
+    """Returns the known facts of the training, for an export."""
     if self.known:
       return facts_lib.of_export(self.known)
     return {
@@ -646,7 +653,7 @@ class Run:
 
   @property
   def trains_batch_norm(self) -> bool:
-    """Whether batch norm runs on batch statistics in training."""
+    """Whether batch norm uses batch statistics in training."""
     return (
       not self.options.reference_ckpt
       or self.params.warm_start.batch_norm_in_train_mode
@@ -654,12 +661,12 @@ class Run:
 
   @property
   def dtype(self) -> tf.DType:
-    """Of the images that the encoder sees."""
+    """Type of the images that the encoder sees."""
     mixed = self.params.input_data.preprocessing.allow_mixed_precision
     return tf.bfloat16 if mixed and self.options.use_tpu else tf.float32
 
   def _warn_of_other_classes(self):
-    """Says so if the labels do not mean what they meant."""
+    """Warns if the meaning of the labels has changed."""
     before = self.model_dir.class_names() or ()
     for old, new in zip(before, self.dataset.class_names):
       if old != new:
@@ -672,7 +679,7 @@ class Run:
 
 
 def data_of(run: Run) -> dict[str, Any]:
-  """Returns what names the data of which metrics can be compared."""
+  """Returns the identity of the evaluation data, to compare metrics."""
   preprocessing = run.params.input_data.preprocessing
   info, split = run.dataset.info, run.dataset.evaluation
   return {
@@ -691,8 +698,8 @@ def load_dataset(options, params) -> datasets.Dataset:
   """Opens the data set that the flags name.
 
   Raises:
-    ValueError: If it is not there, or its images do not have the size asked
-      for.
+    ValueError: If it does not exist, or its images do not have the requested
+      size.
   """
   input_data = params.input_data
   dataset = datasets.load(
@@ -707,7 +714,7 @@ def load_dataset(options, params) -> datasets.Dataset:
   def look():
     try:
       return pipeline_probes.image_sizes(dataset.train)
-    except tf.errors.OpError:  # Others say what is wrong with an image.
+    except tf.errors.OpError:  # Other code reports bad images.
       return ()
 
   preprocessing.check_image_size(
@@ -717,7 +724,7 @@ def load_dataset(options, params) -> datasets.Dataset:
 
 
 def _lines_of_changes(params):
-  """Yields a line for each part of the hyper-parameters that was changed."""
+  """Yields a line for each part of the hyper-parameters that has changed."""
   defaults = hparams.HParams()
   parts = collections.defaultdict(list)
   for entry in hparams.fields():
@@ -730,7 +737,7 @@ def _lines_of_changes(params):
 
 
 def _log_changes(before, after, path=''):
-  """Logs every hyper-parameter that is not what hparams.json held."""
+  """Logs every hyper-parameter that differs from hparams.json."""
   for name, value in after.items():
     old = before.get(name)
     if isinstance(value, dict) and isinstance(old, dict):

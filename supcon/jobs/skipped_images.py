@@ -1,4 +1,4 @@
-"""The bad images that a run goes without."""
+"""Finds and records the bad images that a run skips."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -16,11 +16,11 @@ PARTS = ('train', 'evaluation')
 
 
 class Skipped:
-  """Which ones there are, by what was written down or by looking at all.
+  """The bad images, from the record or from a scan of all images.
 
   {part: {'examples': fingerprint of the split, 'positions', 'bad_images'}}.
-  bad_images.json holds those of the training; what another job has found in
-  evaluation images of its own is written to eval/bad_images.json.
+  bad_images.json is written by training. Another job writes what it has found
+  in its own evaluation images to eval/bad_images.json.
   """
 
   def __init__(self, model_dir: model_dirs.ModelDir):
@@ -33,11 +33,12 @@ class Skipped:
     """Returns the data set without bad images.
 
     Args:
-      dataset: With all images.
-      parts: Those of `PARTS` that are looked at.
+      dataset: The data set with all images.
+      parts: The parts to look at, some of `PARTS`.
 
     Raises:
-      ValueError: If none would be left, or a file of several is damaged.
+      ValueError: If no image would be left, or if a file that holds several
+        images is damaged.
     """
     for part in parts:
       split = getattr(dataset, part)
@@ -55,7 +56,7 @@ class Skipped:
     return dataset
 
   def _recorded(self, part, split):
-    """Returns what was found in the same images before, or None."""
+    """Returns the earlier result for the same images, or None."""
     for name in (model_dirs.BAD_IMAGES, model_dirs.EVAL_BAD_IMAGES):
       entry = (self._model_dir.read_json(name) or {}).get(part, {})
       if entry.get('examples') == split.fingerprint:
@@ -63,11 +64,11 @@ class Skipped:
     return None
 
   def count(self, part: str) -> int:
-    """Returns how many bad images a part went without."""
+    """Returns the number of bad images skipped in a part."""
     return len(self.found.get(part, {}).get('positions', ()))
 
   def keep(self) -> None:
-    """Writes down those of the evaluation, if nothing says them yet."""
+    """Records the bad images of the evaluation, unless a file has them."""
     entry = self.found.get('evaluation')
     if entry and not self._is_recorded('evaluation', self._model_dir):
       path = self._model_dir.join(model_dirs.EVAL_BAD_IMAGES)
@@ -79,12 +80,12 @@ class Skipped:
   def report(
     self, part: str, dataset: datasets.Dataset, output: model_dirs.ModelDir
   ) -> None:
-    """Reminds of the bad images of a part, if there are any.
+    """Logs a reminder of the bad images of a part, if there are any.
 
     Args:
       part: One of `PARTS`.
       dataset: The data set.
-      output: Where the job writes.
+      output: The directory that the job writes to.
     """
     if count := self.count(part):
       name = model_dirs.EVAL_BAD_IMAGES

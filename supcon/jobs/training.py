@@ -1,4 +1,4 @@
-"""Trains what remains of a run, stage by stage."""
+"""Trains the rest of a run, stage by stage."""
 
 import contextlib
 import functools
@@ -29,14 +29,14 @@ from supcon.training import run_hooks
 
 _POLL_SECONDS = 2.0
 
-# How long a file may take from one machine to the others.
+# How long a file may take to become visible on the other machines.
 _WAIT_SECONDS = 60.0
-# How long the chief may take to save; more than any needs.
+# How long the chief may take to save; more than it ever needs.
 _SAVING_SECONDS = 3600.0
 
 
 class Train:
-  """--mode=train, and train_then_eval, which evaluates and exports once."""
+  """--mode=train; and train_then_eval, which also evaluates and exports."""
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
     self._run = setup.Run(options, params)
@@ -44,7 +44,7 @@ class Train:
       self._check_deterministic()
     self._rollbacks = rollbacks.Rollbacks(self._run.model_dir)
     self._retries = retries.Retries(sleep=signals.sleep, tell=self._count_retry)
-    # What the chief alone has.
+    # Only the chief has these.
     self._lock: locks.Lock | None = None
     self._writer: status.Writer | None = None
 
@@ -57,14 +57,15 @@ class Train:
       )
 
   def announce(self) -> None:
-    """Locks model_dir, and says what is going to be done.
+    """Locks model_dir, and says what the job will do.
 
     Raises:
-      ValueError: If another trainer is there, or nothing can be written.
-      tf.errors.OpError: Likewise.
+      ValueError: If another trainer is running, or nothing can be written.
+      tf.errors.OpError: If a file cannot be read or written.
     """
     run = self._run
-    # For those who write every few seconds, and so try again by themselves.
+    # Without retries, for writers that write every few seconds and so try again
+    # by themselves.
     quick = model_dirs.ModelDir(run.model_dir.path)
     with contextlib.ExitStack() as stack:
       if run.devices.is_chief:
@@ -85,13 +86,14 @@ class Train:
       self._held = stack.pop_all()  # Until the end of run().
 
   def run(self) -> None:
-    """Trains, and evaluates if that was asked for.
+    """Trains, then evaluates with --mode=train_then_eval.
 
     Raises:
-      hooks.NanLossError: If the loss is not a number any more.
-      checkpoints.NotFiniteError: If what is evaluated is not.
+      hooks.NanLossError: If the loss is no longer a number.
+      checkpoints.NotFiniteError: If an evaluated checkpoint or its metrics are
+        NaN or infinite.
       faults.BadExampleError: If an image cannot be decoded.
-      workers.LostWorkerError: If another machine is gone.
+      workers.LostWorkerError: If another machine has gone.
       locks.LockLostError: If another trainer has taken model_dir over.
       signals.Interrupted: If a signal came.
     """
@@ -110,18 +112,18 @@ class Train:
     evaluation.summarize(self._run, result)
 
   def _train(self):
-    """Trains what remains of the plan, and ends together with the others."""
+    """Trains the rest of the plan, and ends together with the other workers."""
     try:
       self._train_stages()
     except hooks.NanLossError as error:
-      # All workers stop for it, unless it was found by one of them alone.
+      # All workers stop at this error, unless only one of them has found it.
       if not isinstance(error, hooks.BrokenVariableError):
         self._run.devices.watchdog.part()
       raise
     self._run.devices.watchdog.part()
 
   def _train_stages(self):
-    """Trains what remains of the plan, stage by stage."""
+    """Trains the rest of the plan, stage by stage."""
     run = self._run
     if run.devices.is_chief:
       self._keeper = run.keeper()
@@ -145,12 +147,12 @@ class Train:
         step = self._train_from(step, stage, make_input_fn)
       except hooks.NanLossError as error:
         if run.devices.is_chief:
-          self._write_table(error.step)  # With what went before.
+          self._write_table(error.step)  # Include the last steps.
         step = self._roll_back(error)
       except (retries.LostSessionError, *retries.TRANSIENT_ERRORS) as error:
         step = self._try_again(step, error)
       if step < stage.start_step:
-        make_input_fn = None  # It may be of an encoder that was trained on.
+        make_input_fn = None  # Its embeddings may be out of date.
     if self._rollbacks.count:
       logging.warning(
         'WARNING: %d batches were skipped in %d rollbacks; %s lists them',
@@ -161,12 +163,12 @@ class Train:
     run.skipped.report('train', run.dataset, run.output)
 
   def _train_from(self, step, stage, make_input_fn):
-    """Trains while stage and data follow on; returns the step that is reached.
+    """Trains while stage and data are continuous; returns the step reached.
 
     Raises:
-      hooks.NanLossError: If a step could not be made.
+      hooks.NanLossError: If a step could not be applied.
       retries.LostSessionError, tf.errors.OpError: If storage failed.
-      runs.CutShortError: If the last step was not saved.
+      setup.CutShortError: If the last step was not saved.
       signals.Interrupted: If a signal came.
     """
     run = self._run
@@ -191,8 +193,8 @@ class Train:
           ),
           run_hooks.TableListener(self._write_table),
         ]
-      # What comes of the end of those that are done is none of our business, as
-      # long as all is saved.
+      # Workers that have finished may end as they like once everything is
+      # saved.
       with contextlib.suppress(workers.EndedWorkerError):
         estimators.train(
           run.options,
@@ -211,7 +213,7 @@ class Train:
       if run.devices.cluster:
         self._wait_for_checkpoint(reached)
       if stop_hook.step is not None:
-        # While signals wait: the others may still be saving.
+        # Signals are still deferred here: the others may still be saving.
         run.devices.watchdog.part()
         raise signals.interruption(
           f'step {reached} of {run.plan.total_steps} is saved'
@@ -219,7 +221,7 @@ class Train:
     return reached
 
   def _write_table(self, until):
-    """Writes metrics.csv, of the summaries of all steps before `until`."""
+    """Writes metrics.csv from the summaries of all steps before `until`."""
     model_dir, plan = self._run.model_dir, self._run.plan
     rows = event_files.read(model_dir.join(model_dirs.TRAIN))
     text = event_files.table(
@@ -230,10 +232,11 @@ class Train:
     model_dir.write(model_dirs.METRICS, text)
 
   def _check_saved(self, step):
-    """Looks whether training has come to its end.
+    """Checks that training has reached its last step.
 
     Raises:
-      runs.CutShortError: If it has not. TensorFlow takes some errors for the
+      setup.CutShortError: If it has not. TensorFlow mistakes some errors for
+        the end of the data, such as a file that exceeds a size limit.
         end of the data, as that of a file that may not become so large.
     """
     newest = self._run.model_dir.newest_step()
@@ -249,8 +252,8 @@ class Train:
     """Returns the step of the newest checkpoint, after a pause.
 
     Raises:
-      Exception: `error`, if it came too often, or if there are others, who have
-        lost this worker.
+      Exception: `error`, if it has occurred too often, or if there are other
+        workers, which have already lost this one.
     """
     if self._run.devices.cluster:
       raise error
@@ -261,7 +264,7 @@ class Train:
     return step
 
   def _input_fns(self):
-    """Returns what makes the input function of training from a batch on."""
+    """Returns a function that makes training's input function from a batch."""
     run = self._run
     if fixed_embeddings.is_worth_it(run):
       return fixed_embeddings.Embeddings(run).input_fn
@@ -270,10 +273,10 @@ class Train:
     )
 
   def _roll_back(self, error):
-    """Returns the step of the newest checkpoint; batches since are skipped.
+    """Returns the newest checkpoint's step; the batches since are skipped.
 
     Raises:
-      hooks.NanLossError: If that was not asked for, or often enough.
+      hooks.NanLossError: If rollbacks are off or used up.
     """
     run, options = self._run, self._run.options
     others_go_on = run.devices.cluster and isinstance(
@@ -319,10 +322,11 @@ class Train:
       self._writer.add(retries=1)
 
   def _meet(self):
-    """Waits for the chief, who has to train the same in the same directory."""
-    # Whoever sees the chief's server finds what the chief has announced.
+    """Waits for the chief, which must train the same run in the same place."""
+    # Once the chief's server is visible, so is what the chief has announced.
     devices, model_dir = self._run.devices, self._run.model_dir
-    # Who waits looks again; a watchdog cannot wait for storage.
+    # No retries: the wait looks again anyway, and a watchdog cannot wait for
+    # storage.
     records = workers.Records(
       model_dirs.ModelDir(model_dir.path), devices.host.index
     )
@@ -343,9 +347,9 @@ class Train:
     )
 
   def _wait_for_checkpoint(self, step):
-    """Waits until this worker sees what the chief has written.
+    """Waits until this worker sees the checkpoint that the chief has written.
 
-    Else it would begin the next stage with an older checkpoint.
+    Otherwise it would start the next stage from an older checkpoint.
     """
     model_dir = self._run.model_dir
     records = self._run.devices.watchdog.records
@@ -359,17 +363,17 @@ class Train:
     )
 
   def _wait_for(self, what, is_there, is_written=None, most_seconds=math.inf):
-    """Waits for what the chief writes: a minute from when it has written it.
+    """Waits for a file of the chief, at most a minute after it is written.
 
     Args:
-      what: The file, in words.
+      what: Name of the file for messages.
       is_there: Whether this worker sees it.
       is_written: Whether the chief has written it; by default, whether the
         chief is there.
-      most_seconds: How long to wait in any case.
+      most_seconds: The maximum wait in any case.
 
     Raises:
-      workers.LostWorkerError: If it does not come.
+      workers.LostWorkerError: If the file does not appear.
     """
     begun, until = None, math.inf
     model_dir = self._run.model_dir.path
