@@ -1,8 +1,8 @@
 """The losses: supervised contrastive and cross-entropy.
 
-Everything reads as if on one device. Anchors are the samples of this replica,
-contrasts those of the global batch; `replicas.gather` is all the distribution
-there is.
+The code reads as if there were one device. Anchors are the samples of this
+replica, contrasts are those of the global batch, and only `replicas.gather`
+deals with distribution.
 
 Symbols in the comments: b samples here, B in the global batch, V views of each
 sample, A anchors, C contrasts, D feature dimensions.
@@ -23,14 +23,15 @@ _CHOICES = {
 # The class id of a sample that `is_valid` excludes.
 _PADDING = -1
 
-# Stands for a masked logit. Finite, so that a row without any stays free of
-# NaN, and half of the lowest float32, so that a difference does not overflow.
+# Replaces an excluded logit. It is finite, so that a row of excluded logits
+# alone stays free of NaN, and half of the lowest float32, so that a difference
+# does not overflow.
 _NOTHING = tf.float32.min / 2
 
-# By how much probabilities may miss a sum of 1: bfloat16 rounds.
+# How far the sum of probabilities may be from 1: bfloat16 rounds.
 _SLACK = 0.01
 
-# Class ids that are given as floats are exact up to this one.
+# The largest class id up to which each float type is exact.
 _LARGEST_ID = {tf.bfloat16: 2**8, tf.float16: 2**11, tf.float32: 2**24}
 
 
@@ -54,46 +55,47 @@ def contrastive_loss(
     INSIDE   L_i = -log(1/|P| sum_p exp(s_ip) / D_ip)
 
   where D_ip sums exp(s_ij) over P and N (ALL), over p and N (ONE_POSITIVE) or
-  over N (ONLY_NEGATIVES). Positives are all views of the samples with the
-  anchor's label, or of the anchor's own sample without labels, but never the
-  anchor itself. A sample's loss is the mean over its anchors.
+  over N (ONLY_NEGATIVES). The positives of an anchor are all views of the
+  samples with its label, except the anchor itself. Without labels, they are the
+  other views of its own sample. A sample's loss is the mean over its anchors.
 
-  Conventions where the equations have no value, or the published one differs:
+  Conventions, where the equations are undefined or the published code differs:
     - An anchor without positives contributes 0.
-    - An anchor without negatives contributes 0 under ONLY_NEGATIVES, and under
-      ONE_POSITIVE too, there because log(exp(s) / exp(s)) = 0.
-    - With a single view, L_i is divided by |P| once more, as the published
-      implementation does. With two or more views it is not.
-    - Unnormalised features are welcome: loss and first derivatives are finite
-      as long as the similarities s_ij themselves fit float32.
-    - NaN in, NaN out: where features are NaN or infinite, so is the loss of
-      their own anchor, and that of every other one to which they are a positive
-      or a negative (unless it has no positives, and contributes 0).
+    - An anchor without negatives contributes 0 under ONLY_NEGATIVES. It also
+      does under ONE_POSITIVE, because log(exp(s) / exp(s)) = 0.
+    - With a single view, L_i is divided by |P| once more, as in the published
+      implementation. With two or more views it is not.
+    - Features need not be normalised: loss and first derivatives are finite as
+      long as the similarities s_ij fit float32.
+    - NaN in, NaN out: features that are NaN or infinite make the loss of their
+      own anchor NaN, and the loss of every anchor to which they are a positive
+      or a negative (except anchors without positives, which contribute 0).
 
   Args:
     features: float16, bfloat16 or float32 [batch, views, ...], the samples of
-      this replica, usually of unit length. Batch and views must be static; what
-      follows is flattened. All arithmetic is in float32.
+      this replica, usually of unit length. Batch and views must be static; the
+      other dimensions are flattened. All arithmetic is in float32.
     labels: The class of each sample: class ids, whole numbers >= 0 of shape
       [batch] or [batch, 1], or one-hot rows [batch, classes], both of any
-      numeric dtype. (A single column holds ids. One-hot of a single class, it
-      means the same: all are alike.) A sample has one class: multi-hot rows,
-      rows of zeros and soft labels are not understood, nor are negative ids.
-      Where the values are known, they raise; in a graph, the sample counts as
-      NaN. None: each sample is a class of its own.
+      numeric dtype. (A single column is read as ids. Read as one-hot rows of a
+      single class it would mean the same: all samples are alike.) Every sample
+      has exactly one class: multi-hot rows, rows of zeros, soft labels and
+      negative ids are invalid. An invalid label raises if its value is known;
+      in a graph, the sample counts as NaN. None: each sample is a class of its
+      own.
     temperature: Python float > 0.
     contrast_mode: enums.LossContrastMode: whether all views are anchors, or
       the first one only.
     summation_location: enums.LossSummationLocation, see above.
     denominator_mode: enums.LossDenominatorMode, see above.
     positives_cap: How many views of other samples may be positives of an
-      anchor, beside its own sample's views: a multiple of the number of views,
-      those of the samples that come first in the global batch. The rest of its
-      class then stands in no denominator either. Negative: no limit.
+      anchor, besides its own sample's views; a multiple of the number of views.
+      The first samples in the global batch are taken. The rest of the class is
+      then in no denominator either. Negative: no limit.
     scale_by_temperature: Whether to multiply the loss by the temperature, which
-      makes the size of the gradient less dependent on it.
-    is_valid: bool or float [batch], or None. Samples with 0 are padding: they
-      are no contrasts to others, and their loss is 0, whatever they hold.
+      makes the gradient norm less dependent on it.
+    is_valid: bool or float [batch], or None. Samples with 0 are padding: others
+      are not contrasted with them, and their loss is 0, whatever they contain.
 
   Returns:
     float32 [batch], in nats (times temperature if so scaled).
@@ -150,9 +152,9 @@ def contrastive_loss(
 class ContrastiveLoss(tf.keras.losses.Loss):
   """`contrastive_loss` as a Keras loss: y_true are labels, y_pred features.
 
-  y_true is [batch], [batch, 1] or one-hot [batch, classes], y_pred [batch,
-  views, ...]. The options are those of `contrastive_loss`; reduction and name
-  those of Keras. `tf.keras` may be Keras 2 or 3.
+  y_true is [batch], [batch, 1] or one-hot [batch, classes]; y_pred is [batch,
+  views, ...]. The options are those of `contrastive_loss`; `reduction` and
+  `name` are those of Keras. `tf.keras` may be Keras 2 or 3.
   """
 
   def __init__(
@@ -166,8 +168,8 @@ class ContrastiveLoss(tf.keras.losses.Loss):
     reduction='auto',
     name='contrastive_loss',
   ):
-    # Keras 3, which alone has `ops`, does not take Keras 2's word for the
-    # default of both.
+    # Only Keras 3 has `ops`. It does not accept Keras 2's name for the default
+    # of both.
     if reduction == 'auto' and hasattr(tf.keras, 'ops'):
       reduction = 'sum_over_batch_size'
     super().__init__(reduction=reduction, name=name)
@@ -184,7 +186,7 @@ class ContrastiveLoss(tf.keras.losses.Loss):
     return contrastive_loss(y_pred, y_true, **self._options)
 
   def get_config(self):
-    """Returns the arguments of `__init__`, choices by their short values."""
+    """Returns the arguments of `__init__`, enums as their short values."""
     choices = {name: self._options[name].value for name in _CHOICES}
     return {**super().get_config(), **self._options, **choices}
 
@@ -198,10 +200,10 @@ def cross_entropy_loss(labels, logits, label_smoothing=0.0):
   """Softmax cross-entropy with smoothed labels.
 
   Args:
-    labels: Of any numeric dtype: the class of each sample, whole numbers
+    labels: The class of each sample, of any numeric dtype: whole numbers
       [batch] or [batch, 1] from 0 to classes - 1, or rows [batch, classes],
-      one-hot or other probabilities that sum to 1. Where the values are known,
-      others raise; in a graph, the loss of such a sample is NaN.
+      one-hot or other probabilities that sum to 1. An invalid label raises if
+      its value is known; in a graph, the loss of the sample is NaN.
     logits: [batch, classes] of any float dtype; computed in float32.
     label_smoothing: Python float in [0, 1]: the share of each label that is
       spread evenly over all classes, its own included.
@@ -223,7 +225,7 @@ def cross_entropy_loss(labels, logits, label_smoothing=0.0):
   labels = _as_labels(labels, batch, _GIVE_TARGETS)
 
   def read(labels):
-    """Returns float32 [batch, classes], and whether each is a label, bool."""
+    """Returns float32 [batch, classes], and bool [batch], true if valid."""
     if labels.shape.rank == 1 or (labels.shape[1] == 1 and classes > 1):
       ids, is_id = _read_ids(labels)
       return tf.one_hot(ids, classes), is_id & (ids < classes)
@@ -252,17 +254,17 @@ def supcon_loss(
   summation_location,
   denominator_mode,
 ):
-  """Contrastive loss of each anchor, given who is a positive and a negative.
+  """Contrastive loss of each anchor, given its positives and negatives.
 
-  Equations, conventions and choices as in `contrastive_loss`. The gradient is
-  analytic (first derivatives only): the positives of an anchor pull, and its
-  denominator pushes back as much, shared out by softmax,
+  Equations, conventions and choices are those of `contrastive_loss`. The
+  gradient is analytic (first derivatives only). The positives of an anchor
+  pull; its denominator pushes back with equal force, divided by softmax:
 
     dL_i / ds_ij = push_i share_ij - pull_ij,   push_i = sum_j pull_ij.
 
-  It saves most of the [A, C] matrices that automatic differentiation would
-  keep. Of a whole row only peak, log-sum and pooled terms enter, so the same
-  formulas hold when the contrasts come in tiles.
+  This avoids most of the [A, C] matrices that automatic differentiation would
+  keep. The formulas need only the peak, log-sum and pooled terms of a row, so
+  they also hold if the contrasts come in tiles.
 
   Args:
     anchors: float32 [A, D].
@@ -280,14 +282,14 @@ def supcon_loss(
   pool = _POOLS[summation_location]
   one_positive = denominator_mode is enums.LossDenominatorMode.ONE_POSITIVE
   is_contrast = is_positive | is_negative
-  # What all denominators of an anchor have in common.
+  # The terms that all denominators of an anchor share.
   if denominator_mode is enums.LossDenominatorMode.ALL:
     is_shared = is_contrast
   else:
     is_shared = is_negative
   has_positives = tf.reduce_any(is_positive, axis=1, keepdims=True)
-  # Whether a maximum hands on a NaN is up to the device, and the exponential of
-  # an infinity may be 0: so it is said in so many words what is no number.
+  # Devices differ in whether a maximum propagates NaN, and the exponential of
+  # an infinity may be 0. So NaN and infinities are marked explicitly.
   is_broken = _is_broken(anchors)[:, None] | (
     has_positives
     & tf.reduce_any(
@@ -297,7 +299,8 @@ def supcon_loss(
 
   @tf.custom_gradient
   def loss_of(similarities):
-    # Rather than the anchors: a rounding less, felt where features are large.
+    # Dividing the anchors instead would round once more, which matters for
+    # large features.
     logits = similarities / temperature
     share, peak, log_sum = _softmax(logits, is_shared)
     log_ratio = logits - peak - log_sum  # log(exp(s_ij) / shared denominator)
@@ -306,7 +309,7 @@ def supcon_loss(
       slope = tf.sigmoid(-log_ratio)
       log_ratio = tf.math.log_sigmoid(log_ratio)
     pooled, pooled_gradient = pool(log_ratio, is_positive)
-    # Without a shared denominator nothing is left for a positive to push on.
+    # Without a shared denominator, a positive has nothing to push against.
     is_defined = tf.not_equal(peak, _NOTHING) & has_positives
 
     def gradient(upstream):
@@ -324,7 +327,7 @@ def supcon_loss(
 
 
 def _is_broken(features):
-  """Returns bool [n]: whether NaN or an infinity is in float32 [n, D]."""
+  """Returns bool [n]: which rows of float32 [n, D] hold NaN or infinities."""
   return tf.reduce_any(~tf.math.is_finite(features), axis=1)
 
 
@@ -336,27 +339,27 @@ def _softmax(values, mask):
     mask: bool [A, C].
 
   Returns:
-    share: float32 [A, C], 0 off the mask; uniform in a row without any.
-    peak: float32 [A, 1], the largest value; `_NOTHING` in a row without any.
+    share: float32 [A, C], 0 outside the mask; uniform where the mask is empty.
+    peak: float32 [A, 1], the largest value; `_NOTHING` where the mask is empty.
     log_sum: float32 [A, 1], log of the sum of exp(values - peak).
   """
   masked = tf.where(mask, values, _NOTHING)
   peak = tf.reduce_max(masked, axis=1, keepdims=True)
   share = tf.nn.softmax(masked)
-  # The peak's own share is exp(0) / sum: cheaper than another exp and sum.
+  # The share of the peak is exp(0) / sum, so this saves another exp and sum.
   log_sum = -tf.math.log(tf.reduce_max(share, axis=1, keepdims=True))
   return share, peak, log_sum
 
 
 def _mean(values, mask):
-  """Mean of the masked entries of each row, summation OUTSIDE the log.
+  """Mean of the masked entries of each row, for summation OUTSIDE the log.
 
   Args:
     values: float32 [A, C].
     mask: bool [A, C].
 
   Returns:
-    float32 [A, 1], and a function from the gradient with respect to that to the
+    float32 [A, 1], and a function from the gradient with respect to it to the
     gradient with respect to `values`.
   """
   count = _count(mask)
@@ -365,7 +368,7 @@ def _mean(values, mask):
 
 
 def _log_mean_exp(values, mask):
-  """Like `_mean`, of exp(values) and then the log: summation INSIDE the log."""
+  """Like `_mean`, but log(mean(exp(values))): summation INSIDE the log."""
   share, peak, log_sum = _softmax(values, mask)
   pooled = peak + (log_sum - tf.math.log(_count(mask)))
   return pooled, lambda upstream: upstream * share
@@ -378,26 +381,27 @@ _POOLS = {
 
 
 def _count(mask):
-  """Returns float32 [A, 1]: the true entries of each row, but at least 1."""
+  """Returns float32 [A, 1]: number of true entries per row, at least 1."""
   count = tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True)
   return tf.maximum(count, 1.0)
 
 
 def _pairs(class_ids, local_batch, anchor_views, views, positives_cap):
-  """Who is a positive, and who a negative, of whom.
+  """Determines the positives and the negatives of each anchor.
 
-  Samples are compared, [b, B], and the result is laid out over the views: V^2
-  times less work than comparing views.
+  It compares samples, [b, B], and repeats the result over the views, which
+  takes V^2 times less work than comparing views.
 
   Args:
     class_ids: int32 [b], or `_PADDING`.
     local_batch: b.
-    anchor_views: How many views are anchors.
+    anchor_views: Number of views that are anchors.
     views: V.
     positives_cap: As in `contrastive_loss`.
 
   Returns:
     is_positive, is_negative: bool [anchor_views * b, V * B]. Rows and columns
+      are in the order of `_views_first`.
     are ordered as `_views_first` does it.
   """
   contrast_ids = replicas.gather(class_ids)[None, :]
@@ -412,7 +416,7 @@ def _pairs(class_ids, local_batch, anchor_views, views, positives_cap):
     rank = tf.cumsum(tf.cast(is_other, tf.int32), axis=1)  # from 1
     is_other &= rank <= positives_cap // views
     is_alike = is_other | (is_alike & is_own)
-  # The anchor's own sample is a positive in every view but the anchor's.
+  # In its own sample, every view except the anchor itself is a positive.
   is_positive = tf.concat(
     [
       tf.concat(
@@ -434,14 +438,15 @@ def _class_ids(labels, local_batch, is_valid):
   Args:
     labels: Class ids or one-hot rows, see `contrastive_loss`.
     local_batch: b.
-    is_valid: bool [b], or None. Of padding the label does not matter.
+    is_valid: bool [b], or None. The labels of padding are ignored.
 
   Returns:
     class_ids: int32 [b].
-    has_class: bool [b], whether the label is as described.
+    has_class: bool [b], whether the label is valid.
 
   Raises:
-    ValueError: If the shape is another, or a label that is known is wrong.
+    ValueError: If the shape is wrong, or a label whose value is known is
+      invalid.
   """
   labels = _as_labels(labels, local_batch, _GIVE_CLASSES)
   if labels.shape.rank == 1 or labels.shape[1] == 1:
@@ -453,18 +458,18 @@ def _class_ids(labels, local_batch, is_valid):
 
 
 def _read_ids(ids):
-  """Returns class ids [b] or [b, 1] as int32 [b], and whether they are ids."""
+  """Returns class ids [b] or [b, 1] as int32 [b], and which are valid."""
   ids = tf.reshape(ids, [-1])
-  is_id = ids >= 0  # Which no NaN is.
+  is_id = ids >= 0  # False for NaN.
   is_id &= ids <= _LARGEST_ID.get(ids.dtype, tf.int32.max)
   if ids.dtype.is_floating:
     is_id &= tf.equal(ids, tf.floor(ids))
-  # Another number might be that of padding.
+  # An invalid id could equal that of padding.
   return tf.where(is_id, tf.cast(ids, tf.int32), 0), is_id
 
 
 def _read_rows(rows):
-  """Returns the classes of one-hot rows, int32 [b], and whether they are."""
+  """Returns the classes of one-hot rows, int32 [b], and which are valid."""
   # NaN anywhere makes the sum NaN.
   is_one_hot = tf.equal(tf.reduce_sum(rows, axis=1), 1)
   is_one_hot &= tf.equal(tf.reduce_max(rows, axis=1), 1)
@@ -472,7 +477,7 @@ def _read_rows(rows):
   class_ids = tf.argmax(rows, axis=1, output_type=tf.int32)
   if rows.shape[1] is not None:
     return class_ids, is_one_hot
-  # How many columns there are shows as the graph runs.
+  # The number of columns may be known only when the graph runs.
   is_ids = tf.equal(tf.shape(rows)[1], 1)
   ids, is_id = _read_ids(tf.reduce_max(rows, axis=1))
   return tf.where(is_ids, ids, class_ids), tf.where(is_ids, is_id, is_one_hot)
@@ -489,7 +494,7 @@ _GIVE_TARGETS = (
 
 
 def _as_labels(labels, batch, remedy):
-  """Returns labels, [batch] or [batch, ...], of a type for all devices."""
+  """Returns labels, [batch] or [batch, ...], in a type for all devices."""
   labels = tf.convert_to_tensor(labels)
   is_number = labels.dtype.is_floating or labels.dtype.is_integer
   if not is_number and not labels.dtype.is_bool:
@@ -506,16 +511,16 @@ def _as_labels(labels, batch, remedy):
 
 
 def _check_known(labels, is_valid, is_right, remedy):
-  """Looks at labels whose values are known before the graph runs.
+  """Checks labels whose values are known before the graph runs.
 
   Args:
     labels: [b] or [b, classes].
     is_valid: bool [b], or None.
-    is_right: From labels to bool [b].
-    remedy: What to do if it does not hold.
+    is_right: Function from labels to bool [b].
+    remedy: What to do about an invalid label, for the message.
 
   Raises:
-    ValueError: If it does not hold for a valid sample.
+    ValueError: If `is_right` is false for a valid sample.
   """
   values = tf.get_static_value(labels)
   matters = True if is_valid is None else tf.get_static_value(is_valid)
@@ -534,7 +539,7 @@ def _check_known(labels, is_valid, is_right, remedy):
 
 
 def _positions(local_batch):
-  """Returns int32 [b]: where this replica's samples are in the global batch."""
+  """Returns int32 [b]: positions of this replica's samples in the batch."""
   return replicas.replica_id() * local_batch + tf.range(local_batch)
 
 

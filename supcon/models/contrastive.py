@@ -12,16 +12,16 @@ _IMAGE_CHANNELS = 3
 
 
 class Outputs(NamedTuple):
-  """What the model says of B samples in V views; all float32.
+  """The model's outputs for B samples in V views; all float32.
 
   Attributes:
     embedding: [B, V, D] output of the encoder.
-    normalized_embedding: [B, V, D] the same at unit length.
-    projection: [B, V, P] output of the projection head at unit length; what the
-      contrastive loss compares.
+    normalized_embedding: [B, V, D] the embedding at unit length.
+    projection: [B, V, P] output of the projection head at unit length, the
+      input of the contrastive loss.
     logits: [B, num_classes] of the first view.
-    batch_statistics: What the batch norms have measured of this batch, if they
-      used its statistics; whoever trains moves their averages by it.
+    batch_statistics: The statistics of this batch that the batch norms used, if
+      any; training updates their moving averages with them.
   """
 
   embedding: tf.Tensor
@@ -32,7 +32,7 @@ class Outputs(NamedTuple):
 
 
 class Composite(layers.Module):
-  """A model of an encoder and two heads, each with a weight decay of its own.
+  """An encoder with two heads, each part with its own weight decay.
 
   Attributes:
     encoder: layers.Module.
@@ -42,7 +42,7 @@ class Composite(layers.Module):
 
   @property
   def parts(self):
-    """{name in hyper-parameters: Module} of all that has weights."""
+    """{name in hyper-parameters: Module} of all parts with weights."""
     return {
       'encoder': self.encoder,
       'projection_head': self.projection_head,
@@ -61,7 +61,7 @@ class ContrastiveModel(Composite):
   """Encoder with two heads (https://arxiv.org/abs/2004.11362, section 3).
 
   Attributes:
-    encoder: The one of the architecture, see encoders.py.
+    encoder: The encoder of the architecture, see encoders.py.
     projection_head: heads.ProjectionHead.
     classification_head: heads.ClassificationHead.
   """
@@ -97,8 +97,8 @@ class ContrastiveModel(Composite):
   def forward(self, x, training):
     """Maps images to Outputs.
 
-    All views pass through the encoder as one batch, so batch statistics span
-    them.
+    All views pass through the encoder as one batch, so batch statistics cover
+    all views.
 
     Args:
       x: float32 or bfloat16 [B, V, H, W, 3], V views of each sample; or

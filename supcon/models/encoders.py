@@ -1,9 +1,10 @@
-"""The encoders, by the name that the flags give them.
+"""The registry of encoders, by their names in the flags.
 
-The module of an encoder has `Encoder`, a layers.Module that is made from its
-parent and an hparams.Architecture, maps images [B, H, W, 3] to float32
-[B, embedding_size] and has that attribute; and it says what a step holds,
-without making one.
+Each encoder has a module with a class `Encoder`, a layers.Module. It is
+constructed from its parent and an hparams.Architecture, has the attribute
+`embedding_size`, and maps images [B, H, W, 3] to float32 [B, embedding_size].
+The functions of the module tell what a step holds in memory without building
+the encoder.
 """
 
 from supcon.config import enums
@@ -25,7 +26,7 @@ def build(
   """Returns the encoder of an architecture.
 
   Raises:
-    ValueError: If it does not exist in this depth or width.
+    ValueError: If the encoder does not exist in this depth or width.
   """
   return _of(architecture).Encoder(parent, architecture)
 
@@ -36,14 +37,14 @@ def activations(
   """Returns the tensors that a training step holds for its backward pass.
 
   Args:
-    architecture: Of the encoder.
+    architecture: The architecture of the encoder.
     image_size: Height and width of the images, in pixels.
   """
   return _of(architecture).activations(architecture, image_size)
 
 
 def num_values(architecture: hparams.Architecture) -> int:
-  """Returns how many values the variables of an encoder have."""
+  """Returns the number of values in an encoder's variables."""
   return _of(architecture).num_values(architecture)
 
 

@@ -1,7 +1,7 @@
-"""Heads: what stands on the embedding.
+"""The heads on top of the embedding.
 
-Both take float32 [B, D] and return float32; only the encoder computes in
-bfloat16, for the heads cost little and losses want the precision.
+Both take float32 [B, D] and return float32. Only the encoder computes in
+bfloat16, because the heads cost little and losses need the precision.
 """
 
 import functools
@@ -16,9 +16,9 @@ tf1 = tf.compat.v1
 class ProjectionHead(layers.Module):
   """A multi-layer perceptron to the space of the contrastive loss.
 
-  Dense layers with relu between them, and batch norm before each relu if asked
-  for. The last layer has no bias and nothing follows it; with batch norm no
-  layer has a bias, since the batch norm would remove it.
+  It consists of dense layers with relu between them and, optionally, batch norm
+  before each relu. The last layer has no bias and nothing follows it. With
+  batch norm no layer has a bias, because the batch norm would cancel it.
   """
 
   def __init__(
@@ -36,9 +36,10 @@ class ProjectionHead(layers.Module):
       parent: The Module that this is a part of.
       in_size: Int; length of an embedding.
       layer_sizes: Ints; output sizes of the dense layers, at least one.
-      use_batch_norm: Whether batch norm stands between dense layers.
-      use_batch_norm_beta: Whether those have a beta.
-      synchronised: Whether those use the statistics of the global batch.
+      use_batch_norm: Whether there is batch norm between dense layers.
+      use_batch_norm_beta: Whether these batch norms have a beta.
+      synchronised: Whether these batch norms use the statistics of the global
+        batch.
     """
     super().__init__(parent, 'ProjectionHead')
     norm = functools.partial(
@@ -51,7 +52,7 @@ class ProjectionHead(layers.Module):
       layers.Dense,
       kernel_initializer=tf1.initializers.random_normal(stddev=0.01),
     )
-    self._hidden = []  # Of (dense layer, batch norm or None).
+    self._hidden = []  # Pairs (dense layer, batch norm or None).
     for size in hidden_sizes:
       self._hidden.append(
         (

@@ -1,9 +1,9 @@
 """Layers that own their variables, and the tree that they form.
 
 A module makes all its variables when it is constructed, without any input, and
-only ops when it is called; so it can be called several times, and the names and
-shapes of a model are known before anything is computed. The names are those of
-the published checkpoints.
+makes only ops when it is called. So it can be called several times, and the
+names and shapes of a model are known before anything is computed. The names are
+those of the published checkpoints.
 
 Activations are NHWC, float32 or bfloat16. Variables are always float32.
 """
@@ -26,7 +26,7 @@ _EPSILON = 1e-5
 
 
 class Role(enum.Enum):
-  """What a variable is in its layer; weight decay and LARS ask for it."""
+  """The role of a variable, which weight decay and LARS depend on."""
 
   KERNEL = 'kernel'
   BIAS = 'bias'
@@ -34,7 +34,7 @@ class Role(enum.Enum):
 
 
 class Activation(NamedTuple):
-  """A tensor that the encoder makes of each image, with values for one."""
+  """A tensor of the encoder, with its number of values per image."""
 
   height: int
   width: int
@@ -46,18 +46,18 @@ class Activation(NamedTuple):
 
 
 class BatchStatistic(NamedTuple):
-  """What a batch norm has measured of a batch, and what is to follow it."""
+  """A statistic of a batch, and the moving average that follows it."""
 
   moving: tf.Variable  # float32 [C].
   value: tf.Tensor  # float32 [C], without gradient.
 
 
 def move_averages(statistics: Iterable[BatchStatistic]) -> list[tf.Operation]:
-  """Builds the ops that move moving statistics towards those of a batch.
+  """Builds the ops that update moving statistics with those of a batch.
 
-  They are made here, not where the batch is normalised, so that they can stand
-  inside a tf.cond, and because on TPU an op runs as soon as it exists, whether
-  anybody asks for it or not.
+  The ops are made here and not where the batch is normalised, so that they can
+  be inside a tf.cond. This also matters on TPU, where an op runs as soon as it
+  exists, whether or not anything depends on it.
   """
   return [
     moving.assign_sub((moving - value) * (1 - _MOVING_AVERAGE_MOMENTUM))
@@ -66,25 +66,25 @@ def move_averages(statistics: Iterable[BatchStatistic]) -> list[tf.Operation]:
 
 
 class Module:
-  """A part of a model: owns variables, or parts that do.
+  """A part of a model, which owns variables or other parts.
 
-  Subclasses make variables and parts in `__init__` and ops in `forward`.
+  Subclasses make variables and parts in `__init__` and build ops in `forward`.
 
   Attributes:
     name: Full scope of its variables, such as 'ContrastiveModel/Encoder'.
   """
 
   def __init__(self, parent, name):
-    """Takes its place in the tree.
+    """Adds the module to the tree.
 
     Args:
       parent: The Module that this is a part of; None for a whole model.
-      name: Scope below the parent. Each parent counts for itself: its second
-        part of one name becomes NAME_1, its third NAME_2.
+      name: Scope below the parent. Each parent counts equal names: its second
+        part of a name becomes NAME_1, its third NAME_2.
     """
-    self._variables = []  # Of (Role, variable).
+    self._variables = []  # Pairs (Role, variable).
     self._parts = []
-    self._measured = []  # Of BatchStatistic.
+    self._measured = []  # BatchStatistics.
     self._name_counts = collections.Counter()
     self.name = parent._adopt(self, name) if parent else name
 
@@ -93,8 +93,8 @@ class Module:
 
     Args:
       x: The input.
-      training: Python bool; True normalises by the statistics of this batch,
-        False by the moving statistics. No other value depends on it.
+      training: Python bool; batch norm uses the statistics of this batch if
+        True, and the moving statistics if False. Nothing else depends on it.
 
     Returns:
       What `forward` returns.
@@ -121,7 +121,7 @@ class Module:
 
   @property
   def biases(self):
-    """Biases of dense layers; the betas of batch norms are not among them."""
+    """Biases of dense layers, without the betas of batch norms."""
     return self._variables_of(Role.BIAS)
 
   @property
@@ -134,13 +134,14 @@ class Module:
     return [*self.kernels, *(self.biases if include_biases else ())]
 
   def weight_norm(self, include_biases):
-    """Returns the sum of v^2/2 over what is decayable, a float32 scalar."""
+    """Returns the sum of v^2/2 over decayable variables, a float32 scalar."""
     return tf.add_n([tf.nn.l2_loss(v) for v in self.decayable(include_biases)])
 
   def take_batch_statistics(self):
-    """Returns what was measured since it was last taken.
+    """Returns and clears the statistics measured since the last call.
 
-    A whole model takes it at the end of each call and returns it.
+    A whole model calls this at the end of each of its calls and returns the
+    result.
 
     Returns:
       A list of BatchStatistic, two for each batch norm and each of its calls
@@ -188,10 +189,11 @@ class Module:
 
 
 class Conv2D(Module):
-  """Convolution without bias that pads alike for every input size.
+  """Convolution without bias whose padding does not depend on input size.
 
-  When strided, it pads by what the kernel size alone says, half of it on either
-  side; 'SAME' would put less on the left for even sizes than for odd ones.
+  A strided convolution pads by an amount that depends on the kernel size only,
+  half of it on either side. 'SAME' would put less on the left for even sizes
+  than for odd ones.
   """
 
   def __init__(self, parent, in_channels, out_channels, kernel_size, stride):
@@ -228,7 +230,7 @@ class GroupConv2D(Module):
       out_channels: Int, a multiple of `groups`.
       kernel_size: Int; height and width.
       stride: Int.
-      groups: Int. Input and output channels are cut into so many equal runs.
+      groups: Int; number of equal slices of the input and output channels.
     """
     super().__init__(parent, 'GroupConv2D')
     self._stride = stride
@@ -245,9 +247,9 @@ class GroupConv2D(Module):
     Pads like 'SAME', also when strided, as the published layer does.
     """
     kernel = tf.cast(self._kernel, x.dtype)
-    # Outside training Grappler fuses a convolution with its batch norm, and the
-    # fused kernel knows no groups where oneDNN is off. Depthwise convolutions
-    # let an exported model serve on every machine.
+    # Outside training, Grappler fuses a convolution with its batch norm, and
+    # without oneDNN the fused kernel does not support groups. Depthwise
+    # convolutions let an exported model run on every machine.
     if training and _has_group_convolution_gradient():
       return tf.nn.conv2d(x, kernel, self._stride, 'SAME')
     return _group_convolution_by_depthwise(x, kernel, self._stride)
@@ -279,11 +281,11 @@ class Dense(Module):
 class BatchNorm(Module):
   """Batch normalisation (https://arxiv.org/abs/1502.03167).
 
-  gamma (x - mean) / sqrt(variance + 1e-5) + beta per channel, with the mean and
-  biased variance of the batch in training, moving averages of momentum 0.9
-  otherwise. The published layer is fused only for local statistics, which shows
-  in the moving variance: there it follows the unbiased variance, n / (n - 1)
-  times the biased one, for n values per channel.
+  gamma (x - mean) / sqrt(variance + 1e-5) + beta per channel. Training uses the
+  mean and biased variance of the batch, otherwise moving averages of momentum
+  0.9. The published layer is fused only for local statistics, which affects the
+  moving variance: there it follows the unbiased variance, n / (n - 1) times the
+  biased one for n values per channel.
   """
 
   def __init__(self, parent, channels, synchronised, gamma=1.0, use_beta=True):
@@ -293,9 +295,9 @@ class BatchNorm(Module):
       parent: The Module that this is a part of.
       channels: Int.
       synchronised: Whether statistics are those of the global batch, over all
-        replicas. Also on one replica it makes the moving variance follow the
-        biased variance of rank-4 inputs; that of rank-2 inputs always does.
-      gamma: Initial value of gamma; 0 silences the channel at first.
+        replicas. Even on one replica, this makes the moving variance follow the
+        biased variance for rank-4 inputs. For rank-2 inputs it always does.
+      gamma: Initial value of gamma; 0 makes the layer output beta at first.
       use_beta: Whether there is a beta; 0 otherwise.
     """
     super().__init__(parent, 'batch_normalization')
@@ -310,7 +312,8 @@ class BatchNorm(Module):
         **options,
       )
 
-    # Under tf.distribute each replica has its own, and a checkpoint the mean.
+    # Under tf.distribute each replica has its own, and a checkpoint stores
+    # their mean.
     moving = dict(
       trainable=False,
       synchronization=tf.VariableSynchronization.ON_READ,
@@ -353,7 +356,7 @@ class BatchNorm(Module):
     return tf.reshape(y, tf.shape(x)) if is_flat else y
 
   def record(self, mean, variance):
-    """Notes the statistics of a batch, float32 [C] each."""
+    """Records the statistics of a batch, float32 [C] each."""
     self._measured += [
       BatchStatistic(self._moving_mean, mean),
       BatchStatistic(self._moving_variance, variance),
@@ -361,17 +364,17 @@ class BatchNorm(Module):
 
 
 def _pad(x, kernel_size):
-  """Pads height and width by kernel_size - 1, the odd one at the end."""
+  """Pads height and width by kernel_size - 1, the odd pixel at the end."""
   start = (kernel_size - 1) // 2
   end = kernel_size - 1 - start
   return tf.pad(x, [[0, 0], [start, end], [start, end], [0, 0]])
 
 
 def _has_group_convolution_gradient():
-  """Whether tf.nn.conv2d with a grouped kernel can be differentiated here.
+  """Whether tf.nn.conv2d with a grouped kernel has a gradient here.
 
-  XLA, cuDNN and oneDNN can. TensorFlow's own CPU kernels, which serve where
-  oneDNN is off, such as on CPUs without AVX512_VNNI, cannot.
+  XLA, cuDNN and oneDNN support it. TensorFlow's own CPU kernels, which run
+  without oneDNN (for example on CPUs without AVX512_VNNI), do not.
   """
   return (
     tpu_function.get_tpu_context().number_of_shards is not None
@@ -381,11 +384,12 @@ def _has_group_convolution_gradient():
 
 
 def _group_convolution_by_depthwise(x, kernel, stride):
-  """A grouped tf.nn.conv2d, from ops that have gradients on every device.
+  """A grouped tf.nn.conv2d, built from ops with gradients on every device.
 
   out[g, o] = sum_i x[g, i] * kernel[i, g, o]: the i-th inputs of all groups
-  make one depthwise convolution. It serves only where the native one fails:
-  under oneDNN a training step of ResNeXt-50 takes 1.4 times as long with it.
+  form one depthwise convolution. It is used only where the native op fails,
+  because with it a training step of ResNeXt-50 takes 1.4 times as long under
+  oneDNN.
 
   Args:
     x: [B, H, W, in].
@@ -411,29 +415,30 @@ def _group_convolution_by_depthwise(x, kernel, stride):
 
 
 def _biased(variance, images):
-  """Turns the unbiased variance [C] of images [B, H, W, C] into the biased."""
+  """Converts the unbiased variance [C] of images [B, H, W, C] to biased."""
   count = _values_per_channel(images)
   return variance * ((count - 1) / count)
 
 
 def _normalize_by_global_statistics(x, gamma, beta, shift):
-  """Batch norm over all replicas, with one collective each way.
+  """Batch norm over all replicas, with one collective in each direction.
 
-  The variance is E[(x - shift)^2] - E[x - shift]^2: a single sum over the
-  replicas, which cancels badly only where the mean is many standard deviations
-  away from the shift.
+  The variance is E[(x - shift)^2] - E[x - shift]^2. This needs a single sum
+  over the replicas, and cancels badly only if the mean is many standard
+  deviations away from the shift.
 
   Args:
     x: [..., C], this replica's part of the batch.
     gamma: float32 [C].
     beta: float32 [C].
-    shift: float32 [C], the same on all replicas and near the mean of `x`. The
-      result does not depend on it but for rounding.
+    shift: float32 [C], the same on all replicas and near the mean of `x`. It
+      affects the result only through rounding.
 
   Returns:
     y: Like `x`, normalised. Its gradient is that of the sum of all replicas'
-      losses; that of gamma and beta is left to be summed over replicas.
-    mean, variance: float32 [C], the latter biased. Without gradient.
+      losses; the gradients of gamma and beta still have to be summed over
+      replicas.
+    mean, variance: float32 [C], the variance biased. Both without gradient.
   """
   axes = list(range(x.shape.rank - 1))
 
@@ -460,7 +465,7 @@ def _normalize_by_global_statistics(x, gamma, beta, shift):
         axis=0,
       )
       beta_gradient, gamma_gradient = tf.split(local_sums, 2)
-      # What the mean and the variance pass back, for each value alike.
+      # The gradients through the mean and the variance, equal for all values.
       by_mean, by_variance = tf.split(
         replicas.mean(local_sums) / _values_per_channel(x), 2
       )
@@ -475,5 +480,5 @@ def _normalize_by_global_statistics(x, gamma, beta, shift):
 
 
 def _values_per_channel(x):
-  """Returns how many values [..., C] has for each channel, a float32 scalar."""
+  """Returns the number of values per channel of [..., C], float32 scalar."""
   return tf.cast(tf.size(x) // x.shape[-1], tf.float32)

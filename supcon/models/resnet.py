@@ -2,8 +2,8 @@
 
 Deep Residual Learning (https://arxiv.org/abs/1512.03385), with the stride of a
 bottleneck on its 3x3 convolution, and Aggregated Residual Transformations
-(https://arxiv.org/abs/1611.05431). Names and order of creation of the variables
-are those of the published checkpoints.
+(https://arxiv.org/abs/1611.05431). The variables have the names and the order
+of creation of the published checkpoints.
 """
 
 from collections.abc import Mapping
@@ -36,13 +36,13 @@ class _Block(layers.Module):
 
   Attributes:
     name: Scope of the block.
-    expansion: Output channels of the block over its channels.
+    expansion: Ratio of the block's output channels to its inner channels.
     last_gamma: Initial gamma of the last batch norm.
   """
 
   scope: str
   expansion: int
-  # The block starts as its shortcut alone, which trains better.
+  # The block starts as only its shortcut, which trains better.
   last_gamma = 0.0
 
   def __init__(self, parent, in_channels, channels, stride, project, norm):
@@ -52,10 +52,11 @@ class _Block(layers.Module):
       parent: The Module that this is a part of.
       in_channels: Int; channels of the input.
       channels: Int; channels inside.
-      stride: Int; of the block as a whole.
-      project: Whether the shortcut is a 1x1 convolution; otherwise it is the
-        input itself, which then has the shape of the output.
-      norm: Called as norm(parent, channels); `layers.BatchNorm`, bound.
+      stride: Int; stride of the whole block.
+      project: Whether the shortcut is a 1x1 convolution. Otherwise it is the
+        input itself, which must then have the shape of the output.
+      norm: A function norm(parent, channels), such as a partial
+        `layers.BatchNorm`.
     """
     super().__init__(parent, self.scope)
     self._shortcut = None
@@ -63,7 +64,7 @@ class _Block(layers.Module):
       conv = self.shortcut(in_channels, channels, stride)
       self._shortcut = _make(self, conv, norm)
     *first, last = self.body(in_channels, channels, stride)
-    # Pairs of a convolution and its batch norm; relu stands between them.
+    # Pairs of a convolution and its batch norm, with relu between the pairs.
     self._body = [
       *(_make(self, conv, norm) for conv in first),
       _make(self, last, norm, gamma=self.last_gamma),
@@ -71,12 +72,12 @@ class _Block(layers.Module):
 
   @classmethod
   def shortcut(cls, in_channels, channels, stride) -> _Conv:
-    """Returns the convolution of a shortcut that is one."""
+    """Returns the convolution of a projecting shortcut."""
     return _Conv(in_channels, channels * cls.expansion, 1, stride)
 
   @classmethod
   def body(cls, in_channels, channels, stride) -> Sequence[_Conv]:
-    """Returns the convolutions of the body in their order."""
+    """Returns the convolutions of the body in order."""
     raise NotImplementedError
 
   def forward(self, x, training):
@@ -139,8 +140,8 @@ class _ResNeXtBlock(_Block):
   @classmethod
   def body(cls, in_channels, channels, stride):
     inner = 2 * channels
-    # The published layer divides the channels before doubling: its 32 groups
-    # of `channels` are 64 groups of the inner width.
+    # The published layer divides the channels before doubling them: its 32
+    # groups of `channels` are 64 groups of the inner width.
     return (
       _Conv(in_channels, inner, 1, 1),
       _Conv(inner, inner, 3, stride, groups=2 * _RESNEXT_GROUPS),
@@ -149,7 +150,7 @@ class _ResNeXtBlock(_Block):
 
 
 class _Group(NamedTuple):
-  """Blocks of one resolution; the first changes stride and channels."""
+  """The blocks of one resolution; the first changes stride and channels."""
 
   block: type[_Block]
   num_blocks: int
@@ -162,7 +163,7 @@ class _Group(NamedTuple):
     return self.channels * self.block.expansion
 
   def inputs(self):
-    """Yields each block's (input channels, stride, whether it projects)."""
+    """Yields (input channels, stride, whether it projects) of each block."""
     yield self.in_channels, self.stride, True
     for _ in range(self.num_blocks - 1):
       yield self.out_channels, 1, False
@@ -247,14 +248,14 @@ def activations(
 ) -> list[layers.Activation]:
   """Returns the tensors that a training step holds for its backward pass.
 
-  These are, in the order of the forward pass: what a convolution says, which
-  its batch norm needs; what a relu says, which the relu and the next
-  convolution need; and the inputs that strided convolutions have padded. What
-  stands between batch norm and relu, nobody needs: it becomes the relu's output
-  in place.
+  In the order of the forward pass, these are the output of each convolution
+  (needed by its batch norm), the output of each relu (needed by the relu and
+  the next convolution), and the padded inputs of strided convolutions. The
+  tensor between batch norm and relu is not needed: the relu overwrites it in
+  place.
 
   Args:
-    architecture: Of the encoder.
+    architecture: The architecture of the encoder.
     image_size: Height and width of the images, in pixels.
 
   Raises:
@@ -267,8 +268,8 @@ def activations(
     result.append(layers.Activation(side, side, channels))
 
   def convolve(side, conv):
-    """Adds what a convolution holds; returns the side of its output."""
-    if conv.stride > 1:  # As _pad and, inside the op, 'SAME' do it.
+    """Adds the tensors of a convolution; returns the side of its output."""
+    if conv.stride > 1:  # Like _pad and, within the op, 'SAME'.
       if conv.groups == 1 and conv.kernel_size > 1:
         add(side + conv.kernel_size - 1, conv.in_channels)
       side = -(-side // conv.stride)
@@ -293,7 +294,7 @@ def activations(
 
 
 def num_values(architecture: hparams.Architecture) -> int:
-  """Returns how many values the variables of the encoder have."""
+  """Returns the number of values in the variables of the encoder."""
   stem, groups = _table(architecture)
   convs = [stem]
   for group in groups:
@@ -303,7 +304,7 @@ def num_values(architecture: hparams.Architecture) -> int:
       convs += group.block.body(*shape)
   return sum(
     conv.kernel_size**2 * conv.in_channels // conv.groups * conv.out_channels
-    + 4 * conv.out_channels  # Of the batch norm.
+    + 4 * conv.out_channels  # The batch norm.
     for conv in convs
   )
 
@@ -315,7 +316,7 @@ def embedding_size(architecture: hparams.Architecture) -> int:
 
 
 class Description(NamedTuple):
-  """What an encoder is, as far as its variables tell; strides do not show."""
+  """The type of an encoder as its variables show it, without strides."""
 
   architecture: enums.EncoderArchitecture
   depth: int
@@ -324,11 +325,12 @@ class Description(NamedTuple):
 
 
 def describe(shapes: Mapping[str, Sequence[int]]) -> Description | None:
-  """Returns what encoder variables are of; None if it is none of these.
+  """Identifies an encoder by its variables; None if it is none of these.
 
   Args:
-    shapes: {name: shape} of all of them, the names without the scope of the
-      encoder. What else lies in their scopes, such as slots, does no harm.
+    shapes: {name: shape} of all its variables; names do not include the scope
+      of the encoder. Other variables in these scopes, such as slots, are
+      ignored.
   """
   blocks = {
     tuple(name.split('/')[:2])
@@ -350,7 +352,7 @@ def describe(shapes: Mapping[str, Sequence[int]]) -> Description | None:
 
 
 def _block_scopes(block, group_sizes):
-  """Returns the (scope of its group, own scope) of each block."""
+  """Returns (scope of its group, own scope) for each block."""
   return {
     (f'BlockGroup{group}', block.scope + (f'_{index}' if index else ''))
     for group, num_blocks in enumerate(group_sizes)
@@ -359,11 +361,12 @@ def _block_scopes(block, group_sizes):
 
 
 def _width(channels):
-  """Returns a width with which the last group has so many channels.
+  """Returns a width that gives the last group this number of channels.
 
-  It has int(512 * width), and the others what is left of those when halved and
-  rounded down: every width that fits makes the same network. Two digits after
-  the point are what a user has most likely written.
+  The last group has int(512 * width) channels; halving and rounding down gives
+  the other groups. So every width that fits describes the same network. The
+  result has at most two decimals if possible, as a user has most likely written
+  it.
   """
   width = math.ceil(100 * channels / 512) / 100
   return width if int(512 * width) == channels else channels / 512

@@ -1,7 +1,7 @@
-"""An encoder of some 700 parameters: to try things out, and for tests.
+"""An encoder of about 700 parameters, for trying things out and for tests.
 
-Rounding does not grow in so shallow a network: whoever computes the same gets
-the same weights, to float32.
+Rounding errors do not grow in such a shallow network: the same computation
+gives the same weights, up to float32.
 """
 
 import functools
@@ -12,13 +12,13 @@ from supcon.config import hparams
 from supcon.models import layers
 
 _SIZE = 16
-# Input channels, output channels and stride of each convolution.
+# (Input channels, output channels, stride) of each convolution.
 _CONVS = ((3, 4, 1), (4, _SIZE, 2))
 _KERNEL = 3
 
 
 class Encoder(layers.Module):
-  """Two convolutions of 3x3, each with batch norm and relu; then the mean.
+  """Two 3x3 convolutions, each with batch norm and relu, then the mean.
 
   Attributes:
     embedding_size: Int.
@@ -31,7 +31,7 @@ class Encoder(layers.Module):
 
     Args:
       parent: The Module that this is a part of.
-      architecture: hparams.Architecture; `use_global_batch_norm` alone counts.
+      architecture: hparams.Architecture; only `use_global_batch_norm` matters.
     """
     super().__init__(parent, 'Encoder')
     norm = functools.partial(
@@ -52,7 +52,7 @@ class Encoder(layers.Module):
 def activations(
   architecture: hparams.Architecture, image_size: int
 ) -> list[layers.Activation]:
-  """Returns what a training step holds; see resnet.activations."""
+  """Returns the tensors of a training step; see resnet.activations."""
   del architecture
   result, side = [layers.Activation(image_size, image_size, 3)], image_size
   for _, size, stride in _CONVS:
@@ -62,7 +62,7 @@ def activations(
 
 
 def num_values(architecture: hparams.Architecture) -> int:
-  """Returns how many values the variables of the encoder have."""
+  """Returns the number of values in the variables of the encoder."""
   del architecture
   return sum(
     _KERNEL**2 * in_size * size + 4 * size for in_size, size, _ in _CONVS

@@ -1,4 +1,4 @@
-"""Checkpoints against the variables that a model expects of them."""
+"""Compares checkpoints with the variables that a model expects in them."""
 
 from collections.abc import Collection
 from collections.abc import Iterable
@@ -20,16 +20,17 @@ from supcon.runs import checkpoint_files
 
 tf1 = tf.compat.v1
 
-# Where TensorFlow 2 keeps which variable of which object has which key.
+# The key under which TensorFlow 2 stores the mapping from objects and their
+# variables to keys.
 _OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
 
 
 class MismatchError(ValueError):
-  """A checkpoint of model_dir is not one of the model that was asked for."""
+  """A checkpoint of model_dir belongs to another model."""
 
 
 class NotFiniteError(ValueError):
-  """A checkpoint, or what it says of images, is NaN or infinite."""
+  """A checkpoint, or one of its outputs, is NaN or infinite."""
 
 
 # --- What is in a checkpoint --------------------------------------------------
@@ -38,7 +39,7 @@ class NotFiniteError(ValueError):
 class Entry(NamedTuple):
   """A variable in a checkpoint."""
 
-  key: str  # By which it is found in there; TensorFlow 1 takes its name.
+  key: str  # Its key in the checkpoint; TensorFlow 1 uses its name.
   shape: list[int]
   dtype: tf.DType
 
@@ -49,7 +50,7 @@ class Index:
 
   Attributes:
     checkpoint: Checkpoint prefix.
-    prefix: What stands before their names in there, such as 'module/'.
+    prefix: What precedes their names in the checkpoint, such as 'module/'.
     entries: {name without that prefix: Entry}.
   """
 
@@ -62,7 +63,7 @@ class Index:
     return {name: entry.shape for name, entry in self.entries.items()}
 
   def values(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (name, value) of variables, one after the other.
+    """Yields (name, value) of variables, one by one.
 
     Raises:
       ValueError: If one cannot be read.
@@ -75,7 +76,7 @@ class Index:
       yield name, value
 
   def check_values(self, names: Iterable[str]) -> None:
-    """Reads variables, which compares them with their checksums.
+    """Reads variables, which verifies their checksums.
 
     Raises:
       ValueError: If one cannot be read.
@@ -95,17 +96,19 @@ class Index:
 
 
 def index(checkpoint: str, scope: str | None = None) -> Index:
-  """Returns what a checkpoint holds; its values are not read.
+  """Returns the variables of a checkpoint without reading their values.
 
   Args:
-    checkpoint: Checkpoint prefix. Written by TensorFlow 1, whose keys are the
-      names of variables, or by TensorFlow 2, which keeps the names beside them.
+    checkpoint: Checkpoint prefix. The checkpoint was written by TensorFlow 1,
+      whose keys are the names of variables, or by TensorFlow 2, which stores
+      the names separately.
     scope: Name of a model, such as 'ContrastiveModel'. If given, only variables
-      in this scope count, wherever it stands: a TF-Hub module has it below a
-      name of its own. Otherwise all variables do, under their full names.
+      in this scope count, at whatever depth: a TF-Hub module has it below its
+      own name. Otherwise all variables count, under their full names.
 
   Raises:
-    ValueError: If it cannot be read, or holds none or several such models.
+    ValueError: If the checkpoint cannot be read, or does not hold exactly one
+      such model.
   """
   with _reading(checkpoint):
     reader = tf.train.load_checkpoint(checkpoint)
@@ -134,7 +137,7 @@ def index(checkpoint: str, scope: str | None = None) -> Index:
 
 @contextlib.contextmanager
 def _reading(checkpoint):
-  """Says in one line what is wrong with the files of a checkpoint."""
+  """Turns errors of reading a checkpoint into one-line messages."""
   try:
     yield
   except checkpoint_files.READING_ERRORS as error:
@@ -159,14 +162,14 @@ def _keys(reader, all_keys):
 
 
 def _only_prefix(checkpoint, names, scope):
-  """Returns what stands before the scope of a model in its variables' names."""
+  """Returns the prefix before a model's scope in its variables' names."""
   found = set()
   for name in names:
     before, separator, _ = f'/{name}'.rpartition(f'/{scope}/')
     if separator:
       found.add(f'{before[1:]}/' if before else '')
-  # What Keras optimizers keep of X is called Adam/m/X: the shorter name is that
-  # of the variable itself.
+  # Keras optimizers call the slot of X Adam/m/X, so the shorter name is that of
+  # the variable itself.
   found = {
     prefix
     for prefix in found
@@ -195,11 +198,11 @@ class Comparison(NamedTuple):
   """How a checkpoint differs from a set of variables."""
 
   missing: list[str]  # Variables that the checkpoint lacks.
-  different: list[tuple[str, str, str]]  # (name, what it is there, here).
+  different: list[tuple[str, str, str]]  # (name, there, here).
   extra: list[str]  # In the checkpoint's scopes but not among the variables.
 
   def describe(self) -> str:
-    """Returns the first difference in words, or '' if there is none."""
+    """Returns the first difference in words; '' if there is none."""
     for name, there, here in self.different:
       return f'{name} has {there} there but {here} in this model'
     if self.missing:
@@ -215,11 +218,11 @@ def compare(
   """Compares a checkpoint with variables, by name, shape and type.
 
   Args:
-    variables: What is expected.
-    scopes: Name scopes in which the checkpoint may hold nothing else, but for
-      slots. A deeper network holds every variable of a shallower one: only what
-      is too much tells them apart.
-    held: What the checkpoint holds.
+    variables: The expected variables.
+    scopes: Name scopes in which the checkpoint may hold nothing else except
+      slots. A deeper network has every variable of a shallower one, so only the
+      extra variables tell them apart.
+    held: The variables of the checkpoint.
   """
   entries = held.entries
   expected = {v.op.name: v for v in variables}
@@ -252,21 +255,23 @@ def require_same(
   checkpoint: str,
   optional: Collection[str] = (),
 ) -> 'Adoption':
-  """Checks that a checkpoint of model_dir is one of this model.
+  """Checks that a checkpoint of model_dir belongs to this model.
 
   Args:
-    variables: All that the checkpoint has to hold, under their full names.
+    variables: All variables that the checkpoint must hold, under their full
+      names.
     scopes: Names of models; see `compare`.
     checkpoint: Checkpoint prefix.
-    optional: Names of slots that it need not hold, as long as it holds others
-      of their kind.
+    optional: Names of slots that it may lack, as long as it has others of the
+      same kind.
 
   Returns:
-    Where the variables get their values from.
+    The sources of the variables' values.
 
   Raises:
-    MismatchError: If it cannot be read, or says in which part the networks
-      differ, by the flags as far as variables tell, and in which variable.
+    MismatchError: If the checkpoint cannot be read or belongs to another model.
+      The message names the part in which the networks differ, the flags as far
+      as variables reveal them, and a variable.
   """
   variables = list(variables)
   shapes = {v.op.name: v.shape.as_list() for v in variables}
@@ -308,13 +313,13 @@ def require_same(
 
 
 def require_finite(variables: Iterable[tf.Variable], checkpoint: str) -> None:
-  """Checks that all that a checkpoint holds of variables are numbers.
+  """Checks that the values of variables in a checkpoint are finite.
 
-  What is computed with others need not show it: on CPU, a batch norm and its
-  relu are one op, which makes 0 of NaN.
+  Outputs need not reveal NaN: on CPU, a batch norm and its relu are one op,
+  which turns NaN into 0.
 
   Args:
-    variables: What the checkpoint holds, under their full names.
+    variables: Variables of the checkpoint, under their full names.
     checkpoint: Checkpoint prefix.
 
   Raises:
@@ -327,12 +332,12 @@ def require_finite(variables: Iterable[tf.Variable], checkpoint: str) -> None:
 def require_finite_outputs(
   outputs: Mapping[str, np.ndarray], checkpoint: str, ids: Sequence[str]
 ) -> None:
-  """Checks that what a model says of images are numbers.
+  """Checks that a model's outputs for images are finite.
 
   Args:
     outputs: {name: float [n, ...]}.
-    checkpoint: That of the model.
-    ids: What the n images are called.
+    checkpoint: The checkpoint of the model.
+    ids: Names of the n images.
 
   Raises:
     NotFiniteError: If one is NaN or infinite.
@@ -353,12 +358,12 @@ _GO_BACK = (
 
 
 def _is_slot(name, names):
-  """Whether a variable's name lies below that of another: KERNEL/Momentum."""
+  """Whether a name is below that of another variable: KERNEL/Momentum."""
   return bool(_slot(name, names))
 
 
 def _slot(name, names):
-  """Returns 'Momentum' of KERNEL/Momentum; '' of what is no slot."""
+  """Returns 'Momentum' for KERNEL/Momentum; '' if it is not a slot."""
   parts = name.split('/')
   for count in range(1, len(parts)):
     if '/'.join(parts[:count]) in names:
@@ -370,10 +375,10 @@ def _slot(name, names):
 
 
 class Adoption(NamedTuple):
-  """Where variables get their values from that are not in a checkpoint as such.
+  """Where to get variables that a checkpoint does not have by name.
 
   Attributes:
-    keys: {variable name: what it is called in the checkpoint}.
+    keys: {variable name: its name in the checkpoint}.
     initial: Names of slots that start at their initial values.
   """
 
@@ -381,7 +386,7 @@ class Adoption(NamedTuple):
   initial: Sequence[str]
 
   def describe(self, checkpoint: str) -> list[str]:
-    """Returns lines for people."""
+    """Returns lines for the log."""
     lines = []
     if self.keys:
       names = ', '.join(f'{key} as {name}' for name, key in self.keys.items())
@@ -397,21 +402,22 @@ class Adoption(NamedTuple):
     return lines
 
 
-# Of Adam's betas; the published code makes them in a branch of a condition:
-# train/cond_1/beta1_power.
+# Powers of Adam's betas. The published code makes them in a branch of a
+# condition: train/cond_1/beta1_power.
 _POWER = re.compile(r'(.+/)?(beta[12]_power)(_[0-9]+)?')
 
 
 def adoption(names: Iterable[str], held: Index) -> Adoption:
-  """Finds values for variables that a checkpoint does not have by their names.
+  """Finds values for variables that a checkpoint lacks by name.
 
-  The published code has no slot for a variable that no loss reaches in a stage.
-  Ours has one of every variable. A checkpoint that has no such slot of any
-  variable is of another optimizer, and none of these.
+  The published code has no slots for variables that no loss reaches in a stage.
+  This code has slots for every variable. If a checkpoint has such a slot for no
+  variable at all, it comes from another optimizer, and the slot counts as
+  missing.
 
   Args:
-    names: Of the variables.
-    held: What the checkpoint holds.
+    names: Names of the variables.
+    held: The variables of the checkpoint.
   """
   names = list(names)
   missing = [name for name in names if name not in held.entries]
@@ -431,7 +437,7 @@ def adoption(names: Iterable[str], held: Index) -> Adoption:
 
 
 def _powers(names, stem, is_top):
-  """Returns the names of a power of Adam's, in the order of the stages."""
+  """Returns the names of one power of Adam's beta, in stage order."""
   matches = [
     match
     for match in map(_POWER.fullmatch, names)
@@ -448,12 +454,12 @@ def _powers(names, stem, is_top):
 
 
 class PartDifference(NamedTuple):
-  """How a part of the network in a checkpoint differs from that of this run."""
+  """How a part of the network differs between a checkpoint and this run."""
 
-  scope: str  # Of the part, such as 'ContrastiveModel/Encoder'.
-  there: str  # What the checkpoint holds: 'a classifier of 1000 classes'.
-  here: str  # What this run has: 'the data set has 10'.
-  flags: list[str]  # What would make them equal: '--resnet_depth=101'.
+  scope: str  # Scope of the part, such as 'ContrastiveModel/Encoder'.
+  there: str  # In the checkpoint: 'a classifier of 1000 classes'.
+  here: str  # In this run: 'the data set has 10'.
+  flags: list[str]  # Flags that make them equal: '--resnet_depth=101'.
 
 
 def part_differences(
@@ -461,11 +467,11 @@ def part_differences(
   here: Mapping[str, Sequence[int]],
   scope: str,
 ) -> list[PartDifference]:
-  """Returns what tells two networks apart, as far as variables show it.
+  """Returns how two networks differ, as far as their variables show it.
 
   Args:
     there: {variable name: shape} in a checkpoint.
-    here: The same of this run. What it lacks is not compared.
+    here: The same for this run. Parts that this run lacks are not compared.
     scope: Name of the model.
   """
   differences = []
@@ -513,7 +519,7 @@ def _encoder_difference(scope, there_shapes, here_shapes):
 
   to_pass = _to_pass(flags(there), flags(here))
   if is_other_stem:
-    # No variable shows these, and the published stems differ in all three.
+    # No variable shows these, and they differ between the published stems.
     to_pass.append('and its --first_conv_stride and --use_initial_max_pool')
   return PartDifference(
     scope,
@@ -538,7 +544,7 @@ def _projection_head_difference(scope, there_shapes, here_shapes):
   )
 
 
-_NORMS = {  # Whether there are gammas, betas: what that is, by which flags.
+_NORMS = {  # (Has gammas, has betas): (description, flags).
   (False, False): (
     'without batch norm',
     {'use_projection_batch_norm': False},
@@ -561,12 +567,12 @@ _NORMS = {  # Whether there are gammas, betas: what that is, by which flags.
 
 
 def _projection_head(shapes):
-  """Returns what a projection head is, in words and as {flag: value}."""
+  """Describes a projection head in words and as {flag: value}."""
   names = ['dense', *(f'dense_{index}' for index in range(1, len(shapes)))]
   kernels = [f'{name}/kernel' for name in names]
   sizes = ','.join(str(shapes[k][-1]) for k in kernels if k in shapes)
   words, flags = sizes, {'projection_head_layers': sizes}
-  if ',' in sizes:  # Batch norm would stand between two layers.
+  if ',' in sizes:  # Batch norm needs two layers.
     has_norm = 'batch_normalization/gamma' in shapes
     has_beta = has_norm and 'batch_normalization/beta' in shapes
     norm_words, norm_flags = _NORMS[has_norm, has_beta]
@@ -588,7 +594,7 @@ def _classifier_difference(scope, there_shapes, here_shapes):
   )
 
 
-_PARTS = {  # Scope in a ContrastiveModel: what compares it.
+_PARTS = {  # Scope in a ContrastiveModel: how to compare it.
   'Encoder': _encoder_difference,
   'ProjectionHead': _projection_head_difference,
   'ClassificationHead': _classifier_difference,
@@ -596,7 +602,7 @@ _PARTS = {  # Scope in a ContrastiveModel: what compares it.
 
 
 def _below(scope, shapes):
-  """Returns the shapes of a scope, by the names in there."""
+  """Returns the shapes within a scope, by their names in it."""
   start = f'{scope}/'
   return {
     name[len(start) :]: shape
@@ -606,7 +612,7 @@ def _below(scope, shapes):
 
 
 def _to_pass(there, here):
-  """Returns the flags that would make this run's network that of there."""
+  """Returns the flags that turn this run's network into the other one."""
   return [
     f'--{flag}={value}'
     for flag, value in there.items()

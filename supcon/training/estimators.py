@@ -1,4 +1,4 @@
-"""From run options and devices to estimators."""
+"""Builds estimators from run options and devices."""
 
 from collections.abc import Sequence
 import contextlib
@@ -22,7 +22,7 @@ tf1 = tf.compat.v1
 
 
 class _Context(NamedTuple):
-  """Which host an input function is called for, as TPUEstimator says it."""
+  """The host that an input function is for, in the form of TPUEstimator."""
 
   current_host: int
   num_hosts: int
@@ -36,9 +36,9 @@ def build(
   eval_batch_size: int,
   seed: int,
 ) -> tpu_estimator.TPUEstimator:
-  """Returns the estimator of one stage, for a TPU or for one device.
+  """Returns the estimator of one stage, for a TPU or one device.
 
-  Off TPU it evaluates and exports, whatever trains.
+  Off TPU it only evaluates and exports; `train` trains in its own ways.
   """
   return tpu_estimator.TPUEstimator(
     model_fn=model_fn,
@@ -47,7 +47,7 @@ def build(
     train_batch_size=train_batch_size,
     eval_batch_size=eval_batch_size,
     predict_batch_size=eval_batch_size,
-    # A second MetaGraph for TPU would keep TF2 from loading the SavedModel.
+    # A second MetaGraph for TPU would prevent TF2 from loading the SavedModel.
     export_to_tpu=False,
   )
 
@@ -68,19 +68,20 @@ def train(
 
   Args:
     options: Checked RunOptions.
-    devices: Those of the run.
+    devices: The devices of the run.
     function: model_fn.ModelFn of the stage.
-    input_fn: Of inputs.train_input_fn.
+    input_fn: The result of inputs.train_input_fn.
     batch_size: The global batch.
-    seed: Of the initial weights.
+    seed: Seed of the initial weights.
     max_steps: The step to stop at.
-    attempts: Counts how often storage failed.
-    hooks: Others than those of the function.
-    listeners: Are told of checkpoints, likewise.
+    attempts: Counts failures of storage.
+    hooks: Hooks in addition to those of the function.
+    listeners: Saving listeners in addition to those of the function.
 
   Raises:
-    workers.LostWorkerError: If another machine is gone.
-    retries.LostSessionError: If storage or a device was gone for a moment.
+    workers.LostWorkerError: If another machine has gone.
+    retries.LostSessionError: If storage or a device was unavailable for a
+      moment.
   """
   hooks = [function.nan_hook, *hooks]
   listeners = [*listeners, function.nan_listener]
@@ -112,10 +113,10 @@ def train(
 
 @contextlib.contextmanager
 def _graph_beside_summaries(model_dir):
-  """Has the estimator write its graph where the summaries of training are.
+  """Makes the estimator write its graph beside the training summaries.
 
-  It would do so to model_dir, which TensorBoard would show as a run '.' without
-  any scalars.
+  Otherwise it writes to model_dir itself, which TensorBoard then shows as a run
+  '.' without any scalars.
   """
   writer = tf1.summary.FileWriter(
     os.path.join(model_dir, model_dirs.TRAIN),
@@ -126,16 +127,16 @@ def _graph_beside_summaries(model_dir):
     yield
   finally:
     tf1.summary.FileWriterCache._cache.pop(model_dir, None)
-    with contextlib.suppress(tf.errors.OpError):  # Nobody needs it.
+    with contextlib.suppress(tf.errors.OpError):  # It is not needed.
       writer.close()
 
 
 @contextlib.contextmanager
 def _determinism(is_wanted):
-  """Has TensorFlow leave nothing to chance, or refuse the op, within.
+  """Makes TensorFlow run every op deterministically or reject it, within.
 
-  Everywhere it would ask for a seed even in a graph that is only made to see
-  the shapes of a model.
+  If this applied everywhere, TensorFlow would require a seed even for a graph
+  that is built only for the shapes of a model.
   """
   if is_wanted:
     config_lib.enable_op_determinism()
@@ -147,7 +148,7 @@ def _determinism(is_wanted):
 
 
 def _with_saver(function, options, attempts):
-  """Returns a model_fn that has the estimator save by `attempts`."""
+  """Returns a model_fn that makes the estimator save with `attempts`."""
 
   def model_fn(features, labels, mode, params):
     if mode == tpu_estimator.ModeKeys.TRAIN:
@@ -166,16 +167,17 @@ def _with_saver(function, options, attempts):
       defer_build=True,
       save_relative_paths=True,
     )
-    # Where the estimator looks for one before it makes its own.
+    # The estimator looks here before it makes its own saver.
     tf1.add_to_collection(tf1.GraphKeys.SAVERS, saver)
 
   return model_fn
 
 
 class _Saver(retries.Saver):
-  """Restores checkpoints of the published code, too.
+  """A saver that also restores checkpoints of the published code.
 
-  What those do not hold by our names must be in the graph before it is final.
+  The ops for variables with other names there must be in the graph before it is
+  finalized.
   """
 
   def __init__(self, model_dir: str, attempts: retries.Retries, **kwargs):
@@ -196,7 +198,7 @@ class _Saver(retries.Saver):
       keys, initial = checkpoints.adoption(variables, held)
       values = dict(held.values(keys.values()))
     except ValueError:
-      return  # Whoever restores it says so.
+      return  # `restore` reports it.
     if not keys and not initial:
       return
     rest = [variables.pop(name).initializer for name in initial]
@@ -218,9 +220,9 @@ class _Saver(retries.Saver):
 def _per_replica(input_fn, params):
   """Returns an input function whose elements the replicas take in turn.
 
-  Each replica of the machine takes one per step, in the order of their ids: so
-  the r-th of them has rows r * b to (r + 1) * b of the machine's part of the
-  global batch.
+  Each replica of the machine takes one element per step, in the order of their
+  ids. So the r-th replica has rows r * b to (r + 1) * b of the machine's part
+  of the global batch.
   """
   return lambda: input_fn(params)
 
@@ -231,10 +233,11 @@ def _build_distributed(options, devices, function, seed):
   @tf.autograph.experimental.do_not_convert
   def call(features, labels, mode):
     spec = function(features, labels, mode, {}).as_estimator_spec()
-    # Reported is the sum over all replicas, each of which knows the mean.
+    # The sum over all replicas is reported, and each replica has the mean.
     return spec._replace(loss=spec.loss / replicas.num_replicas())
 
-  # tf.distribute would look into a function that is not to be converted.
+  # A plain function: tf.distribute inspects it, and `call` must not be
+  # converted.
   def model_fn(features, labels, mode):
     return call(features, labels, mode)
 
@@ -253,8 +256,8 @@ def _build_distributed(options, devices, function, seed):
 
 
 def _run_config(options, devices, seed, **changes):
-  # SLICED: the first host of a TPU reads the evaluation examples for all, each
-  # of them once.
+  # SLICED: the first host of a TPU reads the evaluation examples for all hosts,
+  # each of them once.
   pipeline = tpu_estimator.InputPipelineConfig
   tpu_config = tpu_estimator.TPUConfig(
     iterations_per_loop=options.steps_per_loop,
@@ -270,7 +273,7 @@ def _run_config(options, devices, seed, **changes):
     keep_checkpoint_every_n_hours=(
       options.keep_checkpoint_interval_secs / 3600
     ),
-    # The host call and a hook of ours write what these would, in one file.
+    # The host call and one of our hooks write these summaries, to one file.
     save_summary_steps=None,
     log_step_count_steps=options.summary_interval_steps,
     tf_random_seed=seed,
@@ -282,7 +285,7 @@ def _run_config(options, devices, seed, **changes):
 
 
 def _copy(config):
-  """Returns a copy: an estimator writes into what it is given."""
+  """Returns a copy, because an estimator modifies its arguments."""
   copy = tf1.ConfigProto()
   copy.CopyFrom(config)
   return copy
@@ -290,7 +293,7 @@ def _copy(config):
 
 @contextlib.contextmanager
 def _without(variable):
-  """Hides an environment variable, here from an estimator that would obey."""
+  """Hides an environment variable from an estimator that would obey it."""
   value = os.environ.pop(variable, None)
   try:
     yield

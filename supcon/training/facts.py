@@ -1,19 +1,20 @@
 """The facts of a run: what its checkpoints were trained with, and on.
 
-What a command asks for is an intention until a checkpoint has been trained
-with it. hparams.json holds the facts: at its top the hyper-parameters of the
-newest checkpoint, and in `facts` an entry for each change of them since the run
-began, with the step after which it holds:
+The settings of a command are only intentions until a checkpoint has been
+trained with them. hparams.json holds the facts. At its top are the
+hyper-parameters of the newest checkpoint. Its `facts` has an entry for each
+change since the run began, with the step after which it applies:
 
   {"hparams": {...}, "compact": "bs=64,...", "facts": [{"after_step": -1, ...}]}
 
-An entry is written before the first checkpoint to which it applies is saved,
-the top of the file after that. So whatever moment a run is killed at, the
-entries and the steps of the checkpoints together say what holds, and `Record`
-reads them so. Jobs that train nothing write nothing of this.
+An entry is written before the first checkpoint to which it applies is saved;
+the top of the file is written afterwards. So at whatever moment a run is
+killed, the entries and the steps of the checkpoints together determine the
+facts, and `Record` reads them that way. Jobs that train nothing write nothing
+here.
 
-What may change when a run goes on stands in `changes`, how steps are counted in
-`counting`.
+`changes` defines what may change when a run resumes; `positions` defines how
+steps are counted.
 """
 
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ from supcon.training import positions as counting_lib
 from supcon.training import stages
 from supcon.training import warm_start
 
-EXPORT = 'export.json'  # In an export.
+EXPORT = 'export.json'  # Name of the file in an export.
 
 # --- What is known of a checkpoint --------------------------------------------
 
@@ -49,14 +50,14 @@ class Facts:
 
   Attributes:
     params: The hyper-parameters.
-    counting: What gives its step its place; None where nobody wrote it down.
+    counting: How its step is counted; None if not recorded.
     train_split: Name of the training split; '' if unknown.
     train_images: Fingerprint of the training examples; '' if unknown.
-    evaluation: What the evaluations of the run are of, see evaluated.data_of;
-      None if unknown.
-    reference: What --reference_ckpt named; '' without.
-    data_name: What people call the training data; '' if unknown. Where it lies
-      may be called otherwise later, and it is the same run all the same.
+    evaluation: The data of the run's evaluations, see setup.data_of; None if
+      unknown.
+    reference: The value of --reference_ckpt; '' if there was none.
+    data_name: The usual name of the training data; '' if unknown. The data may
+      move to another path later; the run stays the same.
   """
 
   params: hparams.HParams
@@ -68,10 +69,10 @@ class Facts:
   data_name: str = dataclasses.field(default='', compare=False)
 
   def plan(self) -> stages.Plan | None:
-    """Returns the stages; None if nobody knows on how many examples.
+    """Returns the stages; None if the number of examples is unknown.
 
     Raises:
-      ValueError: If there can be no such run.
+      ValueError: If such a run is impossible.
     """
     if not self.counting:
       return None
@@ -95,7 +96,7 @@ class Facts:
         'num_examples': counting.num_examples,
         'batch_size': counting.batch_size,
         'epochs': list(counting.epochs),
-        # What follows from these, for people.
+        # Derived from the others, for human readers.
         'steps_per_epoch': counting.steps_per_epoch,
         'ends': list(counting.ends),
       }
@@ -106,10 +107,10 @@ class Entry(NamedTuple):
   """An entry of hparams.json.
 
   Attributes:
-    after_step: It applies to checkpoints of later steps.
-    facts: What holds for them.
-    moved_from: Fingerprint of a checkpoint to which it does not apply: the one
-      whose step was counted otherwise; '' if there is none.
+    after_step: The entry applies to checkpoints of later steps.
+    facts: The facts of those checkpoints.
+    moved_from: Fingerprint of a checkpoint to which the entry does not apply,
+      because its step was counted in another plan; '' if there is none.
   """
 
   after_step: int
@@ -122,7 +123,7 @@ class Entry(NamedTuple):
 
 
 def _entry(found):
-  """Reads an entry; raises what comes of something else."""
+  """Reads an entry; raises any error if it is malformed."""
   plan = found['plan']
   counting = plan and counting_lib.Counting(
     int(plan['num_examples']),
@@ -150,11 +151,11 @@ class Record:
   """hparams.json of a model_dir.
 
   Attributes:
-    entries: In their order; none without a file.
+    entries: The entries in order; empty if there is no file.
   """
 
   def __init__(self, model_dir: model_dirs.ModelDir):
-    """Reads it.
+    """Reads the file.
 
     Raises:
       ValueError: If it cannot be read, or holds something else.
@@ -182,7 +183,7 @@ class Record:
       ) from error
 
   def find(self, checkpoint: str | None) -> Facts | None:
-    """Returns what holds for a checkpoint; None if nobody wrote it down.
+    """Returns the facts of a checkpoint; None if they are not recorded.
 
     Raises:
       tf.errors.OpError: If the checkpoint has to be read, and cannot.
@@ -204,18 +205,18 @@ def _entries(found):
     return ()
   if 'facts' in found:
     return tuple(map(_entry, found['facts']))
-  # Of a version of this program that wrote down nothing else.
+  # The file of an older version of this program, which recorded nothing else.
   return (Entry(-1, Facts(hparams.parse(found['compact']))),)
 
 
 def find(
   model_dir: model_dirs.ModelDir, checkpoint: str | None
 ) -> Facts | None:
-  """Returns what holds for a checkpoint; None if nobody wrote it down.
+  """Returns the facts of a checkpoint; None if they are not recorded.
 
   Args:
-    model_dir: Of the run.
-    checkpoint: One of the run, wherever it is kept; None for none.
+    model_dir: The model_dir of the run.
+    checkpoint: A checkpoint of the run, in whatever directory; None for none.
 
   Raises:
     ValueError: If hparams.json cannot be read or holds something else.
@@ -234,7 +235,7 @@ def recorded_params(model_dir: str) -> hparams.HParams | None:
 
   Raises:
     ValueError: If hparams.json cannot be read or holds something else.
-    tf.errors.OpError: If model_dir cannot be looked at.
+    tf.errors.OpError: If model_dir cannot be read.
   """
   directory = model_dirs.ModelDir(model_dir)
   record = Record(directory)
@@ -243,14 +244,15 @@ def recorded_params(model_dir: str) -> hparams.HParams | None:
 
 
 def colors(model_dir: model_dirs.ModelDir, params: hparams.HParams):
-  """Returns by what a run whitens images, on the scale [-1, 1].
+  """Returns the colors by which a run whitens, on the scale [-1, 1].
 
   Args:
-    model_dir: Of the run.
-    params: What it was trained with.
+    model_dir: The model_dir of the run.
+    params: The hyper-parameters that it was trained with.
 
   Returns:
-    Mean and standard deviation, each three floats; (None, None) if it does not.
+    Mean and standard deviation, three floats each; (None, None) if it does not
+    whiten.
 
   Raises:
     ValueError: If whitening.json holds something else.
@@ -263,7 +265,7 @@ def colors(model_dir: model_dirs.ModelDir, params: hparams.HParams):
 
 
 def of_export(known: Facts) -> dict[str, Any]:
-  """Returns what an export says of a training, as far as it is known."""
+  """Returns the known facts of the training, for an export."""
   input_fn = known.params.input_data.input_fn
   result = {
     'dataset': input_fn,
@@ -277,8 +279,8 @@ def of_export(known: Facts) -> dict[str, Any]:
 
 # --- What is known of a reference ---------------------------------------------
 
-# What a part that is taken from a reference takes with it: its architecture,
-# and how its images were made.
+# The hyper-parameters that come with a part taken from a reference: its
+# architecture and the preprocessing of its images.
 _OF_ENCODER = (
   'architecture.encoder_architecture',
   'architecture.encoder_depth',
@@ -299,13 +301,13 @@ _OF_PROJECTION_HEAD = (
 )
 _OF_CLASSIFIER = ('architecture.normalize_classifier_inputs',)
 
-# What no variable tells.
+# The hyper-parameters that no variable reveals.
 _OF_IMAGES = tuple(
   path for path in _OF_ENCODER if path.startswith('input_data.')
 )
 
-# Part of the handles of the published modules, all of them for ImageNet, and
-# what besides their variables is known of their encoders.
+# Common part of the handles of the published modules, which are all for
+# ImageNet; and what is known about their encoders besides the variables.
 _PUBLISHED = '/google/supcon/'
 _OF_PUBLISHED = {
   'architecture.first_conv_stride': 2,
@@ -322,21 +324,21 @@ _OF_PUBLISHED = {
 def taken(
   model_dir: str, reference: str, params: hparams.HParams
 ) -> dict[str, Any]:
-  """Returns what a training takes from its reference besides variables.
+  """Returns the hyper-parameters that training takes from its reference.
 
-  A run that has begun has taken it, and does not need the reference any more.
+  A run that has started has already taken them and no longer needs the
+  reference.
 
   Args:
-    model_dir: Of the training.
-    reference: What --reference_ckpt names.
-    params: The hyper-parameters of the training, as far as its flags say them.
+    model_dir: The model_dir of the training.
+    reference: The value of --reference_ckpt.
+    params: The hyper-parameters of the training, as far as flags give them.
 
   Returns:
     {path of a hyper-parameter: value}.
 
   Raises:
-    ValueError: If the reference, or what was written down of it, cannot be
-      read.
+    ValueError: If the reference, or its record, cannot be read.
   """
   try:
     if newest := model_dirs.ModelDir(model_dir).newest():
@@ -350,7 +352,7 @@ def taken(
       f'({storage_errors.reason(error)}); name a checkpoint, export or module '
       'that can.'
     ) from error
-  # To be measured here: what they were there, is of no use.
+  # The colors will be measured here, so those of the reference do not matter.
   is_measured = params.input_data.preprocessing.measure_whitening
   return {
     path: values[path]
@@ -361,16 +363,16 @@ def taken(
 
 
 def of_reference(checkpoint: str, reference: str = '') -> dict[str, Any]:
-  """Returns what is known of a model: {path of a hyper-parameter: value}.
+  """Returns the known facts of a model: {hyper-parameter path: value}.
 
   Args:
-    checkpoint: Of a training directory, its best/, an export, or the TF-Hub
-      module in an export; or any other one of such an encoder, whose variables
-      tell a part.
-    reference: How it was named, which tells published modules.
+    checkpoint: A checkpoint in a training directory, its best/, an export, or
+      the TF-Hub module in an export. The variables of any other checkpoint of
+      such an encoder reveal some of the facts.
+    reference: The name that the user gave, which identifies published modules.
 
   Raises:
-    ValueError: If what should say it is damaged.
+    ValueError: If a file with the facts is damaged.
     tf.errors.OpError: If it cannot be read.
   """
   if params := _params_of_reference(checkpoint):
@@ -394,18 +396,18 @@ def of_reference(checkpoint: str, reference: str = '') -> dict[str, Any]:
 def compare_with_reference(
   checkpoint: str, reference: str, params: hparams.HParams
 ) -> Iterator[tuple[bool, str]]:
-  """Says in what a training is like its reference, and in what it is not.
+  """Reports how training agrees with its reference, and how it differs.
 
   Args:
-    checkpoint: That of the reference.
-    reference: How it was named.
+    checkpoint: The checkpoint of the reference.
+    reference: The name that the user gave.
     params: The hyper-parameters of the training.
 
   Yields:
-    Whether it is a warning, and a line.
+    (Whether it is a warning, a line of text).
 
   Raises:
-    ValueError, tf.errors.OpError: As `of_reference`.
+    ValueError, tf.errors.OpError: See `of_reference`.
   """
   values = of_reference(checkpoint, reference)
   defaults = hparams.HParams()
@@ -437,7 +439,7 @@ def compare_with_reference(
 
 
 def _taken_paths(params):
-  """Returns the paths of what the parts that are taken take with them."""
+  """Returns the paths of the hyper-parameters that come with taken parts."""
   return (
     *(_OF_ENCODER if params.warm_start_encoder else ()),
     *(_OF_PROJECTION_HEAD if params.warm_start_projection_head else ()),
@@ -451,7 +453,7 @@ def _values(params):
 
 
 def _params_of_reference(checkpoint):
-  """Returns the HParams that are written down of a model, or None."""
+  """Returns the recorded HParams of a model, or None."""
   if run := _run_of(checkpoint):
     known = Record(run).find(checkpoint)
     return known and known.params
@@ -468,7 +470,7 @@ def _params_of_reference(checkpoint):
 
 
 def _run_of(checkpoint):
-  """Returns the ModelDir that a checkpoint of a run is of; else None."""
+  """Returns the ModelDir of the run of a checkpoint, or None."""
   directory, name = os.path.split(checkpoint)
   if name == 'variables' or not checkpoint_files.prefix_of(checkpoint):
     return None
@@ -478,9 +480,9 @@ def _run_of(checkpoint):
 
 
 def _exports_of(checkpoint):
-  """Yields the path and the contents of each export.json that speaks of it."""
+  """Yields path and content of each export.json about a checkpoint."""
   directory, name = os.path.split(checkpoint)
-  if name != 'variables':  # DIRECTORY/variables/variables, or in its hub/.
+  if name != 'variables':  # DIRECTORY/variables/variables or DIRECTORY/hub/...
     return
   for _ in range(2):
     directory = os.path.dirname(directory)
@@ -490,18 +492,18 @@ def _exports_of(checkpoint):
 
 
 def whitening_of_reference(checkpoint: str) -> whitening.Statistics | None:
-  """Returns by what the images of a model were whitened, if that is known.
+  """Returns the whitening of a model's images, if it is known.
 
   Args:
-    checkpoint: Of a training directory, its best/, an export, or the TF-Hub
-      module in an export.
+    checkpoint: A checkpoint in a training directory, its best/, an export, or
+      the TF-Hub module in an export.
 
   Returns:
-    None if nothing says whether they were. Without mean and deviation: they
-    were not.
+    None if unknown. A result without mean and deviation means that the images
+    were not whitened.
 
   Raises:
-    ValueError: If what should say it is damaged.
+    ValueError: If a file with the facts is damaged.
     tf.errors.OpError: If it cannot be read.
   """
   if run := _run_of(checkpoint):
@@ -537,7 +539,7 @@ def _whitening_of_run(directory, checkpoint):
 
 
 def _write(model_dir, shown, entries):
-  """Writes hparams.json, with `shown` at its top, unless it is there so."""
+  """Writes hparams.json with `shown` at its top, unless it is up to date."""
   _write_text(
     model_dir,
     model_dirs.HPARAMS,
@@ -557,9 +559,9 @@ def _write_text(model_dir, name, text):
 
 
 class Keeper:
-  """Keeps the facts of the checkpoints that a trainer saves.
+  """Records the facts of the checkpoints that a trainer saves.
 
-  To be told where training begins, and of each save, before and after.
+  The trainer calls it where training begins, and before and after each save.
   """
 
   def __init__(
@@ -568,13 +570,13 @@ class Keeper:
     facts: Facts,
     files: Mapping[str, str | None],
   ):
-    """Makes a keeper, which writes nothing by itself.
+    """Makes a keeper without writing anything.
 
     Args:
-      model_dir: Of the run.
-      facts: Of what is going to be trained.
-      files: {name: text} of other files that say what the checkpoints were
-        trained with; None where there shall be none.
+      model_dir: The model_dir of the run.
+      facts: The facts of the checkpoints to come.
+      files: {name: text} of other files that describe the training; None for
+        files that must not exist.
     """
     self._model_dir = model_dir
     self._facts = facts
@@ -582,7 +584,7 @@ class Keeper:
     self.begin(None)
 
   def begin(self, checkpoint: str | None) -> None:
-    """Says from which checkpoint training goes on; None for a new run."""
+    """Sets the checkpoint that training resumes from; None for a new run."""
     self._is_kept = False
     self._start = -1
     self._before, self._entries = None, ()
@@ -590,7 +592,7 @@ class Keeper:
       self._start = checkpoint_files.step_of(checkpoint)
       record = Record(self._model_dir)
       self._before = record.find(checkpoint)
-      # Those of later steps are of checkpoints that do not count any more.
+      # Entries of later steps belong to checkpoints that no longer count.
       self._entries = tuple(
         entry for entry in record.entries if entry.after_step < self._start
       )
@@ -598,18 +600,18 @@ class Keeper:
       self._entries += (Entry(self._start, self._facts),)
 
   def before_save(self, step: int) -> None:
-    """Writes what will hold for a checkpoint that is about to be saved."""
+    """Writes the facts of a checkpoint that is about to be saved."""
     if self._is_kept or step <= self._start:
       return
     if self._start < 0:
-      # Nothing is there of which these could say what does not hold.
+      # No checkpoint exists yet for which these could be wrong.
       self._write_files()
       _write(self._model_dir, self._facts, self._entries)
     elif self._before:
       _write(self._model_dir, self._before, self._entries)
 
   def after_save(self, step: int) -> None:
-    """Writes what holds for a checkpoint that was saved."""
+    """Writes the facts of a checkpoint that was saved."""
     if self._is_kept or step <= self._start:
       return
     _write(self._model_dir, self._facts, self._entries)
@@ -625,9 +627,10 @@ class Keeper:
 
 
 def settle(model_dir: model_dirs.ModelDir) -> None:
-  """Has the top of hparams.json say what holds for the newest checkpoint.
+  """Brings the top of hparams.json up to date with the newest checkpoint.
 
-  For a trainer: one before it may have been killed between two writings.
+  A trainer calls this, because an earlier one may have been killed between two
+  writes.
   """
   checkpoint = model_dir.newest()
   if not checkpoint:
@@ -635,7 +638,7 @@ def settle(model_dir: model_dirs.ModelDir) -> None:
   record = Record(model_dir)
   known = record.find(checkpoint)
   if not known or not known.counting:
-    return  # It is of an older version.
+    return  # Written by an older version.
   shown = model_dir.read_json(model_dirs.HPARAMS)
   if shown.get('compact') != known.params.serialize():
     _write(model_dir, known, record.entries)
@@ -644,15 +647,15 @@ def settle(model_dir: model_dirs.ModelDir) -> None:
 def move(
   model_dir: model_dirs.ModelDir, known: Facts, now: counting_lib.Counting
 ) -> str | None:
-  """Gives the newest checkpoint the step that it has in another plan.
+  """Renumbers the newest checkpoint to its step in another plan.
 
-  The checkpoints of the former plan go into a directory of their own, which is
-  a model_dir like any other. Whenever this is killed, the newest checkpoint is
-  whole, and what is written down holds for it.
+  The checkpoints of the former plan move to a directory of their own, which is
+  a model_dir like any other. If this is killed at any moment, the newest
+  checkpoint is complete and the recorded facts are true of it.
 
   Args:
-    model_dir: Of the run; the caller is its trainer.
-    known: What holds for the newest checkpoint.
+    model_dir: The model_dir of the run; the caller is its trainer.
+    known: The facts of the newest checkpoint.
     now: How its step is to be counted.
 
   Returns:
@@ -678,7 +681,7 @@ def move(
       aside.write(name, text)
 
   def put_aside(path):
-    # Not renamed: of several files that might be done in part.
+    # Copied, not renamed: renaming several files could stop halfway.
     checkpoint_files.copy(path, aside.join(os.path.basename(path)))
     checkpoint_files.remove(path)
 
@@ -686,7 +689,8 @@ def move(
     if path != checkpoint:
       put_aside(path)
   checkpoint_files.copy_as_step(checkpoint, to)
-  # Before the checkpoint that it is about counts, and not of the one before.
+  # Written before the checkpoint that it describes counts, and without effect
+  # on the checkpoint before.
   _write(
     model_dir,
     known,

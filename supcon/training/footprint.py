@@ -1,14 +1,14 @@
-"""Whether a step fits into a device: its largest tensor, and its memory.
+"""Estimates whether a step fits into a device: largest tensor, memory.
 
-TensorFlow tells it with a crash, minutes after a run has begun. What is here is
-an estimate from shapes alone, made before anything is built. Measured on CPU
-with TensorFlow 2.21 (tests/benchmarks/memory.py), it is at most 10% below the
-peak of a process, and 1% above it. It cannot know what else a device is asked
-for, so it refuses only where it is well above what is there: a run that would
-have worked, and is refused, is worse than one that fails late.
+Otherwise TensorFlow crashes minutes after a run has begun. The estimate uses
+only shapes and is made before anything is built. On CPU with TensorFlow 2.21
+(tests/benchmarks/memory.py) it was between 10% below and 1% above the peak
+memory of a process. It does not know what else the device is used for, so it
+refuses a step only if the estimate is well above the available memory: refusing
+a run that would have worked is worse than one that fails late.
 
-On TPU nothing is checked: XLA says what does not fit when it compiles, and it
-computes again what it does not keep.
+On TPU nothing is checked: XLA reports what does not fit when it compiles, and
+it recomputes tensors that it does not keep.
 """
 
 from collections.abc import Iterable
@@ -27,24 +27,25 @@ from supcon.config import hparams
 from supcon.models import encoders
 from supcon.models import layers
 
-# What kernels count elements with: more of them end in a segmentation fault.
+# Kernels count elements in int32: more elements cause a segmentation fault.
 MOST_ELEMENTS = 2**31 - 1
 
-# A step is refused where it needs so many times what is there.
+# A step is refused if it needs this many times the available memory.
 _SLACK = 1.25
 
-# Python, TensorFlow, its graphs, compiled programs, what reads ahead.
+# Memory of Python, TensorFlow, graphs, compiled programs and read-ahead.
 PROCESS_BYTES = 800 * 2**20
 
-_BYTES_PER_VALUE = 4  # Off TPU all is float32.
+_BYTES_PER_VALUE = 4  # Everything is float32 off TPU.
 
-# Of the largest activation, how many there are while the next one is made: on
-# the way forward the ends of a block and its shortcut, on the way back the
-# gradients beside what the forward pass keeps.
+# Number of copies of the largest activation at a time. Forward: the ends of a
+# block and its shortcut, while the next activation is computed. Backward:
+# gradients, besides the activations kept by the forward pass.
 _COPIES_FORWARD = 4
 _COPIES_BACKWARD = 2
 
-# Matrices of similarities: see `losses.supcon_loss`, and the benchmark `loss`.
+# Number of similarity matrices: see `losses.supcon_loss` and the benchmark
+# `loss`.
 _LOSS_MATRICES = 6
 
 _SLOTS = {
@@ -59,16 +60,16 @@ _SLOTS = {
 
 
 class Step(NamedTuple):
-  """A training step, or one of an evaluation, of one replica.
+  """A step of training or evaluation on one replica.
 
   Attributes:
-    flag: The field of the batch size, over all replicas.
+    flag: The field that holds the batch size over all replicas.
     params: The hyper-parameters.
-    num_classes: Of the data set.
-    num_replicas: Over which the batch is shared out.
-    num_views: Of each example.
+    num_classes: Number of classes of the data set.
+    num_replicas: Number of replicas that share the batch.
+    num_views: Number of views of each example.
     is_kept: Whether activations are kept for a backward pass.
-    weights: How many values are kept for each weight.
+    weights: Number of values kept for each weight.
   """
 
   flag: str
@@ -95,7 +96,7 @@ class Step(NamedTuple):
 
   @property
   def num_images(self) -> int:
-    """Images that pass through the encoder of a replica as one batch."""
+    """Number of images in one batch of a replica's encoder."""
     return self.batch_size // self.num_replicas * self.num_views
 
   def largest(self) -> tuple[int, ...]:
@@ -113,7 +114,7 @@ class Step(NamedTuple):
     return anchors, self.batch_size * self.num_views
 
   def num_bytes(self) -> int:
-    """Returns about how many bytes a replica needs at a time."""
+    """Returns the approximate peak memory of a replica in bytes."""
     sizes = [activation.size for activation in self.activations()]
     values = max(sizes) * (_COPIES_BACKWARD if self.is_kept else 0)
     values += sum(sizes) if self.is_kept else max(sizes) * _COPIES_FORWARD
@@ -145,7 +146,7 @@ def training_step(
   is_kept = any(loss.reaches_encoder for loss in reaches)
   flag = 'batch_size'
   if preprocessing.train_on_eval_views and not is_kept:
-    # The embeddings may be computed once, in batches of an evaluation.
+    # The embeddings may be computed once, in evaluation batches.
     if params.eval.batch_size < params.batch_size:
       flag, num_replicas = 'eval.batch_size', 1
   return Step(
@@ -155,8 +156,8 @@ def training_step(
     num_replicas,
     preprocessing.num_views,
     is_kept,
-    # Values, gradients, one copy of both, and the slots of all stages, each of
-    # which has its own.
+    # Values, gradients, a copy of both, and the slots of all stages (each stage
+    # has its own).
     4 + sum(_SLOTS[each.optimizer] for each in params.stages),
   )
 
@@ -164,7 +165,7 @@ def training_step(
 def evaluation_step(
   params: hparams.HParams, num_classes: int, num_views: int
 ) -> Step:
-  """Returns a step of an evaluation, which one device makes."""
+  """Returns a step of an evaluation, which runs on one device."""
   return Step(
     'eval.batch_size', params, num_classes, 1, num_views, False, weights=2
   )
@@ -174,13 +175,13 @@ def evaluation_step(
 
 
 class Room(NamedTuple):
-  """What a device, or a host with several, has for steps.
+  """The memory of a device, or of a host with several virtual devices.
 
   Attributes:
-    num_bytes: For all replicas on it; None if nobody knows.
-    num_replicas: Replicas that share it.
-    overhead: What is needed besides the steps, in bytes.
-    words: What it is.
+    num_bytes: Available bytes for all replicas on it; None if unknown.
+    num_replicas: Number of replicas that share it.
+    overhead: Bytes needed in addition to the steps.
+    words: Description for messages.
   """
 
   num_bytes: int | None
@@ -193,7 +194,7 @@ class Room(NamedTuple):
 
 
 def room(devices: devices_lib.Devices) -> Room | None:
-  """Returns what the devices of a run have; None on TPU, see above."""
+  """Returns the memory of a run's devices; None on TPU, see above."""
   if devices.resolver:
     return None
   if devices.is_gpu:
@@ -203,7 +204,7 @@ def room(devices: devices_lib.Devices) -> Room | None:
 
 
 def _gpu_bytes(devices):
-  """Returns what TensorFlow may use of the smallest GPU, if it tells."""
+  """Returns the bytes that TensorFlow may use on the smallest GPU, or None."""
   try:
     found = device_lib.list_local_devices(devices.session_config)
   except (RuntimeError, tf.errors.OpError) as error:
@@ -217,11 +218,11 @@ def host_bytes(root: str = '/') -> int | None:
   """Returns how much more memory this process may use, swap included.
 
   Args:
-    root: Where the file system of Linux is.
+    root: The root of the file system, with /proc and /sys.
 
   Returns:
-    What the host has free, or less if the control groups of this process allow
-    no more; None if nobody tells.
+    The free memory of the host, or less if the control groups of this process
+    allow less; None if unknown.
   """
   root = pathlib.Path(root)
   found = []
@@ -233,11 +234,11 @@ def host_bytes(root: str = '/') -> int | None:
   return min(found, default=None)
 
 
-# A limit like this is none.
+# A larger limit means no limit.
 _NO_LIMIT = 2**60
 
-# Of a control group, versions 2 and 1: where it is mounted, its limit, what it
-# uses, and of that what is a cache of files.
+# For control groups of version 2 and 1: mount point, file of the limit, file of
+# the usage, and the part of the usage that is file cache.
 _VERSIONS = {
   2: (
     ('sys/fs/cgroup', 'sys/fs/cgroup/unified'),
@@ -255,19 +256,20 @@ _VERSIONS = {
 
 
 def _control_groups(root) -> Iterator[int]:
-  """Yields what each control group of this process leaves."""
+  """Yields the bytes that each control group of this process leaves."""
   for line in _text(root / 'proc/self/cgroup').splitlines():
     _, controllers, path = line.split(':', 2)
     if controllers and 'memory' not in controllers.split(','):
       continue
     mounts, limit, usage, caches = _VERSIONS[1 if controllers else 2]
     for mount in mounts:
-      # In a container the path may be that of the host: its root is our own.
+      # In a container the path may be relative to the host's root, while the
+      # container's own root is mounted here.
       for group in (path, *map(str, pathlib.PurePath(path).parents)):
         directory = root / mount / group.lstrip('/')
         numbers = [_text(directory / name).strip() for name in (limit, usage)]
         if not all(map(str.isdecimal, numbers)):
-          continue  # It is not there, or 'max'.
+          continue  # It does not exist, or is 'max'.
         most, used = map(int, numbers)
         if most < _NO_LIMIT:
           fields = _fields(directory / 'memory.stat')
@@ -292,7 +294,7 @@ def _text(path):
 
 
 def problem(step: Step, room: Room, slack: float = _SLACK) -> str:
-  """Returns in what a step is too large for a device; '' if it is not."""
+  """Returns how a step is too large for a device; '' if it fits."""
   shape = step.largest()
   found = []
   if math.prod(shape) > MOST_ELEMENTS:
@@ -322,12 +324,13 @@ def check(steps: Iterable[Step], room: Room, is_sure: bool = True) -> None:
 
   Args:
     steps: The steps.
-    room: What the device has.
-    is_sure: Whether what there is will be there; else only a tensor that is too
-      large is an error.
+    room: The memory of the device.
+    is_sure: Whether the available memory is certain. If not, only a tensor that
+      is too large is an error.
 
   Raises:
-    ValueError: If one does not: what was found, and what would fit.
+    ValueError: If a step does not fit. The message says what was found and what
+      would fit.
   """
   for step in steps:
     if found := problem(step, room):
@@ -344,7 +347,7 @@ def check(steps: Iterable[Step], room: Room, is_sure: bool = True) -> None:
 
 
 def _remedy(step, room):
-  """Returns what would fit, in the parts of a message."""
+  """Returns what would fit, as parts of a message."""
   least = step.num_replicas
   # Powers of two, times the replicas.
   size = least * 2 ** int(math.log2(max(step.batch_size // least, 1)))

@@ -19,11 +19,11 @@ _STEPS_TO_TIME = 50
 
 
 class NanLossError(RuntimeError):
-  """The loss, a gradient or a variable is not a finite number any more.
+  """The loss, a gradient or a variable is no longer finite.
 
   Attributes:
     reason: Which of them, when and where, in words.
-    step: The step that went wrong: the global step before its update.
+    step: The step that failed: the global step before its update.
   """
 
   def __init__(self, reason: str, step: int | None = None):
@@ -36,11 +36,11 @@ class NanLossError(RuntimeError):
 
 
 class BrokenVariableError(NanLossError):
-  """Found before saving: of several machines, only the one that saves knows."""
+  """Raised before saving; with several machines, only the saver raises it."""
 
 
 class ProgressHook(tf1.train.SessionRunHook):
-  """Logs where training is, at most every few seconds."""
+  """Logs the progress of training, at most once every few seconds."""
 
   def __init__(
     self,
@@ -57,7 +57,7 @@ class ProgressHook(tf1.train.SessionRunHook):
       stage: The stage that is trained.
       step: The global step before the update.
       scalars: The training summaries by tag.
-      seconds: Lines are at least this far apart, but for the last of a stage.
+      seconds: Minimum time between two lines, except for the last of a stage.
     """
     self._run = run
     self._stage = stage
@@ -71,8 +71,8 @@ class ProgressHook(tf1.train.SessionRunHook):
       'rate': scalars[f'stage_{stage.number}_learning_rate'],
     }
     self._seconds = seconds
-    # Speed counts from the end of the first step, which waits for the input
-    # pipeline and for everything that is made only once.
+    # Speed is measured from the end of the first step, which waits for the
+    # input pipeline and for one-time work.
     self._first = None
     self._last = None
     self._step_seconds = collections.deque(maxlen=_STEPS_TO_TIME)
@@ -94,7 +94,7 @@ class ProgressHook(tf1.train.SessionRunHook):
     if now - self._logged < self._seconds and not is_last:
       return
     self._logged = now
-    # Of the last line of a stage there is only one.
+    # Log filters drop PROGRESS lines, but never the last line of a stage.
     extra = None if is_last else log_files.PROGRESS
     logging.info('%s', self._line(now, **values), extra=extra)
 
@@ -115,7 +115,7 @@ class ProgressHook(tf1.train.SessionRunHook):
     if step == first_step:
       return line
     per_second = (step - first_step) / (now - first_time)
-    # Not by the mean: after a few steps it is that of the slowest.
+    # The median: after a few steps, the slowest step dominates the mean.
     left = statistics.median(self._step_seconds) * (
       self._stage.stop_step - done
     )
@@ -126,10 +126,10 @@ class ProgressHook(tf1.train.SessionRunHook):
 
 
 class NanHook(tf1.train.SessionRunHook):
-  """Stops training at a step that was not applied, and says why it was not.
+  """Stops training at a step that was not applied, and says why.
 
-  To be handed to train() itself: the hooks of a TPUEstimatorSpec run after the
-  estimator's own, which stops at a NaN without a word on the losses.
+  Pass it to train() itself: the hooks of a TPUEstimatorSpec run after the
+  estimator's own hook, which stops at NaN without reporting the losses.
   """
 
   def watch(
@@ -138,13 +138,13 @@ class NanHook(tf1.train.SessionRunHook):
     health: steps.Health,
     memory: tf.Variable | None,
   ) -> None:
-    """Says what to look at; to be called while the graph is built.
+    """Sets what to watch; to be called while the graph is built.
 
     Args:
       stage: The stage that is trained.
-      health: That of each step.
-      memory: Where the first bad report is kept, on TPU, where no hook can see
-        a step; None elsewhere.
+      health: The health of each step.
+      memory: The variable that keeps the first bad report, on TPU, where no
+        hook can see a step; None elsewhere.
     """
     self._stage = stage
     self._health = health
@@ -167,7 +167,7 @@ class NanHook(tf1.train.SessionRunHook):
     what = _in_words(self._health.subjects, shares)
     if not what:
       return
-    # It was not counted.
+    # The failed step was not counted.
     step = int(run_context.session.run(self._step))
     parts = ', '.join(
       f'{name} {value:g}'
@@ -183,16 +183,17 @@ class NanHook(tf1.train.SessionRunHook):
 class NanListener(tf1.train.CheckpointSaverListener):
   """Refuses to save variables that are NaN or infinite.
 
-  Finite gradients may still make an update overflow, or a square in a slot.
+  An update, or a square in a slot, may overflow although the gradients are
+  finite.
   """
 
   def watch(self, stage: stages.Stage) -> None:
-    """Says which stage is trained; to be called while the graph is built."""
+    """Sets the stage that is trained; to be called while the graph is built."""
     self._stage = stage
 
   def begin(self):
-    # Moving statistics of several machines can be read by all of them together
-    # only; what they follow is looked at in every step.
+    # With several machines, moving statistics can only be read by all of them
+    # together. The batch statistics that they follow are checked in every step.
     self._broken = {
       v.op.name: tf.reduce_any(~tf.math.is_finite(v.read_value()))
       for v in tf1.global_variables()
@@ -213,7 +214,7 @@ class NanListener(tf1.train.CheckpointSaverListener):
 
 
 def _in_words(subjects, are_bad):
-  """Returns which of the subjects are bad, '' if none is."""
+  """Returns the bad subjects in words; '' if there are none."""
   names = collections.defaultdict(list)
   for subject, is_bad in zip(subjects, are_bad):
     if is_bad:

@@ -1,4 +1,4 @@
-"""LARS: momentum whose step is scaled layer by layer to the layer's weights.
+"""LARS: momentum with a step scaled per layer to the layer's weights.
 
 You, Gitman, Ginsburg, Large Batch Training of Convolutional Networks,
 https://arxiv.org/abs/1708.03888. The update is a pure function; the optimizer
@@ -35,19 +35,21 @@ def lars_update(
     else      v' = momentum * v + g
               weight' = weight - learning_rate * r(v') * v'
 
-  With `use_nesterov` the step looks ahead: in the last line of either, v' is
-  replaced by momentum * v' + (what the line before added to momentum * v).
+  With `use_nesterov` the step looks ahead: the last line of either variant uses
+  momentum * v' + (the term that the line before adds to momentum * v) instead
+  of v'. The published implementation divides by |g|. The paper divides by the
+  sum of the norms of gradient and decay, an upper bound of it.
 
   The published implementation divides by |g|; the paper by the sum of the norms
   of gradient and decay, an upper bound of it.
 
   Args:
-    weight: float, any shape: one layer, the norms are over all of it.
+    weight: float, any shape; one layer, over all of which norms are taken.
     gradient: Like `weight`; without weight decay.
     velocity: Like `weight`; 0 at the start.
     learning_rate: Scalar of the dtype of `weight`.
     momentum: Factor in [0, 1) by which the velocity persists.
-    weight_decay: Coefficient >= 0 of |weight|^2 / 2; 0 for what is excluded.
+    weight_decay: Coefficient >= 0 of |weight|^2 / 2; 0 for excluded variables.
     eta: Trust coefficient > 0, 0.001 in the paper.
     classic_momentum: Whether the velocity holds scaled steps (as in the paper,
       eq. 6 and algorithm 1) or plain gradients.
@@ -64,7 +66,7 @@ def lars_update(
       return learning_rate
     weight_norm = tf.norm(weight)
     direction_norm = tf.norm(direction)
-    # A layer that starts at 0 could never leave it at a ratio of 0.
+    # With a ratio of 0, a layer that starts at 0 could never move.
     trust_ratio = tf.where(
       tf.logical_and(weight_norm > 0, direction_norm > 0),
       eta * weight_norm / direction_norm,
@@ -107,10 +109,10 @@ class LARSOptimizer(tf1.train.Optimizer):
       eta: See `lars_update`.
       classic_momentum: See `lars_update`.
       use_nesterov: See `lars_update`.
-      exclude_from_weight_decay: The variables that do not decay, such as those
+      exclude_from_weight_decay: Variables without weight decay, such as those
         of batch norm.
-      exclude_from_layer_adaptation: The variables whose trust ratio is 1. None
-        means those that do not decay.
+      exclude_from_layer_adaptation: Variables whose trust ratio is 1. None
+        means the variables without weight decay.
       name: Part of the names of the slot variables.
     """
     super().__init__(use_locking=False, name=name)
@@ -140,7 +142,7 @@ class LARSOptimizer(tf1.train.Optimizer):
     # the exclusions name the variable as a whole.
     strategy = tf.distribute.get_strategy()
     whole = strategy.extended.value_container(variable).ref()
-    # Each is read once: a second read could see the value assigned below.
+    # Each variable is read once: a second read could see the new value.
     new_weight, new_velocity = lars_update(
       variable.read_value(),
       grad,

@@ -1,4 +1,4 @@
-"""What is measured: training summaries and evaluation metrics.
+"""Training summaries and evaluation metrics.
 
 The tags are those of the published implementation.
 """
@@ -18,13 +18,13 @@ tf1 = tf.compat.v1
 def top_k_accuracy(labels, logits, k):
   """Whether the label is among the k largest logits.
 
-  Of equal logits the one of the lower class counts as larger, as in
-  `numpy.argmax`; so k = 1 is `argmax(logits) == label` to the last example.
+  Among equal logits, that of the lower class counts as larger, as in
+  `numpy.argmax`. So k = 1 equals `argmax(logits) == label` for every example.
 
   Args:
     labels: int32 [B].
     logits: float32 [B, C].
-    k: Python int; as large as C or larger, every label is among them.
+    k: Python int; if k >= C, every label is among the k largest.
 
   Returns:
     float32 [B], 1 or 0.
@@ -38,7 +38,7 @@ def top_k_accuracy(labels, logits, k):
     tf.logical_and(tf.equal(logits, own), classes < labels[:, tf.newaxis]),
   )
   rank = tf.reduce_sum(tf.cast(ahead, tf.int32), axis=1)
-  # A NaN is neither larger nor smaller: it must not pass for a right answer.
+  # NaN is neither larger nor smaller, so it must not count as correct.
   is_number = tf.reduce_all(tf.math.is_finite(logits), axis=1)
   return tf.cast(tf.logical_and(rank < k, is_number), tf.float32)
 
@@ -52,8 +52,8 @@ def training_scalars(run, step, model, logits, labels, losses, include_bias):
     model: contrastive.ContrastiveModel.
     logits: float32 [B, C] of this replica's samples.
     labels: int32 [B].
-    losses: As of objectives.compose, already means over replicas.
-    include_bias: Whether biases count in the weight norms.
+    losses: The result of objectives.compose, already averaged over replicas.
+    include_bias: Whether the weight norms include biases.
   """
   scalars = {
     objectives.tag(name): losses[name]
@@ -82,19 +82,19 @@ def host_call(scalars, global_step, directory, interval_steps, start_step=0):
   Args:
     scalars: {tag: float32 scalar}.
     global_step: int64 scalar, the step before the update.
-    directory: Where the event file goes.
-    interval_steps: A record is written at each multiple of it, on TPU, GPU and
-      CPU alike, though the latter call the host every step.
-    start_step: The first step of this session. What was recorded of it and of
-      later ones is taken back, see event_files.
+    directory: The directory of the event file.
+    interval_steps: A record is written at each multiple of it. This is the same
+      on TPU, GPU and CPU, although the latter two call the host every step.
+    start_step: The first step of this session. Existing records of it and of
+      later steps are deleted, see event_files.
   """
 
   def write(global_step, **values):
     if replicas.replica_id():
-      return []  # All replicas know the same, and the first one writes it.
+      return []  # All replicas have the same values; the first writes.
     step = global_step[0]
     with tf.device('cpu:0'):
-      # On TPU one value per core: the mean over all of them.
+      # On TPU there is one value per core; write their mean.
       means = tf.stack([tf.reduce_mean(value) for value in values.values()])
 
       def begin():
@@ -114,12 +114,12 @@ def host_call(scalars, global_step, directory, interval_steps, start_step=0):
 
 
 def _write(directory, write, **arguments):
-  """Returns the op that writes to the event file, once that is there.
+  """Returns the op that writes to the event file once it exists.
 
   Args:
-    directory: Where the file is. All writers of a session share it.
+    directory: The directory of the file, shared by all writers of a session.
     write: One of tf.raw_ops.
-    **arguments: What it takes.
+    **arguments: The arguments of `write`.
   """
   writer = tf.raw_ops.SummaryWriter(shared_name='training_summaries')
   opened = tf.raw_ops.CreateSummaryFileWriter(
@@ -132,8 +132,8 @@ def _write(directory, write, **arguments):
   with tf.control_dependencies([opened]):
     written = write(writer=writer, **arguments)
   with tf.control_dependencies([written]):
-    # A record is written whole, or a run that is killed and continues after
-    # it would have lost some of its tags for good.
+    # Flush, so that records are complete. Otherwise a run that is killed and
+    # resumes after this step would lose some of its tags for good.
     return tf.raw_ops.FlushSummaryWriter(writer=writer)
 
 
@@ -146,23 +146,23 @@ def _write_scalars(directory, step, tags, values):
 
 
 class SpeedHook(tf1.train.SessionRunHook):
-  """Adds the speed of training to its summaries.
+  """Adds the speed of training to the training summaries.
 
-  It writes to the file of the host call, at the steps that are recorded there;
-  on TPU at the last one of each loop.
+  It writes to the file of the host call, at the steps recorded there; on TPU,
+  at the last recorded step of each loop.
   """
 
   def __init__(self, directory: str, batch_size: int, interval_steps: int):
     self._directory = directory
     self._batch_size = batch_size
     self._interval_steps = interval_steps
-    # Time and number of the last step that was counted. The first one is not:
-    # it waits for all that is made only once.
+    # Time and number of the last step that was counted. The first step is not
+    # counted, because it waits for one-time work.
     self._last = None
 
   def begin(self):
     self._step = tf1.train.get_global_step()
-    # On the host where the step is, as the host call.
+    # On the host of the step, like the host call.
     with tf.device(self._step.device), tf.device('cpu:0'):
       self._recorded = tf1.placeholder(tf.int64, [])
       self._speeds = tf1.placeholder(tf.float32, [2])
@@ -174,7 +174,7 @@ class SpeedHook(tf1.train.SessionRunHook):
       )
 
   def after_run(self, run_context, run_values):
-    # Fetched together with the step, it might be that before the update.
+    # A fetch together with the step might return the value before the update.
     step = int(run_context.session.run(self._step)) - 1
     now = time.perf_counter()
     if self._last is None:
@@ -201,8 +201,8 @@ def eval_metrics(labels, logits, losses, weights):
   Args:
     labels: int32 [B].
     logits: float32 [B, C].
-    losses: {term: float32 [B]}, as of objectives.per_example.
-    weights: float32 [B], 1 for an example, 0 for padding of the last batch.
+    losses: {term: float32 [B]}, the result of objectives.per_example.
+    weights: float32 [B], 1 for examples, 0 for padding of the last batch.
   """
 
   def metric_fn(**values):
@@ -222,8 +222,8 @@ def eval_metrics(labels, logits, losses, weights):
 def _weighted_mean(name, values, weights):
   """Like tf.metrics.mean, but summed in float64.
 
-  So an accuracy is exactly the count of right answers divided by the number of
-  examples, and 50,000 losses add up without rounding.
+  So an accuracy is exactly the number of correct answers divided by the number
+  of examples, and 50,000 losses add up without rounding.
   """
   values = tf.cast(values, tf.float64)
   weights = tf.cast(weights, tf.float64)

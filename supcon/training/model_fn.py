@@ -1,4 +1,4 @@
-"""The graphs: a training step of a stage, an evaluation."""
+"""Builds the graphs: a training step of a stage, and an evaluation."""
 
 import dataclasses
 import math
@@ -34,22 +34,24 @@ class ModelFn:
     params: The hyper-parameters.
     run: The plan of all stages.
     stage: The stage that is trained, or that made the evaluated checkpoint.
-    num_classes: Classes of the data set.
-    num_eval_examples: Examples of an evaluation, without padding.
+    num_classes: Number of classes of the data set.
+    num_eval_examples: Number of evaluation examples, without padding.
     mean: The mean color by which images are whitened, on the scale [-1, 1];
-      None if they are not.
-    std: Their standard deviation, likewise.
-    dtype: Of the images that the encoder sees.
-    model_dir: Below it go training summaries.
-    summary_interval_steps: Steps between them.
-    use_tpu: On TPU no hook can look into the training loop.
-    reference_checkpoint: Where the warm-started variables come from; None
-      without warm start, or once model_dir has a checkpoint of its own.
-    train_batch_norm: Whether batch norm runs on batch statistics in training.
-    start_step: Where training begins or continues.
-    nan_hook: To be passed to train() as a hook.
-    nan_listener: To be passed to train() as a saving listener.
-    stop_hook: Of several workers, who have to stop together; else None.
+      None without whitening.
+    std: The standard deviation, on the same scale; None without whitening.
+    dtype: Type of the images that the encoder sees.
+    model_dir: The directory below which training summaries are written.
+    summary_interval_steps: Steps between training summaries.
+    use_tpu: Whether it runs on TPU, where no hook can see into the training
+      loop.
+    reference_checkpoint: The source of warm-started variables; None without
+      warm start, or once model_dir has a checkpoint of its own.
+    train_batch_norm: Whether batch norm uses batch statistics in training.
+    start_step: The step at which training starts or resumes.
+    nan_hook: A hook to pass to train().
+    nan_listener: A saving listener to pass to train().
+    stop_hook: The hook that stops several workers together; None for one
+      worker.
   """
 
   params: hparams.HParams
@@ -73,19 +75,19 @@ class ModelFn:
   stop_hook: run_hooks.StopHook | None = None
 
   def __call__(self, features, labels, mode, params):
-    del params  # TPUEstimator's own; the shapes say all that is needed.
+    del params  # TPUEstimator's own; shapes tell all that is needed.
     if mode == ModeKeys.TRAIN:
       return self.train(features, labels)
     return self.evaluate(features, labels)
 
   @property
   def summary_dir(self) -> str:
-    """Where training summaries go: its name is that of TensorBoard's run."""
+    """Directory of training summaries; its name is the run in TensorBoard."""
     return os.path.join(self.model_dir, model_dirs.TRAIN)
 
   @property
   def speed_hook(self) -> metrics.SpeedHook:
-    """To be passed to train() of the chief as a hook."""
+    """A hook to pass to train() on the chief."""
     return metrics.SpeedHook(
       self.summary_dir, self.run.batch_size, self.summary_interval_steps
     )
@@ -115,7 +117,7 @@ class ModelFn:
     before = [before_update, *tf.nest.flatten(scalars)]
     training_hooks, memory = [], None
     if self.use_tpu:
-      # After a bad step nothing changes until the host can see it.
+      # After a bad step nothing changes until the host sees the report.
       health, memory, kept = steps.first_bad(health)
       before.append(kept)
     else:
@@ -151,15 +153,15 @@ class ModelFn:
     )
 
   def evaluate(self, features, labels) -> TPUEstimatorSpec:
-    """Metrics over every example once; padding has weight 0."""
+    """Metrics over every example exactly once; padding has weight 0."""
     model = self._model()
     outputs = self._outputs(model, features, training=False)
     weights = features['weights']
     per_example = objectives.per_example(
       self.params.loss, outputs, labels, is_valid=weights > 0
     )
-    # The estimator reports the mean of the batches' losses. Scaled like this
-    # it is the mean over all examples, also when the last batch is padded.
+    # The estimator reports the mean of the batches' losses. With this scale
+    # that is the mean over all examples, even if the last batch is padded.
     global_batch = labels.shape[0] * replicas.num_replicas()
     batches = math.ceil(self.num_eval_examples / global_batch)
     scale = batches / self.num_eval_examples
@@ -183,7 +185,7 @@ class ModelFn:
     )
 
   def _outputs(self, model, features, training):
-    if 'embeddings' in features:  # Of an encoder that does not change.
+    if 'embeddings' in features:  # The encoder does not change.
       return model.of_embeddings(features['embeddings'], training)
     return model(self._images(features), training)
 
@@ -214,7 +216,7 @@ class ModelFn:
     return objectives.compose(self.stage.params, means, decay)
 
   def _scaffold_fn(self, model):
-    """Returns what has the estimator start variables from the reference."""
+    """Returns the scaffold_fn that initializes from the reference, or None."""
     if not self.reference_checkpoint:
       return None
 
@@ -226,7 +228,7 @@ class ModelFn:
         ),
       )
 
-    def scaffold_fn():  # On TPU it is called outside the cores' program.
+    def scaffold_fn():  # On TPU it runs outside the cores' program.
       replicas.once(start)
       return tf1.train.Scaffold()
 

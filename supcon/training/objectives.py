@@ -1,9 +1,9 @@
-"""The terms of the loss: one table.
+"""The table of the terms of the loss.
 
-A stage weighs the terms, by its fields NAME_loss_weight, which also say which
-part of the model a term is on; whatever else handles losses (metrics, hooks,
-evaluation) goes through them by name. To add one, add a row to TERMS and a
-field to hparams.Stage.
+A stage weighs the terms by its fields NAME_loss_weight, which also say which
+part of the model a term trains. All other code that handles losses (metrics,
+hooks, evaluation) iterates over the names. To add a term, add a row to TERMS
+and a field to hparams.Stage.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ WEIGHT_DECAY = 'weight_decay'
 
 
 class Term(Protocol):
-  """A loss of each example."""
+  """A loss per example."""
 
   def __call__(
     self,
@@ -33,8 +33,8 @@ class Term(Protocol):
     """Returns float32 [B], in nats.
 
     Args:
-      params: What all stages share about their losses.
-      outputs: Of the model, for B samples.
+      params: The options of the losses, shared by all stages.
+      outputs: The outputs of the model for B samples.
       labels: int32 [B].
       is_valid: Bool [B], False for padding; None if there is none.
     """
@@ -56,7 +56,7 @@ def _contrastive(params, outputs, labels, is_valid):
 
 
 def _cross_entropy(params, outputs, labels, is_valid):
-  del is_valid  # An example's value does not depend on the others.
+  del is_valid  # The value of an example does not depend on others.
   return losses.cross_entropy_loss(
     labels,
     outputs.logits,
@@ -88,7 +88,7 @@ def reached_variables(
   model: contrastive.ContrastiveModel,
   architecture: hparams.Architecture,
 ) -> list[tf.Variable]:
-  """Returns the variables that a gradient of a stage's terms reaches."""
+  """Returns the variables that the gradient of a stage's loss reaches."""
   parts = set()
   for reach in architecture.reaches(stage):
     parts.add(reach.part)
@@ -102,12 +102,12 @@ def reached_variables(
 
 
 def tag(name: str) -> str:
-  """Returns the tag of a term, or of the total, in summaries."""
+  """Returns the summary tag of a term or of the total."""
   return 'loss' if name == TOTAL else f'loss/{name}_loss'
 
 
 def in_words(name: str) -> str:
-  """Returns a term's name for people."""
+  """Returns the name of a term for messages."""
   return name.replace('_', '-')
 
 
@@ -121,7 +121,7 @@ def compose(
   Args:
     stage: Its hyper-parameters.
     means: {term: float32 scalar}, the mean over examples, without weight.
-    weight_decay: float32 scalar, what it adds to the total.
+    weight_decay: float32 scalar, added to the total.
 
   Returns:
     {'total': what the stage minimises, each term as it was given,
@@ -156,7 +156,7 @@ def weight_decay_loss(
   model: contrastive.ContrastiveModel,
   include_bias: bool,
 ) -> tf.Tensor:
-  """Returns coefficient x norms of the parts that the stage decays.
+  """Returns coefficient x norms of the parts that decay in the stage.
 
   LARS decays inside the optimizer, so the loss is 0 there.
   """

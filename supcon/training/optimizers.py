@@ -1,7 +1,7 @@
-"""Hyper-parameters of a stage -> its optimizer; the optimizers of a run.
+"""Builds the optimizers of a run from the hyper-parameters of its stages.
 
-The names given here, and the order in which slots are created, decide the names
-of the slot variables in a checkpoint. They are a public contract.
+The names given here and the order of creation determine the names of the slot
+variables in a checkpoint. They are a public contract.
 """
 
 from collections.abc import Collection
@@ -36,12 +36,12 @@ def build(
     stage: The stage's hyper-parameters.
     stage_number: Counted from 1; part of the names of the slot variables.
     learning_rate: float32 scalar tensor.
-    undecayed: The variables that weight decay leaves alone. For LARS only,
-      which decays weights by itself, and does not adapt the steps of these; for
-      the others, weight decay is part of the loss.
+    undecayed: The variables without weight decay. Only LARS uses this: it
+      decays weights itself, and does not adapt the steps of these variables.
+      For the others, weight decay is part of the loss.
 
   Raises:
-    ValueError: If there is no such optimizer.
+    ValueError: If the optimizer does not exist.
   """
   if stage.optimizer not in _BUILDERS:
     raise ValueError(
@@ -58,24 +58,27 @@ def create_slots(
 ) -> None:
   """Creates an optimizer's slot variables without applying anything.
 
-  The slots of all stages stand in every checkpoint, whichever stage runs, so
-  that training can continue in the next one. Equal optimizers in two stages get
-  names in the order of creation (Adam: `Adam`, `Adam_1`, then `Adam_2`,
-  `Adam_3`): call this for stage 1, then stage 2, before any `apply_gradients`,
-  which then finds the slots and creates none.
+  Every checkpoint holds the slots of all stages, so that training can continue
+  in the next stage. Equal optimizers in two stages get names in the order of
+  creation (Adam: `Adam`, `Adam_1`, then `Adam_2`, `Adam_3`). So call this for
+  stage 1, then for stage 2, before any `apply_gradients`, which then finds the
+  slots and creates none.
 
   Args:
-    optimizer: Not wrapped, such as in a CrossShardOptimizer.
-    variables: All that the optimizer is ever to update, in creation order.
+    optimizer: The optimizer itself, not a wrapper such as CrossShardOptimizer.
+    variables: All variables that the optimizer will ever update, in creation
+      order.
   """
   # `apply_gradients` is the only public way to create slots, but it adds update
-  # ops that must never run. It creates them in an `init_scope`, too. No name
-  # scope: `beta1_power` would get the caller's into its name.
+  # ops that must never run. Like this function, it creates them in an
+  # `init_scope`. The name scope is cleared, because it would otherwise become
+  # part of the name of `beta1_power`.
   with tf.init_scope(), tf1.name_scope(None):
     optimizer._create_slots(list(variables))  # pylint: disable=protected-access
 
 
-# Each: (stage, its name, learning rate, undecayed variables) -> optimizer.
+# Each is a function (stage, its name, learning rate, undecayed variables) ->
+# optimizer.
 
 
 def _rmsprop(stage, stage_name, learning_rate, undecayed):
@@ -107,7 +110,7 @@ def _lars(stage, stage_name, learning_rate, undecayed):
 
 
 def _adam(stage, stage_name, learning_rate, undecayed):
-  # The published name does not tell the stages apart.
+  # The published name is the same for all stages.
   del stage, stage_name, undecayed
   return tf1.train.AdamOptimizer(learning_rate, name='Adam')
 
@@ -142,13 +145,13 @@ def of_plan(
 ) -> dict[int, tf1.train.Optimizer]:
   """Returns {stage number: its optimizer}, with all slots created.
 
-  Every checkpoint of a run holds the slots of every stage, whichever stage is
-  under way. They are made in the order of the stages, which decides their names
-  where two stages share an optimizer whose slots do not carry the stage.
+  Every checkpoint of a run holds the slots of all stages, whatever the current
+  stage. They are made in the order of the stages, which determines their names
+  if two stages share an optimizer whose slot names do not include the stage.
   """
   result = {}
   rates = plan.learning_rates(step)
-  # The published LARS counts the step before it reads its rate.
+  # The published LARS increments the step before it reads its rate.
   lars_rates = plan.learning_rates(step + 1)
   for stage, rate, lars_rate in zip(plan.stages, rates, lars_rates):
     if stage.params.optimizer == enums.Optimizer.LARS:
@@ -170,7 +173,7 @@ def of_plan(
     for optimizer in result.values():
       create_slots(optimizer, model.trainable_variables)
 
-  # In one go: each call would count equal names from the start.
+  # In a single call: each call would count equal names from the start.
   replicas.once(create_all_slots)
   return result
 
@@ -181,16 +184,16 @@ def update(
   gradients: Sequence[tf.Tensor | None],
   step: tf.Variable,
 ) -> steps.Update:
-  """Returns the update of the weights, which ends by counting `step`.
+  """Returns the update of the weights, which also increments `step`.
 
-  Variables that the loss does not reach get a gradient of zero: they stay, and
-  their slots decay as they do in the published implementation.
+  Variables that the loss does not reach get a gradient of zero: they do not
+  change, and their slots decay as in the published implementation.
 
   Args:
-    optimizer: Of the stage, with its slots.
-    variables: All that are trained.
-    gradients: Of this replica's loss, for each of them, or None. What is
-      minimised is the mean of the replicas' losses.
+    optimizer: The optimizer of the stage, with its slots.
+    variables: All trainable variables.
+    gradients: The gradient of this replica's loss for each variable, or None.
+      The mean of the replicas' losses is minimised.
     step: The global step.
   """
 
@@ -210,15 +213,15 @@ def update(
 
 
 def _variables_of(optimizer, variables):
-  """Returns what an optimizer keeps: of each variable, and besides."""
+  """Returns the variables of an optimizer: slots, and those without."""
   return [
     *(
       optimizer.get_slot(variable, name)
       for name in optimizer.get_slot_names()
       for variable in variables
     ),
-    # Powers of Adam's betas. Its public list looks at the default graph alone,
-    # but the loop of a TPU may be a graph of its own.
+    # Powers of Adam's betas. The public list looks only at the default graph,
+    # but the loop of a TPU may be another graph.
     *optimizer._non_slot_variables(),  # pylint: disable=protected-access
   ]
 
@@ -230,16 +233,16 @@ def unreached_slots(
   include_bias: bool,
   architecture: hparams.Architecture,
 ) -> set[str]:
-  """Makes the optimizers and names the slots that no loss ever changes.
+  """Makes the optimizers and returns the names of slots that never change.
 
-  The published code has no slots of variables that no loss reaches.
+  The published code has no slots for variables that no loss reaches.
 
   Args:
-    plan: That of all stages.
+    plan: The plan of all stages.
     model: The model.
     step: The global step.
     include_bias: Whether biases decay.
-    architecture: That of the model.
+    architecture: The architecture of the model.
   """
   names = set()
   for number, optimizer in of_plan(plan, model, step, include_bias).items():
