@@ -94,7 +94,7 @@ class ProgressHook(tf1.train.SessionRunHook):
     if now - self._logged < self._seconds and not is_last:
       return
     self._logged = now
-    # Log filters drop PROGRESS lines, but never the last line of a stage.
+    # Log files drop some PROGRESS lines, but never the last one of a stage.
     extra = None if is_last else log_files.PROGRESS
     logging.info('%s', self._line(now, **values), extra=extra)
 

@@ -1,8 +1,8 @@
-"""How the steps of a run are counted: which stage and epoch a step is in.
+"""Counts the steps of a run: which stage and epoch a step belongs to.
 
-A step is a number of batches. What it means follows from the number of
-examples, the batch and the lengths of the stages; if one of these changes, the
-same number is another place.
+A step is a number of batches. Its meaning follows from the number of examples,
+the batch size and the lengths of the stages; if one of these changes, the same
+number means another place.
 """
 
 import dataclasses
@@ -13,12 +13,12 @@ from supcon.config import hparams
 
 @dataclasses.dataclass(frozen=True)
 class Counting:
-  """What gives a step its place in a run.
+  """The settings that determine the place of a step in a run.
 
   Attributes:
-    num_examples: Of the training set.
+    num_examples: Size of the training set.
     batch_size: The global batch.
-    epochs: Of each stage.
+    epochs: Length of each stage in epochs.
   """
 
   num_examples: int
@@ -31,7 +31,7 @@ class Counting:
 
   @property
   def ends(self) -> tuple[int, ...]:
-    """The step with which each stage ends, rounded as schedules.StageSpan."""
+    """Last step of each stage, rounded as in schedules.StageSpan."""
     return tuple(
       int(epoch * self.steps_per_epoch)
       for epoch in itertools.accumulate(self.epochs)
@@ -52,10 +52,10 @@ def of(params: hparams.HParams, num_examples: int) -> Counting:
 
 
 def is_moved(known: Counting, now: Counting, step: int) -> bool:
-  """Whether another counting gives a step another place.
+  """Whether a new counting moves a step to another place.
 
-  A place is a stage and an epoch. A stage that is complete may become longer,
-  as long as no later one has begun.
+  A place is a stage and an epoch. A completed stage may become longer, as long
+  as no later stage has begun.
 
   Args:
     known: How the step was counted.
@@ -73,7 +73,7 @@ def is_moved(known: Counting, now: Counting, step: int) -> bool:
 
 
 def what_moves(known: Counting, now: Counting) -> list[str]:
-  """Returns in what they differ, as parts of a ChangedError."""
+  """Returns the differences, as parts of a ChangedError."""
   parts = []
   for name, old, new in (
     ('training examples', known.num_examples, now.num_examples),
@@ -89,9 +89,9 @@ def what_moves(known: Counting, now: Counting) -> list[str]:
 
 
 def moved_step(known: Counting, now: Counting, step: int) -> int:
-  """Returns the step that has, counted anew, the stage and epoch of another.
+  """Returns the step of the new counting at the same stage and epoch.
 
-  What lies after the end of a stage that has become shorter is at its end.
+  A step beyond the new end of its stage moves to that end.
 
   Args:
     known: How `step` was counted.
@@ -112,7 +112,7 @@ def moved_step(known: Counting, now: Counting, step: int) -> int:
 
 
 def place(counting: Counting, step: int) -> str:
-  """Returns where a step is: 'step 6 of 9, epoch 1.50 of 3 of stage 2'."""
+  """Returns the place of a step: 'step 6 of 9, epoch 1.50 of 3 of stage 2'."""
   starts = (0, *counting.ends)
   stage = next(
     (n for n, end in enumerate(counting.ends) if step <= end),

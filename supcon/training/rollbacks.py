@@ -1,10 +1,11 @@
-"""Which batches a run skips because training diverged at them.
+"""Records which batches a run skips because training diverged at them.
 
-Training that has diverged goes back to a checkpoint, and from its step on takes
-later batches: those that led to the divergence are left out. A file in
-model_dir says so of every rollback, in their order. Which batch a step takes
-follows from that file and the step alone: a run that is killed and starts again
-sees what it would have seen, and so does another run that is given the file.
+After divergence, training returns to a checkpoint and takes later batches from
+there on: it leaves out the batches that led to the divergence. A file in
+model_dir lists all rollbacks in order. The batch of a step follows from that
+file and the step alone. So a run that is killed and restarted sees the same
+batches as without the interruption, and so does another run that is given the
+file.
 """
 
 from collections.abc import Sequence
@@ -16,15 +17,15 @@ FILE = 'rollbacks.json'
 
 @dataclasses.dataclass(frozen=True)
 class Rollback:
-  """A way back.
+  """A return to a checkpoint.
 
   Attributes:
-    checkpoint_step: The step that training went back to.
-    diverged_step: The step that could not be made.
-    skipped: How many batches are left out: those of the steps from
+    checkpoint_step: The step that training returned to.
+    diverged_step: The step that could not be applied.
+    skipped: Number of batches left out: those of the steps from
       `checkpoint_step` to `diverged_step`, both included.
-    time: When, in UTC, such as 2025-01-31T23:59:59+00:00.
-    reason: What was found, in words.
+    time: The time in UTC, such as 2025-01-31T23:59:59+00:00.
+    reason: The reason in words.
   """
 
   checkpoint_step: int
@@ -34,7 +35,7 @@ class Rollback:
   reason: str
 
   def __post_init__(self):
-    """Raises ValueError if it cannot have happened."""
+    """Raises ValueError if the values are impossible."""
     steps = (self.checkpoint_step, self.diverged_step, self.skipped)
     if not all(type(number) is int for number in steps):
       raise ValueError(f'{steps} are not three whole numbers')
@@ -51,13 +52,13 @@ class Rollback:
 
 
 def offset(rollbacks: Sequence[Rollback], step: int) -> int:
-  """Returns by how much the batch that a step takes is later than the step.
+  """Returns how many batches the batch of a step is ahead of the step.
 
-  Every rollback adds to those before it, from its checkpoint on; what an
-  earlier one said of later steps then holds no more.
+  Every rollback adds to the earlier ones from its checkpoint on. It cancels
+  what an earlier rollback said about later steps.
 
   Args:
-    rollbacks: In the order in which they happened.
+    rollbacks: All rollbacks in the order in which they happened.
     step: The global step before an update.
   """
   total, result = 0, 0
@@ -69,20 +70,20 @@ def offset(rollbacks: Sequence[Rollback], step: int) -> int:
 
 
 class Rollbacks:
-  """Those of a run.
+  """The rollbacks of a run.
 
   Attributes:
-    all: Rollbacks in their order, a tuple.
+    all: The rollbacks in order, a tuple.
   """
 
   def __init__(self, model_dir):
-    """Reads them.
+    """Reads the file of the rollbacks.
 
     Args:
       model_dir: model_dirs.ModelDir.
 
     Raises:
-      ValueError: If the file holds something else.
+      ValueError: If the file is malformed.
     """
     self._model_dir = model_dir
     found = model_dir.read_json(FILE)
@@ -100,19 +101,19 @@ class Rollbacks:
 
   @property
   def num_skipped(self) -> int:
-    """How many batches were skipped."""
+    """Number of skipped batches."""
     return sum(rollback.skipped for rollback in self.all)
 
   def offset(self, step: int) -> int:
-    """Returns by how much the batch that a step takes is later than it."""
+    """Returns how many batches the batch of a step is ahead of the step."""
     return offset(self.all, step)
 
   def until(self, step: int, stop_step: int) -> int:
-    """Returns up to which step batches follow one another.
+    """Returns the step up to which batches are consecutive.
 
     Args:
-      step: Where to begin.
-      stop_step: What is returned if they do so up to there.
+      step: The step to start from.
+      stop_step: The result if all batches up to it are consecutive.
     """
     changes = [
       rollback.checkpoint_step
@@ -133,10 +134,10 @@ class Rollbacks:
 
     Args:
       checkpoint_step: See `Rollback`.
-      diverged_step: Likewise.
-      reason: Likewise.
-      is_written: Whether into the file, too; of several machines that train
-        together, one writes it.
+      diverged_step: See `Rollback`.
+      reason: See `Rollback`.
+      is_written: Whether to write it to the file, too. Of several machines that
+        train together, one does.
 
     Raises:
       ValueError: If the checkpoint is not before the step.

@@ -1,6 +1,6 @@
-"""Session hooks that look after a run: signals, what is told of it, its lock.
+"""Session hooks that look after a run: signals, status and lock.
 
-They act between two steps, on TPU between two loops.
+They act between two steps; on TPU, between two loops.
 """
 
 import collections
@@ -19,28 +19,28 @@ from supcon.training import stages
 
 tf1 = tf.compat.v1
 
-_SPEED_SECONDS = 60.0  # Speed is that of the last minute.
+_SPEED_SECONDS = 60.0  # Speed is averaged over the last minute.
 
 
 class StopHook(tf1.train.SessionRunHook):
   """Stops training after the step during which a signal came.
 
-  The estimator saves that step as it saves the last one.
+  The estimator saves that step in the same way as the last one.
 
-  Workers compute and save together, so they have to stop after the same step,
-  whoever of them was told. To agree on it they vote with each step; else the
-  hook asks nobody.
+  Workers compute and save together, so they must stop after the same step,
+  whichever of them received the signal. To agree on it, they vote in each step.
+  With one worker there is no vote.
 
   Attributes:
-    step: After which training stopped; None if it did not for a signal.
+    step: The step after which a signal stopped training; None if none did.
   """
 
   def __init__(self, deferral: signals.Deferral):
     """Makes the hook.
 
     Args:
-      deferral: Begins with the first step. Before that there is nothing to save
-        and a signal ends whatever is under way.
+      deferral: Starts with the first step. Before that there is nothing to
+        save, and a signal ends the process at once.
     """
     self.step: int | None = None
     self._deferral = deferral
@@ -51,13 +51,13 @@ class StopHook(tf1.train.SessionRunHook):
   def ballot(self) -> tf.Tensor:
     """Returns float32 [], 1 if this worker wants to stop, else 0.
 
-    To be called in the model_fn, by each replica.
+    Each replica calls it in the model_fn.
     """
     self._ballots.append(tf1.placeholder_with_default(0.0, []))
     return self._ballots[-1]
 
   def count(self, votes: tf.Tensor) -> None:
-    """Says which float32 [] is positive if any replica's ballot is 1."""
+    """Sets the float32 [] that is positive if any replica's ballot is 1."""
     self._votes = votes
 
   def begin(self):
@@ -86,7 +86,7 @@ class StopHook(tf1.train.SessionRunHook):
 
 
 class StatusHook(tf1.train.SessionRunHook):
-  """Tells a status.Writer how far training is."""
+  """Reports the progress of training to a status.Writer."""
 
   def __init__(
     self,
@@ -99,19 +99,19 @@ class StatusHook(tf1.train.SessionRunHook):
     """Makes the hook.
 
     Args:
-      writer: Says how often something is to be told.
+      writer: The writer, which determines how often to report.
       run: The plan of all stages.
       stage: The stage that is trained.
-      logs: Whether to log it, too; on TPU no other hook can.
-      clock: Tells the seconds since any moment.
+      logs: Whether to log the progress, too; on TPU no other hook can.
+      clock: Returns seconds since a fixed moment.
     """
     self._writer = writer
     self._run = run
     self._stage = stage
     self._logs = logs
     self._clock = clock
-    # (time, step) from the end of the first step, which waits for all that is
-    # made only once.
+    # (time, step) from the end of the first step, which waits for one-time
+    # work.
     self._seen = collections.deque()
 
   def begin(self):
@@ -152,7 +152,7 @@ class StatusHook(tf1.train.SessionRunHook):
     )
 
   def _steps_per_second(self, step):
-    """Returns the speed of late; None at the beginning."""
+    """Returns the recent speed; None at the beginning."""
     now, seen = self._clock(), self._seen
     while len(seen) > 1 and now - seen[1][0] > _SPEED_SECONDS:
       seen.popleft()
@@ -162,17 +162,17 @@ class StatusHook(tf1.train.SessionRunHook):
 
 
 class Keeper(Protocol):
-  """What writes down of checkpoints what they were trained with."""
+  """Records what checkpoints were trained with."""
 
   def before_save(self, step: int) -> None:
-    """A checkpoint of this step is about to be saved."""
+    """Called before a checkpoint of this step is saved."""
 
   def after_save(self, step: int) -> None:
-    """It was saved."""
+    """Called after it was saved."""
 
 
 class SaveListener(tf1.train.CheckpointSaverListener):
-  """Saves only while the lock is held; tells a status.Writer and a keeper."""
+  """Allows saving only with the lock; informs a writer and a keeper."""
 
   def __init__(
     self,
@@ -205,16 +205,16 @@ class SaveListener(tf1.train.CheckpointSaverListener):
 
 
 class TableListener(tf1.train.CheckpointSaverListener):
-  """Has the table of summaries written before each checkpoint.
+  """Makes sure that the table of summaries is written before a checkpoint.
 
-  So none is there of which the table lacks a step.
+  So the table never lacks a step that a checkpoint includes.
   """
 
   def __init__(self, write: Callable[[int], None]):
     """Makes the listener.
 
     Args:
-      write: Takes the step from which on the table is to hold nothing.
+      write: Writes the table; takes the step at which the table must end.
     """
     self._write = write
 

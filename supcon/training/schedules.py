@@ -1,13 +1,13 @@
-"""Learning rates: pure functions from the global step to a rate.
+"""Learning rates as pure functions of the global step.
 
-A run is a row of stages. Each stage warms up linearly to its peak rate, then
-decays. Rates are scaled linearly with the batch, as in section 2.1 of
+A run is a sequence of stages. Each stage warms up linearly to its peak rate,
+then decays. Rates are scaled linearly with the batch, as in section 2.1 of
 https://arxiv.org/abs/1706.02677. The number of steps per epoch may be
-fractional, and epochs become steps by rounding down: each boundary of the run
-on its own, so that fractions do not add up over the stages.
+fractional. Epochs are converted to steps by rounding down each boundary of the
+run separately, so that fractions do not accumulate over the stages.
 
-Lengths in epochs and steps are static Python numbers, only the step is a
-tensor. All arithmetic on it is float32.
+Lengths in epochs and steps are static Python numbers; only the step is a
+tensor. Arithmetic on it is in float32.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ BASE_BATCH_SIZE = 256
 
 @dataclasses.dataclass(frozen=True)
 class StageSpan:
-  """Where a stage lies within its run: steps [start_step, stop_step)."""
+  """The position of a stage in its run: steps [start_step, stop_step)."""
 
   number: int  # Counted from 1, as the flags do.
   start_epoch: int
@@ -51,7 +51,8 @@ def stage_spans(
   """Lays the stages of a run end to end.
 
   Args:
-    stages: In the order in which they run. 0 epochs make an empty span.
+    stages: The stages in the order in which they run. 0 epochs give an empty
+      span.
     num_examples: Size of the training set.
     batch_size: Global batch size, the sum over all replicas.
 
@@ -74,7 +75,7 @@ def stage_spans(
 
 
 def current_epoch(step, steps_per_epoch: float):
-  """Returns the epochs done before `step`, fractional, float32 like `step`."""
+  """Returns the epochs before `step`, fractional, float32 shaped like it."""
   return tf.cast(step, tf.float32) / steps_per_epoch
 
 
@@ -83,11 +84,11 @@ def stage_index(step, spans: Sequence[StageSpan]):
 
   Args:
     step: int64 (or int32) scalar, the global step.
-    spans: Of all stages, as `stage_spans` gives them.
+    spans: The spans of all stages, from `stage_spans`.
 
   Returns:
-    int32 scalar, index into `spans`. Empty stages own no step of the run. Past
-    the end of the run it is the last stage, even an empty one.
+    int32 scalar, index into `spans`. Empty stages have no step. After the end
+    of the run the result is the last stage, even if it is empty.
   """
   step = tf.convert_to_tensor(step)
   next_starts = tf.constant([span.start_step for span in spans[1:]], step.dtype)
@@ -100,37 +101,37 @@ def learning_rates(
   spans: Sequence[StageSpan],
   batch_size: int,
 ):
-  """Returns the rate of every stage at a step: 0 but for the current stage.
+  """Returns the rate of every stage at a step: 0 except in its own steps.
 
   Args:
     step: int64 (or int32) scalar, the global step.
     stages: All stages of the run.
-    spans: Of the same stages, as `stage_spans` gives them.
+    spans: The spans of these stages, from `stage_spans`.
     batch_size: Global batch size, the sum over all replicas.
 
   Returns:
     A tuple of float32 scalars, one per stage.
 
   Raises:
-    ValueError: If a stage's warm-up leaves no step of the stage to decay in.
+    ValueError: If the warm-up of a stage leaves no step for the decay.
   """
-  step = tf.convert_to_tensor(step)  # One read, where it is a variable.
+  step = tf.convert_to_tensor(step)  # Reads a variable once.
   current = stage_index(step, spans)
   rates = []
   for index, (stage, span) in enumerate(zip(stages, spans, strict=True)):
     if stage.epochs == 0:
-      # A stage that is skipped has nothing to warm up, so the warm-up flag,
-      # whose default is 12 epochs, need not be reset to skip a stage.
+      # A skipped stage has no warm-up. So the warm-up flag, whose default is 12
+      # epochs, need not be changed to skip a stage.
       stage = dataclasses.replace(stage, warmup_epochs=0.0)
     rate = learning_rate(step, stage, span, batch_size)
-    # Selected, not multiplied by 0 or 1: long before its start an exponential
-    # decay is infinite.
+    # Selected instead of multiplied by 0 or 1: an exponential decay is infinite
+    # long before its start.
     rates.append(tf.where(tf.equal(current, index), rate, tf.zeros_like(rate)))
   return tuple(rates)
 
 
 def learning_rate(step, stage: hparams.Stage, span: StageSpan, batch_size: int):
-  """Returns the rate of one stage, as if all steps from its start were its own.
+  """Returns the rate of one stage, as if it never ended.
 
   With S steps per epoch and t the steps since the end of warm-up:
 
@@ -142,22 +143,22 @@ def learning_rate(step, stage: hparams.Stage, span: StageSpan, batch_size: int):
     NO_DECAY          peak
     t > decay steps   0
 
-  The warm-up's length and its end are rounded down separately. Where S is
-  fractional, t can therefore begin at -1; the published rates do the same. A
-  stage without any step to decay in is constant.
+  The length of the warm-up and its end are rounded down separately. So with a
+  fractional S, t can start at -1, as in the published rates. A stage without
+  any step for the decay has a constant rate.
 
   Args:
     step: int64 (or int32), the global step; any shape.
     stage: The stage's hyper-parameters.
-    span: Where the stage lies.
+    span: The span of the stage.
     batch_size: Global batch size, the sum over all replicas.
 
   Returns:
-    float32, the shape of `step`.
+    float32, in the shape of `step`.
 
   Raises:
-    ValueError: If there is a warm-up and it leaves no step to decay in: it is
-      as long as the stage or longer, or rounding leaves none in a short stage.
+    ValueError: If there is a warm-up and it leaves no step for the decay: it is
+      at least as long as the stage, or rounding leaves none in a short stage.
   """
   warmup_steps = span.step_at(stage.warmup_epochs)
   decay_steps = span.step_at(stage.epochs - stage.warmup_epochs)
@@ -195,8 +196,8 @@ def learning_rate(step, stage: hparams.Stage, span: StageSpan, batch_size: int):
   return peak * factor
 
 
-# Each decay: (steps since the end of warm-up, float32; decay steps; stage;
-# steps per epoch) -> factor of the peak rate, float32.
+# Each decay is a function (steps since the end of warm-up, float32; decay
+# steps; stage; steps per epoch) -> factor of the peak rate, float32.
 
 
 def _cosine(since_warmup, decay_steps, stage, steps_per_epoch):

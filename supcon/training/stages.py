@@ -1,9 +1,9 @@
-"""A run is a list of stages; each has losses, an optimizer and a schedule.
+"""The stages of a run, each with losses, an optimizer and a schedule.
 
-Nothing asks which stage it is in by name: a `Plan` says which stage a step
-belongs to, and the training graph is built for that stage. What a stage does
-not need (a loss of weight 0, and so perhaps the whole backward pass through the
-encoder) is not in its graph.
+No code depends on the name of a stage: a `Plan` maps a step to its stage, and
+the training graph is built for that stage. The graph contains only what the
+stage needs. For example, a loss of weight 0 is not in it, nor is the backward
+pass through the encoder if no loss needs it.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ class Stage(NamedTuple):
 
   @property
   def number(self) -> int:
-    """Counted from 1, as in the flags and in the names of slots."""
+    """Counted from 1, as in flags and names of slots."""
     return self.span.number
 
   @property
@@ -48,9 +48,9 @@ class Plan:
     return self.stages[-1].stop_step
 
   def stage_at(self, step: int) -> Stage:
-    """Returns the stage whose update takes `step` to `step` + 1.
+    """Returns the stage whose update goes from `step` to `step` + 1.
 
-    After the last step it is the last stage that trained anything.
+    After the last step, it is the last stage that trained.
     """
     trained = [s for s in self.stages if s.start_step < s.stop_step]
     for stage in trained:
@@ -62,7 +62,7 @@ class Plan:
     """Returns the stage whose update made the checkpoint of a step.
 
     The checkpoint at the end of a stage belongs to that stage, not to the next
-    one. That of step 0 belongs to the first stage that trains anything.
+    one. The checkpoint of step 0 belongs to the first stage that trains.
     """
     return self.stage_at(max(step - 1, 0))
 
@@ -80,7 +80,7 @@ def plan(params: hparams.HParams, num_examples: int) -> Plan:
   """Returns the stages of a run over `num_examples` training examples.
 
   Raises:
-    ValueError: If no step results, or a warm-up does not fit its stage.
+    ValueError: If there is no step, or a warm-up does not fit into its stage.
   """
   spans = schedules.stage_spans(params.stages, num_examples, params.batch_size)
   result = Plan(
@@ -95,5 +95,5 @@ def plan(params: hparams.HParams, num_examples: int) -> Plan:
       f'{params.batch_size} and {num_examples} training examples.'
     )
   with tf.Graph().as_default():
-    result.learning_rates(tf.constant(0, tf.int64))  # Raises what does not fit.
+    result.learning_rates(tf.constant(0, tf.int64))  # Raises.
   return result

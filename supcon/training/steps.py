@@ -1,8 +1,8 @@
-"""A training step as a value: what it would do, before anything is done.
+"""A training step as a value: its effects, before any of them happens.
 
-How it comes about is free: `in_one_pass` takes the whole batch at once. What
-owns state hands out an `Update` with the variables that it changes; nobody else
-lists them.
+A step may be computed in any way; `in_one_pass` takes the whole batch at once.
+Each owner of state hands out an `Update` with the variables that it changes; no
+other code lists them.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ class Update(NamedTuple):
   """A change of state that belongs to a step.
 
   Attributes:
-    make: Builds the ops. It is called where they may run, since on TPU an op
+    make: Builds the ops. It is called where they may run, because on TPU an op
       runs as soon as it exists.
-    changed: The variables that they change.
-    kind: In words, what is read to make the change.
-    read: (variable, what is read for it) pairs; all must be finite.
+    changed: The variables that the ops change.
+    kind: Describes in words the values that the update reads.
+    read: Pairs (variable, the value read for it); all values must be finite.
   """
 
   make: Callable[[], Sequence[tf.Operation]]
@@ -39,13 +39,13 @@ class Update(NamedTuple):
 
 
 class Step(NamedTuple):
-  """What one step would do on this replica.
+  """The effects of one step on this replica.
 
   Attributes:
-    losses: As of objectives.compose, means over this replica's samples.
-    gradients: Of the total, for each trainable variable; None where it does not
-      reach.
-    updates: Of all state but the weights.
+    losses: The result of objectives.compose, means over this replica's samples.
+    gradients: The gradient of the total for each trainable variable; None where
+      it does not reach.
+    updates: The updates of all state except the weights.
   """
 
   losses: Mapping[str, tf.Tensor]
@@ -59,13 +59,13 @@ def in_one_pass(
   losses: Mapping[str, tf.Tensor],
   statistics: Sequence[layers.BatchStatistic],
 ) -> Step:
-  """Returns the step of a batch that passed through the model as a whole.
+  """Returns the step of a batch that was computed in one pass.
 
   Args:
-    stage: Whether moving averages follow the batch.
+    stage: Determines whether moving averages follow the batch.
     model: The model.
-    losses: As of objectives.compose.
-    statistics: Those of the batch.
+    losses: The result of objectives.compose.
+    statistics: The statistics of the batch.
   """
   gradients = tf.gradients(losses[objectives.TOTAL], model.trainable_variables)
   updates = []
@@ -85,21 +85,21 @@ def in_one_pass(
 
 
 class Subject(NamedTuple):
-  """What has to be finite for a step to be made."""
+  """A value that must be finite for a step to be applied."""
 
   kind: str  # In words.
-  name: str  # Of the variable; empty for the loss.
+  name: str  # Name of the variable; empty for the loss.
 
 
 class Health(NamedTuple):
-  """Whether all that a step would do is finite; the same on all replicas.
+  """Whether all effects of a step are finite; the same on all replicas.
 
   Attributes:
-    loss_names: Those of Step.losses.
-    subjects: What is looked at.
-    report: float32 [len(loss_names) + len(subjects)]: the losses, as means over
-      the replicas; then of each subject the share of the replicas on which it
-      is NaN or infinite.
+    loss_names: The names in Step.losses.
+    subjects: The values that are checked.
+    report: float32 [len(loss_names) + len(subjects)]: the losses, averaged over
+      the replicas, followed by the share of replicas on which each subject is
+      NaN or infinite.
   """
 
   loss_names: tuple[str, ...]
@@ -115,25 +115,25 @@ class Health(NamedTuple):
     return tf.reduce_all(tf.equal(self.shares_in(self.report), 0))
 
   def losses_in(self, report) -> dict:
-    """Returns {name: its value} from a report of this form."""
+    """Returns {name: loss} from a report of this form."""
     return dict(zip(self.loss_names, report))
 
   def shares_in(self, report):
-    """Returns of each subject the share of replicas on which it is bad."""
+    """Returns the share of replicas on which each subject is bad."""
     return report[len(self.loss_names) :]
 
 
 def health(step: Step, variables: Sequence[tf.Variable]) -> Health:
-  """Looks at what this replica would do in a step, and all others.
+  """Checks the effects of a step on this replica and all others.
 
-  Of the losses only the total counts: parts of weight 0 may be what they like.
-  What updates read counts: neither the loss nor the gradients need show that
-  batch statistics are NaN, for on CPU, a batch norm and its relu are one op,
-  which makes 0 of NaN.
+  Of the losses only the total matters: terms of weight 0 may have any value.
+  The values that updates read matter, too, because loss and gradients need not
+  reveal NaN in batch statistics: on CPU, a batch norm and its relu are one op,
+  which turns NaN into 0.
 
   Args:
     step: The step.
-    variables: Those of its gradients.
+    variables: The variables of its gradients.
   """
   looked_at = [
     ('the gradients of', variable, gradient)
@@ -145,7 +145,7 @@ def health(step: Step, variables: Sequence[tf.Variable]) -> Health:
     for update in step.updates
     for variable, value in update.read
   ]
-  # Under a tf.distribute strategy a replica knows them by names of its own.
+  # Under a tf.distribute strategy each replica has its own names for them.
   names = replicas.once(lambda: [v.op.name for _, v, _ in looked_at])
   subjects = [Subject('the loss', '')]
   are_finite = [tf.math.is_finite(step.losses[objectives.TOTAL])]
@@ -163,11 +163,11 @@ def health(step: Step, variables: Sequence[tf.Variable]) -> Health:
 
 
 def first_bad(health: Health) -> tuple[Health, tf.Variable, tf.Operation]:
-  """Keeps the first bad report, for a loop of steps that nobody can look into.
+  """Keeps the first bad report of a loop that the host cannot see into.
 
   Returns:
-    The health of all steps since the session began, this one included; the
-    variable that keeps its report; and the op that does so.
+    The health of all steps since the session began, including this one; the
+    variable that keeps the report; and the op that updates it.
   """
   memory = tf1.get_variable(
     'first_bad_report',
@@ -188,18 +188,18 @@ def first_bad(health: Health) -> tuple[Health, tf.Variable, tf.Operation]:
 
 
 def make(updates: Sequence[Update], is_good: tf.Tensor) -> tf.Operation:
-  """Returns the op that makes all updates, one after the other, or none.
+  """Returns the op that makes all updates one after the other, or none.
 
   Args:
-    updates: In order; the last one counts the step.
-    is_good: Bool scalar, the same on all replicas. If it does not hold, no
-      variable changes, be it a weight, a slot, a moving statistic or the step.
+    updates: The updates in order; the last one increments the step.
+    is_good: Bool scalar, the same on all replicas. If false, no variable
+      changes, whether weight, slot, moving statistic or step.
   """
 
   def make_all():
     made = tf.no_op()
     for update in updates:
-      # One op for all of them: every op that follows has an edge from it.
+      # A single op for all of them, since every later op gets an edge from it.
       with tf.control_dependencies([made]):
         made = tf.group(update.make())
     return made

@@ -1,4 +1,4 @@
-"""Which variables come from a reference: a checkpoint, an export, a module."""
+"""Initializes variables from a reference: checkpoint, export or module."""
 
 from collections.abc import Sequence
 import functools
@@ -19,16 +19,16 @@ from supcon.training import checkpoints
 
 _EXPORTS = 'exports'  # In a training directory.
 _VARIABLES = ('variables/variables', 'hub/variables/variables')  # In an export.
-# These stand for the directory that they are in.
+# Files that stand for their directory.
 _FILES_OF_DIRECTORIES = ('saved_model.pb', 'tfhub_module.pb', 'checkpoint')
 
-# A server that says nothing for so long is not there.
+# A server that is silent for this long counts as unreachable.
 _TIMEOUT_SECONDS = 20.0
 
-# What comes of handles without a server, of servers without such a module, of
-# archives that are damaged, and of caches that cannot be written.
+# Errors of bad handles, missing servers and modules, damaged archives, and
+# caches that cannot be written.
 _FETCH_ERRORS = (
-  OSError,  # Also what tensorflow_hub, urllib and ssl raise.
+  OSError,  # Includes errors of tensorflow_hub, urllib and ssl.
   http.client.HTTPException,
   ValueError,
   tf.errors.OpError,
@@ -44,11 +44,11 @@ def find(reference: str) -> str:
   Args:
     reference: One of
       - a checkpoint prefix such as DIR/model.ckpt-100, or one of its files;
-      - a training directory, whose newest checkpoint is meant; without any, the
-        newest of its exports;
+      - a training directory, which stands for its newest checkpoint, or without
+        one, for the newest of its exports;
       - an export, a directory of exports, or a TF-Hub module in a directory;
-      - a handle of a TF-Hub module, http:// or https://, which is fetched into
-        $TFHUB_CACHE_DIR unless it is there.
+      - a handle of a TF-Hub module, http:// or https://, which is downloaded to
+        $TFHUB_CACHE_DIR unless it is already there.
 
   Returns:
     Checkpoint prefix.
@@ -60,7 +60,7 @@ def find(reference: str) -> str:
     directory = _fetch(reference)
     where = f'{reference} was fetched to {directory}, which'
   else:
-    # Only the root would be nothing without its slash.
+    # The root directory must keep its slash.
     directory = reference.rstrip('/') or reference
     where = reference
   try:
@@ -107,12 +107,12 @@ def _find_at(path):
 
 
 def _is_checkpoint(prefix):
-  # checkpoint_exists() is true of any directory.
+  # checkpoint_exists() is true for any directory.
   return tf.io.gfile.exists(f'{prefix}.index')
 
 
 def _unmarked_checkpoint(directory):
-  """Returns the only checkpoint of a directory that does not say its newest.
+  """Returns the only checkpoint in a directory without `checkpoint` file.
 
   Raises:
     ValueError: If there are several.
@@ -153,9 +153,9 @@ def _newest_export(directory):
 def _fetch(handle):
   """Returns the directory of a TF-Hub module."""
   try:
-    # Late, for nothing else here needs it.
+    # Imported late, because nothing else here needs it.
     import tensorflow_hub as hub
-  # Versions that do not go together raise anything.
+  # Incompatible versions may raise anything.
   except Exception as error:
     raise ValueError(
       f'--reference_ckpt={handle} cannot be fetched, for tensorflow_hub cannot '
@@ -198,11 +198,12 @@ def assignment_map(
 ) -> dict[str, tf.Variable]:
   """Returns {key in the reference: variable that starts from it}.
 
-  It is what tf.train.init_from_checkpoint takes. A key is the name that the
-  variable has there, or in checkpoints of TensorFlow 2 the path to its object.
+  This is the argument of tf.train.init_from_checkpoint. A key is the name that
+  the variable has in the reference or, in checkpoints of TensorFlow 2, the path
+  to its object.
 
   Raises:
-    ValueError: If the checkpoint cannot be read, is of another architecture, or
+    ValueError: If the checkpoint cannot be read, has another architecture, or
       lacks variables and `params` does not ignore that.
   """
   held = _index(model, checkpoint)
@@ -229,11 +230,11 @@ def describe(
   params: hparams.WarmStart,
   checkpoint: str,
 ) -> list[str]:
-  """Returns a line for each part of the model: what it starts from.
+  """Returns a line for each part of the model about its source.
 
   Args:
     model: The model.
-    params: With which `assignment_map` was content.
+    params: The options that `assignment_map` has accepted.
     checkpoint: Checkpoint prefix.
   """
   held = _index(model, checkpoint)
@@ -290,7 +291,7 @@ def _index(model, checkpoint):
 
 
 def _refusal(model, parts, held, found):
-  """Returns what is wrong and what to do, in a line."""
+  """Returns one line about what is wrong and what to do."""
   differences = checkpoints.part_differences(
     held.shapes,
     {v.op.name: v.shape.as_list() for v in model.variables},
@@ -299,7 +300,7 @@ def _refusal(model, parts, held, found):
   flags = {part.module.name: part.flag for part in parts}
   told = [d for d in differences if d.scope in flags]
   if not told and found.different:
-    # A head that is made alike differs where it stands on another encoder.
+    # A head of the same form still differs if its encoder does.
     told = [d for d in differences if d.scope == model.encoder.name and d.flags]
   if found.missing and not found.different:
     count = sum(len(part.module.variables) for part in parts)
