@@ -1,9 +1,10 @@
-"""From encoded records to shuffled, augmented, batched views.
+"""The input pipeline: encoded records to shuffled, augmented batches.
 
-The order of the training examples is that of `order`. It and the views are
-functions of (run seed, epoch, example index), label noise of (run seed, example
-index), and of nothing else: they do not depend on how many threads work, and a
-run that starts again at step s sees what it would have seen.
+`order` defines the order of the training examples. The order and the views are
+functions of (run seed, epoch, example index) only, and label noise is a
+function of (run seed, example index) only. They do not depend on the number of
+threads, and a run that restarts at step s sees the same batches as without the
+restart.
 """
 
 from collections.abc import Callable
@@ -25,23 +26,24 @@ from supcon.data.sources import splits
 from supcon.data.views import image_ops
 from supcon.data.views import preprocessing
 
-# Examples up to this size in all are held in memory, where any permutation
-# costs nothing: decoded if that fits (CIFAR-10 takes 146 MiB), else encoded.
+# Data sets up to this size are held in memory, where any permutation is free.
+# They are decoded if that fits (CIFAR-10 takes 146 MiB), otherwise encoded.
 MAX_BYTES_IN_MEMORY = 256 * 2**20
 
-# Larger sets are shuffled while they are read, in windows of this size: about
-# 2,400 examples of ImageNet. Up to three of them are in memory.
+# Larger data sets are shuffled while they are read, in windows of this size:
+# about 2,400 examples of ImageNet. Up to three windows are in memory.
 WINDOW_BYTES = 256 * 2**20
 
-# How many examples are finished together: more would save little more of the 50
-# microseconds that it takes to start a program, and need more memory.
+# How many examples are finished together. Starting a program takes 50
+# microseconds; larger groups would save little more of that and need more
+# memory.
 _MAX_GROUP = 16
 
 InputFn = Callable[[dict[str, Any]], tf.data.Dataset]
 
 
 class Holding(enum.Enum):
-  """What of all training examples is in memory before the first step."""
+  """What part of the training examples is in memory before the first step."""
 
   PIXELS = 'images as they are decoded'
   FILES = 'images as they are encoded'
@@ -50,7 +52,7 @@ class Holding(enum.Enum):
 
 
 def holding(dataset: datasets.Dataset) -> Holding:
-  """Returns how the training examples of a data set are held."""
+  """Returns how the training examples of a data set are held in memory."""
   split = dataset.train
   if split.num_bytes <= MAX_BYTES_IN_MEMORY:
     shape = dataset.image_shape
@@ -70,8 +72,8 @@ def check(dataset: datasets.Dataset, params: hparams.HParams) -> None:
   """Checks the hyper-parameters that depend on the data set.
 
   Raises:
-    ValueError: If a training batch is larger than the training set, there is
-      but one class where labels count, or classes cannot be balanced.
+    ValueError: If a training batch is larger than the training set, labels
+      matter but there is only one class, or classes cannot be balanced.
   """
   uses_labels = params.loss.contrastive.use_labels or any(
     stage.epochs and stage.cross_entropy_loss_weight for stage in params.stages
@@ -112,16 +114,16 @@ def train_input_fn(
   Args:
     dataset: The data set.
     params: The hyper-parameters of the run.
-    dtype: Of the images.
-    start_step: The first batch to give, counted from the start of the run: the
-      global step, plus the batches that rollbacks have skipped.
+    dtype: Type of the images.
+    start_step: The first batch to return, counted from the start of the run:
+      the global step plus the number of batches that rollbacks have skipped.
 
   Returns:
     A function of {'batch_size': B, 'context': which host this is, if there are
-    several}, for TPUEstimator. B is a batch of one core, hence several of them
-    may make up a host's part of a step. It returns an endless data set of
-    (features, labels): the features of preprocessing.train_views, each with a
-    leading dimension B, and the labels int32 [B].
+    several}, for TPUEstimator. B is the batch of one core, so several batches
+    may make up a host's part of a step. The function returns an endless data
+    set of (features, labels): the features of preprocessing.train_views, each
+    with a leading dimension B, and labels int32 [B].
   """
   build = functools.partial(_train_batches, dataset, params, dtype, start_step)
 
@@ -139,13 +141,13 @@ def eval_input_fn(
   Args:
     dataset: The data set.
     params: The hyper-parameters of the run.
-    dtype: Of the images.
+    dtype: Type of the images.
 
   Returns:
-    A function as `train_input_fn` returns it, whose data set ends: each example
-    occurs once, in the order of the records. The last batch is filled up with
-    black images. One more feature tells them apart:
-      features['weights']: float32 [B], 1 for examples, 0 for filling.
+    A function like that of `train_input_fn`, but with a finite data set: each
+    example occurs once, in the order of the records. The last batch is padded
+    with black images. One more feature marks the padding:
+      features['weights']: float32 [B], 1 for examples, 0 for padding.
   """
   build = functools.partial(_eval_batches, dataset, params, dtype)
 
@@ -160,7 +162,7 @@ def predict_input_fn(
 ) -> InputFn:
   """Returns the input function of a prediction.
 
-  Like that of evaluation, but labels are one more feature:
+  It is like that of evaluation, but labels are an additional feature:
     features['labels']: int32 [B].
   """
   build = functools.partial(_eval_batches, dataset, params, dtype)
@@ -183,8 +185,8 @@ def embeddings_input_fn(
 ) -> InputFn:
   """Returns the input function of training on a frozen encoder's embeddings.
 
-  The examples come in the order of those of `train_input_fn`, where these are
-  held in memory.
+  The examples have the same order as those of `train_input_fn` for data sets in
+  memory.
 
   Args:
     path: A file of float32 [N, embedding_size], little-endian, by position.
@@ -192,10 +194,10 @@ def embeddings_input_fn(
     labels: int32 [N], by position.
     dataset: The data set.
     params: The hyper-parameters of the run.
-    start_step: The first batch to give, as for `train_input_fn`.
+    start_step: The first batch to return, see `train_input_fn`.
 
   Returns:
-    A function as `train_input_fn` returns it. The only feature is
+    A function like that of `train_input_fn`. The only feature is
       embeddings: float32 [B, V, D], the same in all views.
   """
 
@@ -216,7 +218,7 @@ def embeddings_input_fn(
 
 
 def _host(params):
-  """Returns the host that an input function is called for."""
+  """Returns the host that calls an input function."""
   context = params.get('context')
   if context is None:
     return hosts.Host()
@@ -224,7 +226,7 @@ def _host(params):
 
 
 def _positions(dataset, params, start_step, host):
-  """Returns which examples a host gives from a step on."""
+  """Returns the positions of a host's examples from a step on."""
   if params.batch_size % host.count:
     raise ValueError(
       f'--batch_size={params.batch_size} is not divisible by the {host.count} '
@@ -278,7 +280,7 @@ def _embedding_batches(
   num_views = params.input_data.preprocessing.num_views
 
   def views(turn, index, example):
-    del turn  # In every epoch they are the same.
+    del turn  # The views are the same in every epoch.
     vector, label = example
     vectors = tf.tile(vector[tf.newaxis], [num_views, 1])
     return {'embeddings': vectors}, _label(label, index, dataset, params)
@@ -324,7 +326,7 @@ def _eval_batches(dataset, params, dtype, batch_size):
 
 
 def _batched(examples, batch_size, dataset, params, dtype):
-  """Returns batches of what the model takes."""
+  """Returns batches of the model's inputs."""
   options = params.input_data.preprocessing
   finish = None
   if not options.defer_augmentation:
@@ -346,13 +348,13 @@ def _batched(examples, batch_size, dataset, params, dtype):
 
 
 def in_batches(examples, batch_size, finish):
-  """Batches examples, and finishes them in groups that share a program.
+  """Batches examples and finishes them in groups that share a program.
 
   Args:
     examples: A data set.
     batch_size: Python int.
-    finish: From a batch of static size to another; or None. What it does to an
-      example must not depend on the others.
+    finish: A function from a batch of static size to another, or None. It must
+      treat every example independently of the others.
 
   Returns:
     A data set of batches.
@@ -376,7 +378,7 @@ def in_batches(examples, batch_size, finish):
 
 
 def _train_stream(dataset, positions, class_balanced):
-  """Returns what stands at a host's positions, not read in full yet.
+  """Returns the examples at a host's positions, not fully read yet.
 
   Args:
     dataset: The data set.
@@ -416,8 +418,8 @@ def _held(whole, positions, class_balanced):
   """Returns (turn, index, example) of examples that are held in memory.
 
   Args:
-    whole: A data set of one element that holds all of them, so that every pass
-      looks up in it: (string [N], labels int32 [N]).
+    whole: A data set of a single element that holds all examples, so that every
+      pass looks them up there: (string [N], labels int32 [N]).
     positions: order.Positions.
     class_balanced: Whether all classes are equally frequent.
   """
@@ -440,7 +442,7 @@ def _as_it_is(encoded, label):
 
 
 def _label(label, index, dataset, params):
-  """Returns a training label, or with label noise perhaps another one."""
+  """Returns a training label, possibly replaced by label noise."""
   probability = params.input_data.label_noise_prob
   if probability <= 0:
     return label

@@ -1,36 +1,39 @@
-"""In which order training sees the examples.
+"""The order in which training sees the examples.
 
-Training takes one endless sequence of positions 0, 1, 2 ... Batch s is the
-positions s * B to (s + 1) * B - 1, B being the batch over all hosts; position p
-is in epoch p // N, N being the number of examples. Batches reach across the
-borders of epochs, so that nothing is dropped. What stands at a position follows
-from the seed, not from what was read before: a run that starts at step s sees
-batch s; or, if rollbacks have skipped k batches, batch s + k.
+Training takes one endless sequence of positions 0, 1, 2 ... Batch s consists of
+the positions s * B to (s + 1) * B - 1, where B is the batch over all hosts.
+Position p is in epoch p // N, where N is the number of examples. Batches cross
+the borders of epochs, so that no example is dropped. The example at a position
+follows from the seed, not from what was read before: a run that starts at step
+s sees batch s or, if rollbacks have skipped k batches, batch s + k.
 
-Hosts. Of each batch, host h of H takes the positions with p // (B / H) % H ==
-h; so the hosts' parts of an epoch are disjoint and complete. Or each host sees
-everything (--shard_per_host=False): it then has a sequence of its own, of
-batches of B / H. A pass is an epoch of a sequence. Epoch e of the sequence that
-is shared is pass e; that of host h's own is pass e * H + h.
+Hosts. Host h of H takes those positions of each batch with p // (B / H) % H ==
+h, so the hosts' parts of an epoch are disjoint and complete. With
+--shard_per_host=False, each host instead sees all examples: it has a sequence
+of its own, with batches of B / H. A pass is an epoch of a sequence. Epoch e of
+the shared sequence is pass e; epoch e of host h's own sequence is pass e * H +
+h.
 
-What stands there. Each pass has N slots, 0 to N - 1.
+Slots. Each pass has N slots, 0 to N - 1.
 
-- Of a set that is held in memory (`slots`), the slots of a pass are shuffled,
-  all orders being equally likely, whatever the number of hosts. Slot i is
-  example i; or, with balanced classes (`ClassBalance`), slot i of pass k is
-  draw d = k * N + i, which takes from class d mod C, of the C classes that
-  occur. A class gives all its examples before it gives one again, in a new
-  order each time.
+- For a data set in memory (`slots`), the slots of a pass are shuffled; all
+  orders are equally likely, whatever the number of hosts. Slot i is example i.
+  With balanced classes (`ClassBalance`), slot i of pass k is instead draw d = k
+  * N + i, which takes an example of class d mod C, where C is the number of
+  classes that occur. A class returns all its examples before it repeats one, in
+  a new order each time.
 
-- Of a set that is streamed (`windows`), the shards are shuffled in each pass
-  and laid end to end: N slots. Each host takes a contiguous range of them, as
-  many as it has positions in the epoch, in parts of shards. It reads a few
-  parts at a time, one example of each in turn, and cuts what it has read into
-  windows, which it shuffles. To start within a pass, it skips what lies before
-  the window: parts unopened, examples unread.
+- For a data set that is streamed (`windows`), each pass shuffles the shards and
+  lays them end to end: N slots. Each host takes a contiguous range of them, as
+  many as it has positions in the epoch, which consists of parts of shards. It
+  reads a few parts at a time, one example of each in turn, cuts what it has
+  read into windows, and shuffles each window. To start in the middle of a pass,
+  it skips what comes before the window: whole parts without opening them,
+  examples without reading them.
 
-An example's views depend on its index and its turn, which is the pass or, with
-balanced classes, how often the example was taken before.
+The views of an example depend on its index and its turn. The turn is the pass
+or, with balanced classes, the number of times that the example was taken
+before.
 """
 
 from collections.abc import Sequence
@@ -43,13 +46,13 @@ from supcon.compute import hosts
 from supcon.data import seeds
 from supcon.data.sources import splits
 
-# Parts of shards that are read at a time.
+# Number of parts of shards that are read at a time.
 PARTS_AT_A_TIME = 16
 
-# How many examples each of them is read ahead.
+# Number of examples that are read ahead in each part.
 _EXAMPLES_AHEAD = 8
 
-# Looking small examples up one by one would take twice as long.
+# Looking up small examples one by one would take twice as long.
 _ROWS_AT_A_TIME = 128
 
 
@@ -62,7 +65,7 @@ class Positions:
     num_examples: N.
     batch_size: B, a multiple of the number of hosts.
     start_step: The first batch.
-    host: Which host.
+    host: The number of the host.
     is_shared: Whether the hosts share one sequence.
   """
 
@@ -79,7 +82,7 @@ class Positions:
 
   @property
   def share(self) -> int:
-    """Which share of each batch of the sequence is this host's."""
+    """The number of this host's share of each batch of the sequence."""
     return self.host.index if self.is_shared else 0
 
   @property
@@ -105,19 +108,19 @@ class Positions:
     return epoch * self.host.count + self.host.index
 
   def are_taken(self, positions):
-    """Returns whether `positions`, integers of any shape, are the host's."""
+    """Returns whether `positions`, integers of any shape, are this host's."""
     share = positions // self.local_batch_size % self.num_shares
     return tf.equal(share, self.share) & (positions >= self.start)
 
   def range_of(self, epoch, end=None):
-    """Returns the host's range of the slots, if each host's follow one another.
+    """Returns the host's range of slots, if hosts have contiguous ranges.
 
     Args:
       epoch: int64 [].
-      end: Positions from this one on are left out; None for the whole epoch.
+      end: Positions from this one on are excluded; None for the whole epoch.
 
     Returns:
-      (first slot, last slot + 1), as many as the host has positions.
+      (first slot, last slot + 1), as many slots as the host has positions.
     """
     begin = epoch * self.num_examples
     if end is None:
@@ -128,7 +131,7 @@ class Positions:
     )
 
   def _num_before(self, position, shares):
-    """Returns how many positions before `position` are in the first shares."""
+    """Returns the number of positions before `position` in the first shares."""
     position = tf.convert_to_tensor(position, tf.int64)
     batch_size = self.local_batch_size * self.num_shares
     per_batch = self.local_batch_size * shares
@@ -160,7 +163,7 @@ def slots(positions: Positions) -> tf.data.Dataset:
 def look_up(
   taken: tf.data.Dataset, columns: Sequence[tf.Tensor]
 ) -> tf.data.Dataset:
-  """Adds what stands at an index in each column.
+  """Adds the rows of the columns at each index.
 
   Args:
     taken: A data set of (turn, index), int64 [].
@@ -181,7 +184,7 @@ def _rows(columns, indices):
 
 
 class ClassBalance:
-  """Draws from the classes in turn, for sets that are held in memory."""
+  """Draws from the classes in turn, for data sets in memory."""
 
   def __init__(self, seed: int, labels: tf.Tensor):
     """Sorts the examples by class.
@@ -223,15 +226,15 @@ class ClassBalance:
 def windows(
   positions: Positions, shards: splits.Shards, window_size: int
 ) -> tf.data.Dataset:
-  """Returns what stands at the host's positions, read from shards.
+  """Returns the examples at the host's positions, read from shards.
 
-  One window is used while the next one is read and put together, so that up to
-  three are in memory.
+  One window is used while the next is read and assembled, so up to three are in
+  memory.
 
   Args:
-    positions: Those of the host.
-    shards: Where the N examples are.
-    window_size: In examples.
+    positions: The positions of the host.
+    shards: The files of the N examples.
+    window_size: Number of examples in a window.
 
   Returns:
     A data set of (pass, example index, example): int64 [], int64 [] and a tuple
@@ -272,13 +275,13 @@ def windows(
 
 
 class _Parts(NamedTuple):
-  """Parts of shards, each field int64 [number of parts].
+  """Parts of shards; each field is int64 [number of parts].
 
   Attributes:
-    shards: The shards' numbers.
-    skips: How many examples of the shard lie before the part.
-    sizes: How many examples the part holds.
-    indices: The index of its first example.
+    shards: The numbers of the shards.
+    skips: The number of examples of the shard before the part.
+    sizes: The number of examples in the part.
+    indices: The index of the first example in the part.
   """
 
   shards: tf.Tensor
@@ -288,7 +291,7 @@ class _Parts(NamedTuple):
 
 
 def _parts(positions, shard_sizes, epoch):
-  """Returns the parts of the shards that make up the host's range."""
+  """Returns the parts of shards that make up the host's range."""
   sizes = tf.constant(shard_sizes, tf.int64)
   this_pass = positions.pass_of(epoch)
   shards = tf.random.experimental.stateless_shuffle(
@@ -306,12 +309,12 @@ def _parts(positions, shard_sizes, epoch):
 
 
 def _in_turn(parts, shards, num_skipped):
-  """Reads parts, a few at a time, one example of each in turn.
+  """Reads parts, a few at a time, taking one example of each in turn.
 
   Args:
     parts: _Parts.
     shards: splits.Shards.
-    num_skipped: How many examples to skip.
+    num_skipped: Number of examples to skip.
 
   Returns:
     A data set of (example index, example as stored).
@@ -326,7 +329,8 @@ def _in_turn(parts, shards, num_skipped):
   def of_part(shard, skip, size, index):
     indices = tf.data.Dataset.range(index, index + size)
     examples = splits.part(shards, shard, skip, size)
-    # All parts are read at the same time; in turn they are only asked.
+    # All parts read ahead at the same time; only their results are taken in
+    # turn.
     examples = examples.prefetch(_EXAMPLES_AHEAD)
     return tf.data.Dataset.zip((indices, examples))
 
@@ -335,7 +339,7 @@ def _in_turn(parts, shards, num_skipped):
     members = tf.nest.map_structure(
       lambda field: field[first : first + parts_per_group], parts
     )
-    # Whole rounds are skipped without being read; the rest is not much.
+    # Whole rounds are skipped without reading them; few examples remain.
     to_skip = tf.maximum(num_skipped - begins[group], 0)
     rounds = to_skip // tf.size(members.sizes, tf.int64)
     skipped = tf.minimum(members.sizes, rounds)

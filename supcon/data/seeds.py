@@ -1,4 +1,4 @@
-"""Random numbers as functions of what they are for, and of nothing else."""
+"""Random numbers as functions of their purpose alone."""
 
 import enum
 
@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 class Purpose(enum.IntEnum):
-  """What randomness is for; purposes share no random numbers."""
+  """The purpose of random numbers; no two purposes share any."""
 
   ORDER = 0
   TRAIN_VIEWS = 1
@@ -18,18 +18,18 @@ class Purpose(enum.IntEnum):
 
 
 def key(seed, purpose, turn=0, index=0):
-  """Returns int64 [2], another one for all other arguments.
+  """Returns int64 [2], different for different arguments.
 
   Args:
     seed: The run's seed, a Python int of 32 bits.
     purpose: A Purpose.
-    turn: int64 [], below 2^27: which pass over the data, or the like.
-    index: int64 [], below 2^32: of the example, or the like.
+    turn: int64 [], below 2^27, such as the number of the pass over the data.
+    index: int64 [], below 2^32, such as the index of the example.
   """
   turn, index = tf.cast(turn, tf.int64), tf.cast(index, tf.int64)
   return tf.stack([seed, (purpose * 2**27 + turn) * 2**32 + index])
 
 
 def scrambled(key):
-  """Returns random int64 [2], so that arithmetic on it meets no other key."""
+  """Returns random int64 [2]; arithmetic on it will not meet another key."""
   return tf.random.stateless_uniform([2], key, None, None, tf.int64)

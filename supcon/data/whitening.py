@@ -1,4 +1,4 @@
-"""The mean color of a data set and its spread, measured and kept."""
+"""Measures and stores the mean and standard deviation of image colors."""
 
 import dataclasses
 import json
@@ -11,22 +11,23 @@ from supcon.data.views import image_ops
 
 tf1 = tf.compat.v1
 
-# So many images give a mean within a hundredth of what all would give: the
-# means of single photographs spread by about 0.3.
+# This many images give a mean within 0.01 of that of all images, because the
+# means of single photographs have a standard deviation of about 0.3.
 MAX_IMAGES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-  """Of each channel on the scale [-1, 1].
+  """Statistics of each channel on the scale [-1, 1].
 
   Attributes:
-    mean: Three floats; None where images are not whitened.
-    std: Three floats, at least half a grey level; None likewise.
-    num_images: Of how many images they are; None if unknown.
-    image_size: To which sides they were resized before; None if unknown.
-    reference: The checkpoint of the model that they belong to, if they were not
-      measured here.
+    mean: Three floats; None if images are not whitened.
+    std: Three floats, at least half a grey level; None if images are not
+      whitened.
+    num_images: Number of measured images; None if unknown.
+    image_size: The side to which they were resized before; None if unknown.
+    reference: The checkpoint of the model that the values come from, if they
+      were not measured here.
   """
 
   mean: tuple[float, float, float] | None
@@ -36,7 +37,7 @@ class Statistics:
   reference: str = ''
 
   def to_json(self) -> str:
-    """Returns what a file holds; `read` reads it back."""
+    """Returns the content of a file; `read` reads it back."""
     fields = dataclasses.asdict(self)
     if not self.reference:
       del fields['reference']
@@ -57,8 +58,8 @@ class Statistics:
 def measure(split: splits.Split, image_size: int) -> Statistics:
   """Measures the first `MAX_IMAGES` images, resized to a square.
 
-  Their order being random, they are a fair sample. All sums are of integers, so
-  that the result is the same wherever it is computed.
+  They are a fair sample, because their order is random. All sums are of
+  integers, so the result is the same on every machine.
 
   Args:
     split: The training examples.
@@ -88,14 +89,14 @@ def measure(split: splits.Split, image_size: int) -> Statistics:
   num_images = min(split.num_examples, MAX_IMAGES)
   count = num_images * image_size**2
   mean = tuple(value / count for value in sums)
-  # Of integers, (count x squares - sum^2) / count^2 loses nothing.
+  # With integers, (count x squares - sum^2) / count^2 loses no precision.
   std = tuple(
     math.sqrt(count * square - value**2) / count
     for value, square in zip(sums, sums_of_squares)
   )
   return Statistics(
     mean=tuple(value / 127.5 - 1 for value in mean),
-    # A channel that is the same everywhere has nothing to divide by.
+    # A constant channel has a standard deviation of 0.
     std=tuple(max(value, 0.5) / 127.5 for value in std),
     num_images=num_images,
     image_size=image_size,
@@ -103,10 +104,10 @@ def measure(split: splits.Split, image_size: int) -> Statistics:
 
 
 def read(path: str) -> Statistics | None:
-  """Returns what `Statistics` a file holds; None if there is no such file.
+  """Returns the `Statistics` in a file; None if the file does not exist.
 
   Raises:
-    ValueError: If it holds something else.
+    ValueError: If the file is malformed.
   """
   if not tf.io.gfile.exists(path):
     return None

@@ -25,8 +25,8 @@ _FILES_OF_DIRECTORIES = ('saved_model.pb', 'tfhub_module.pb', 'checkpoint')
 # A server that is silent for this long counts as unreachable.
 _TIMEOUT_SECONDS = 20.0
 
-# Errors of bad handles, missing servers and modules, damaged archives, and
-# caches that cannot be written.
+# What bad handles, missing servers and modules, damaged archives and unwritable
+# caches raise.
 _FETCH_ERRORS = (
   OSError,  # Includes errors of tensorflow_hub, urllib and ssl.
   http.client.HTTPException,

@@ -1,12 +1,12 @@
-"""The data sets: what is known of each by name, and where it comes from.
+"""The data sets: what is known about each by name, and how to open it.
 
-Those of the published results are rows in a table. Any other set of labelled
-images needs no code: `tfds:NAME` is one that TFDS has prepared, `folder` one
-whose images lie in a folder per class. Whatever a data set can tell itself (its
-sizes, its classes, the shape of its images) is read from it.
+The data sets of the published results are rows in a table. Any other set of
+labelled images needs no code: `tfds:NAME` is prepared by TFDS, and `folder` has
+a folder of images per class. Everything that a data set can tell (its sizes,
+its classes, the shape of its images) is read from it.
 
-Nothing here uses the network: a data set that is not prepared is an error that
-says how to prepare it, save for those that the repository holds itself.
+Nothing here uses the network. A data set that is not prepared is an error that
+says how to prepare it, except for those in the repository itself.
 """
 
 from collections.abc import Callable
@@ -25,21 +25,23 @@ from supcon.data.views import augment
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-  """What must be known of a data set and cannot be read from it.
+  """Facts about a data set that cannot be read from it.
 
   Attributes:
-    tfds_name: Its name in TFDS, NAME or NAME/CONFIG; '' if TFDS has no part in
-      it.
-    version: The versions that will do, such as '5.*.*'; the newest is taken.
+    tfds_name: Its name in TFDS, NAME or NAME/CONFIG; '' if it is not from TFDS.
+    version: The accepted versions, such as '5.*.*'; the newest is taken.
     train_split: The split to train on; '' for the usual one.
-    eval_split: The split to evaluate on; '' for the first usual one there is.
-    flips: Whether an image flipped left to right keeps its label.
-    mean: Of each channel on the [-1, 1] scale, for whitening. None: unknown.
-    std: Likewise the standard deviation.
-    autoaugment_policy: What AUTOAUGMENT applies.
-    prepare: Writes the data set into a data_dir, offline. None: the user must.
+    eval_split: The split to evaluate on; '' for the first usual one that
+      exists.
+    flips: Whether an image mirrored left to right keeps its label.
+    mean: The mean of each channel on the [-1, 1] scale, for whitening; None if
+      unknown.
+    std: The standard deviation of each channel, on the same scale.
+    autoaugment_policy: The policy of AUTOAUGMENT.
+    prepare: Writes the data set into a data_dir, offline; None if the user must
+      prepare it.
     preparation_note: What the user must do before TFDS can prepare it.
-    title: What people call it; '' if they call it as TFDS does.
+    title: Its usual name; '' if that is its name in TFDS.
   """
 
   tfds_name: str
@@ -97,7 +99,7 @@ INFOS = {
 FOLDER = 'folder'
 _TFDS_PREFIX = 'tfds:'
 
-# Of TFDS, those in which a mirrored image is another character or none.
+# Data sets of TFDS in which mirroring changes or destroys a character.
 _UNFLIPPED = frozenset(
   (
     'binarized_mnist',
@@ -114,10 +116,10 @@ _UNFLIPPED = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """A data set that is there.
+  """A data set that exists.
 
   Attributes:
-    info: What is known of it by name; its splits are those in use.
+    info: What is known about it by name, with the splits in use.
     train: The training examples in use, after the limit.
     evaluation: The evaluation examples.
     class_names: The classes, in the order of the labels.
@@ -149,15 +151,15 @@ class Dataset:
     return self.split(is_train).num_examples
 
   def num_bytes(self, is_train: bool) -> int:
-    """Returns roughly how many bytes the encoded examples take."""
+    """Returns the approximate size of the encoded examples in bytes."""
     return self.split(is_train).num_bytes
 
   def records(self, is_train: bool) -> tf.data.Dataset:
-    """Returns the examples as stored, in an order that is always the same.
+    """Returns the examples as stored, always in the same order.
 
     Args:
-      is_train: Training examples (the first ones, where they are limited), or
-        evaluation examples.
+      is_train: Whether to return training examples (the first ones, if they are
+        limited) or evaluation examples.
 
     Returns:
       A data set of (image, label): string [], the encoded image (JPEG, PNG, BMP
@@ -178,20 +180,20 @@ def load(
 
   Args:
     name: A key of `INFOS`; or tfds:NAME[/CONFIG][:VERSION]; or folder.
-    data_dir: Where TFDS keeps its data sets, or where the folders of the splits
-      are, local or gs://. None means TFDS's own default: $TFDS_DATA_DIR, else
-      ~/tensorflow_datasets.
-    max_train_examples: Uses only so many training examples; <= 0 means all.
+    data_dir: The directory of TFDS's data sets, or the parent of the folders of
+      the splits, local or gs://. None means TFDS's own default: $TFDS_DATA_DIR,
+      or else ~/tensorflow_datasets.
+    max_train_examples: Maximum number of training examples; <= 0 means all.
     train_split: The split to train on; '' for the usual one.
     eval_split: The split to evaluate on; '' for the usual one.
-    max_eval_examples: Uses only so many evaluation examples; <= 0 means all.
+    max_eval_examples: Maximum number of evaluation examples; <= 0 means all.
 
   Returns:
     The data set.
 
   Raises:
-    ValueError: If the name is unknown, the directory or the data set in it is
-      not there, a split is missing, or it holds no images with class labels.
+    ValueError: If the name is unknown, the directory, the data set or a split
+      does not exist, or the data set holds no images with class labels.
   """
   info = _info(name)
   info = dataclasses.replace(
@@ -219,12 +221,12 @@ def load(
 
 
 def called(name: str, data_dir: str | None = None) -> str:
-  """Returns what people call a data set.
+  """Returns the usual name of a data set.
 
   Args:
     name: See `load`.
-    data_dir: Whose own name that of folders of images is, without what is above
-      it: a path says more of a machine than of images.
+    data_dir: For folders of images, the directory whose last component is the
+      name: a whole path says more about a machine than about images.
   """
   if name == FOLDER:
     directory = os.path.basename((data_dir or '').rstrip('/'))
@@ -234,18 +236,18 @@ def called(name: str, data_dir: str | None = None) -> str:
 
 
 def is_unvetted(name: str) -> bool:
-  """Whether nobody but the user has seen the data set's images."""
+  """Whether the images are known to the user alone."""
   return name not in INFOS
 
 
 def known_colors(name: str):
-  """Returns (mean, std) on the [-1, 1] scale of a data set, None if unknown."""
+  """Returns (mean, std) of a data set on the [-1, 1] scale; None if unknown."""
   info = _info(name)
   return (info.mean, info.std) if info.mean else None
 
 
 def of_split(split: splits.Split) -> Dataset:
-  """Returns a data set of images without labels, to be looked at only."""
+  """Returns a data set of images without labels, only for looking at."""
   return Dataset(
     info=Info(
       tfds_name='',
@@ -262,14 +264,14 @@ def of_split(split: splits.Split) -> Dataset:
 
 
 def _first(split, count):
-  """Returns the first `count` examples; all of them if it is 0 or less."""
+  """Returns the first `count` examples; all of them if `count` <= 0."""
   if not 0 < count < split.num_examples:
     return split
   return split.select(range(count))
 
 
 def _info(name):
-  """Returns the row of a name, or makes one of what can be known of others."""
+  """Returns the row of a name, or makes one for a name without a row."""
   if name in INFOS:
     return INFOS[name]
   if name == FOLDER:
@@ -313,11 +315,11 @@ def _default_data_dir():
 
 
 def _prepared_dir(info, data_dir):
-  """Returns the directory of the data set; prepares what prepares itself."""
+  """Returns the directory of a data set; prepares it if it can."""
   name, _, config = info.tfds_name.partition('/')
   directory = prepared.find(name, config, info.version, data_dir)
   if not directory and info.prepare:
-    # What TFDS writes it looks for by a pattern; it reads anything.
+    # TFDS finds files that it writes by a pattern, but reads any path.
     path_names.check_no_pattern('data_dir', data_dir)
     try:
       info.prepare(data_dir)

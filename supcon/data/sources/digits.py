@@ -1,6 +1,6 @@
-"""Handwritten digits: a small real data set that travels with the code.
+"""Handwritten digits: a small real data set in the repository.
 
-1,797 grey images of 8x8 pixels, from E. Alpaydin and C. Kaynak, Optical
+It has 1,797 grey images of 8x8 pixels, from E. Alpaydin and C. Kaynak, Optical
 Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998,
 https://doi.org/10.24432/C50P49, CC BY 4.0; see digits_LICENSE.md.
 """
@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 _FILE = pathlib.Path(__file__).with_name('digits.npz')
-_MAX_INK = 16  # The file's values count the ink pixels of a 4x4 block.
+_MAX_INK = 16  # Values in the file count ink pixels in a 4x4 block.
 _TEST_EVERY = 5
 
 _CITATION = """\
@@ -28,7 +28,7 @@ _CITATION = """\
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-  """8x8 images of the digits 0 to 9: 1,437 to train on, 360 to test."""
+  """8x8 images of the digits 0 to 9: 1,437 for training, 360 for testing."""
 
   VERSION = tfds.core.Version('1.0.0')
 
@@ -75,14 +75,14 @@ def arrays():
 
 
 def prepare(data_dir: str) -> None:
-  """Writes the data set below `data_dir` unless it is there; seconds, offline.
+  """Writes the data set below `data_dir` unless it exists; seconds, offline.
 
-  Any number of processes may do so at the same time. TFDS writes to a directory
-  of its own and renames it; whoever comes second fails to rename, which is no
-  failure as long as the first one succeeded.
+  Any number of processes may do this at the same time. TFDS writes to a
+  directory of its own and renames it. The second process fails to rename, which
+  does not matter as long as the first one succeeded.
 
   Args:
-    data_dir: Where TFDS keeps its data sets; made if it does not exist.
+    data_dir: The directory of TFDS's data sets; created if necessary.
 
   Raises:
     OSError, tf.errors.OpError: If nothing can be written there, or a damaged
@@ -91,7 +91,7 @@ def prepare(data_dir: str) -> None:
   tfds.disable_progress_bar()
   builder = Digits(data_dir=data_dir)
   try:
-    # TFDS announces a download on standard output; there is none.
+    # TFDS prints that it downloads, but nothing is downloaded.
     with contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
@@ -99,5 +99,5 @@ def prepare(data_dir: str) -> None:
   except (OSError, tf.errors.OpError):
     if not builder.is_prepared():
       raise
-  if not builder.is_prepared():  # TFDS takes any directory of that name.
+  if not builder.is_prepared():  # TFDS accepts any directory of that name.
     raise OSError(f'{builder.data_dir} is incomplete, delete it')

@@ -1,18 +1,19 @@
-"""Finds the examples that cannot be used: no image, or no class for a label.
+"""Finds unusable examples: no valid image, or no class for a label.
 
-The input pipeline has no time to ask whether an example is in order: what
-cannot be decoded is an error that stops the run, and that knows the example's
-bytes at most. So images are looked at apart from it,
+The input pipeline has no time to check examples. An example that cannot be
+decoded is an error that stops the run, and the error contains its bytes at
+most. So images are checked separately,
 
-- all of them before the run, where the user wants bad ones skipped: order and
-  length of an epoch depend on them. What was found is kept with the run.
-- all of them before the run, where that takes seconds and they come as the user
-  has them;
-- else after an error, up to the first bad one, to say which it was.
+- all of them before the run, if the user wants bad ones skipped, since order
+  and length of an epoch depend on them. The result is stored with the run.
+- all of them before the run, if that takes only seconds and they are the user's
+  own;
+- otherwise after an error, up to the first bad one, to identify it.
 
-To look is to decode the whole image once, and nothing else: on two cores about
-1,000 JPEGs of 500x375 pixels per second, or 9,000 PNGs of 32x32; so ImageNet
-takes 20 minutes there and half a minute on a hundred cores, less than an epoch.
+A check decodes the whole image once and does nothing else. On two cores this
+processes about 1,000 JPEGs of 500x375 pixels per second, or 9,000 PNGs of
+32x32. So ImageNet takes 20 minutes there and half a minute on a hundred cores,
+less than an epoch.
 """
 
 from collections.abc import Iterator
@@ -30,11 +31,11 @@ from supcon.runs import storage_errors
 
 tf1 = tf.compat.v1
 
-# Up to so many bytes of encoded images are looked at without being asked for:
-# 2,400 JPEGs of 500x375 pixels, about 3 seconds on two cores.
+# Up to this many bytes of encoded images are checked without a request: 2,400
+# JPEGs of 500x375 pixels, about 3 seconds on two cores.
 MAX_BYTES_UNASKED = 256 * 2**20
 
-# What the input pipeline raises on a bad example.
+# Errors of the input pipeline for a bad example.
 INPUT_ERRORS = (
   tf.errors.InvalidArgumentError,
   tf.errors.DataLossError,
@@ -43,7 +44,7 @@ INPUT_ERRORS = (
   tf.errors.FailedPreconditionError,
 )
 
-# They raise some of these errors, too, and have nothing to do with examples.
+# These ops raise some of the same errors for reasons other than examples.
 _CHECKPOINT_OPS = ('SaveV2', 'RestoreV2', 'MergeV2Checkpoints')
 
 _REMEDY = 'delete what is bad, or skip it with --skip_bad_images'
@@ -52,15 +53,15 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 class BadExampleError(RuntimeError):
-  """The input pipeline met an example that it cannot use."""
+  """The input pipeline has met an example that it cannot use."""
 
 
 def find(split: splits.Split) -> list[int]:
-  """Returns the positions of all bad examples; logs how fast this goes.
+  """Returns the positions of all bad examples; logs its progress.
 
   Raises:
-    ValueError: If a file that holds several examples is damaged: which ones
-      are lost cannot be told.
+    ValueError: If a file that holds several examples is damaged, because it is
+      then unknown which of them are lost.
   """
   if damage := split.damage():
     raise ValueError(damage)
@@ -92,7 +93,7 @@ def find(split: splits.Split) -> list[int]:
 
 
 def check_if_quick(split: splits.Split) -> None:
-  """Looks at all images where that takes seconds.
+  """Checks all images if that takes only seconds.
 
   Raises:
     ValueError: If there are bad ones.
@@ -124,12 +125,12 @@ def without(split: splits.Split, bad: list[int]) -> splits.Split:
 
 
 def explain(split: splits.Split) -> str | None:
-  """Returns in one line what the input pipeline stumbled over in `split`.
+  """Returns one line about the cause of an input error in `split`.
 
   Returns:
-    None if everything is in order, so that the error is about something else.
+    None if all examples are good, so that the error has another cause.
   """
-  # First, for after a file that ends too early the errors would not end.
+  # First, because a truncated file would produce endless errors.
   if damage := split.damage():
     return damage
   logging.info('looking for a bad image in %s', split.name)
@@ -145,10 +146,10 @@ def explain(split: splits.Split) -> str | None:
 
 @contextlib.contextmanager
 def naming(split: splits.Split):
-  """Says which image it was where the input pipeline stumbles over one.
+  """Names the image if the input pipeline fails on one.
 
   Raises:
-    BadExampleError: In place of TensorFlow's error, if an example is bad.
+    BadExampleError: Replaces TensorFlow's error if an example is bad.
   """
   try:
     yield
@@ -162,7 +163,7 @@ def naming(split: splits.Split):
 
 
 def describe(split: splits.Split, position: int) -> str:
-  """Returns where a bad example is and what is wrong with it, in one line."""
+  """Returns one line about where a bad example is and what is wrong."""
   with tf.Graph().as_default(), tf1.Session() as session:
     records = split.select([position]).records()
     good = tf1.data.make_one_shot_iterator(_decoded(records)).get_next()
@@ -175,7 +176,7 @@ def describe(split: splits.Split, position: int) -> str:
 
 
 def _good_positions(split) -> Iterator[int]:
-  """Yields the positions of the examples that are in order, increasing."""
+  """Yields the positions of good examples in increasing order."""
   with tf.Graph().as_default(), tf1.Session() as session:
     examples = _decoded(split.records()).ignore_errors().batch(_CHUNK)
     chunk = tf1.data.make_one_shot_iterator(examples).get_next()
@@ -192,7 +193,7 @@ def _decoded(records):
 
   def decode(position, record):
     encoded, _ = record
-    # Nothing would be decoded if nobody wanted to know how large it becomes.
+    # Without a use of its size, the image would not be decoded.
     return position, tf.size(image_ops.decode(encoded))
 
   return records.enumerate().map(

@@ -1,12 +1,12 @@
 """Images in folders: DIRECTORY/SPLIT/CLASS/IMAGE.
 
-The folders of the training split are the classes. Examples are not in the order
-of their names, in which one class would follow the other, but in that of a hash
-of them: the first n are a fair sample, and a shuffle buffer sees all classes.
+The folders of the training split are the classes. Examples are not sorted by
+name, which would put one class after another, but by a hash of their names. So
+the first n are a fair sample, and a shuffle buffer sees all classes.
 
 A split may be a part of a folder, such as train[:80%], which takes that part of
-each class, by the same order: what is in which part changes only where images
-come or go. The folder `.` is the directory itself: DIRECTORY/CLASS/IMAGE.
+each class in the same order. An image stays in its part unless images are added
+or removed. The folder `.` is the directory itself: DIRECTORY/CLASS/IMAGE.
 """
 
 import collections
@@ -34,33 +34,33 @@ from supcon.config import safe_text
 from supcon.data.sources import splits
 from supcon.data.views import image_files
 
-# Of files that are taken for images: JPEG, PNG, BMP, GIF. TensorFlow 2.21 knows
-# WebP too, but not 2.15, and an animation breaks its memory.
+# File name endings of images: JPEG, PNG, BMP, GIF. TensorFlow 2.21 also reads
+# WebP, but 2.15 does not, and an animated one corrupts its memory.
 ENDINGS = (
   *('.jpg', '.jpeg', '.jpe', '.jfif', '.jif', '.pjpeg', '.pjp'),
   *('.png', '.apng'),
   *('.bmp', '.dib'),
   '.gif',
 )
-# For messages, which need not name the rare ones.
+# The common endings, for messages.
 COMMON_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif')
 _EXPECTED = f'CLASS/*{{{",".join(COMMON_ENDINGS)}}}'
 
-# ImageNet's is called val.
+# Usual names of evaluation folders; ImageNet's is val.
 EVAL_NAMES = ('val', 'validation', 'test')
 
-# The directory itself, in which the classes may be without a split.
+# The directory itself, for classes without splits.
 WHOLE = '.'
 
 # A split that is a part of a folder.
 _PART = re.compile(r'(?P<folder>.*)\[(?P<begin>[^:\]]*):(?P<end>[^:\]]*)\]')
 
-# Directories are listed, and files looked at, so many at a time: in an object
-# store each takes a request.
+# Number of parallel requests for directories and files, because each takes a
+# round trip to an object store.
 _NUM_THREADS = 32
-# So many files tell how large all are.
+# Number of files sampled to estimate the size of all.
 _MAX_MEASURED = 512
-# Of files that are left out, so many kinds are named.
+# Maximum number of kinds of ignored files that a message names.
 _MAX_KINDS = 6
 
 
@@ -69,13 +69,13 @@ class FolderSplit:
   """See `splits.Split`.
 
   Attributes:
-    name: The folder's, and which part of it, if not all.
+    name: The name of the folder, and which part of it, if not all.
     folder: The folder's name, or `WHOLE`.
-    directory: Its path.
-    class_names: In the order of the labels.
+    directory: The path of the folder.
+    class_names: The classes, in the order of the labels.
     labels: int32 [N], by position.
     files: Names within the class's folder, by position.
-    num_bytes: About.
+    num_bytes: Approximate size.
   """
 
   name: str
@@ -105,9 +105,9 @@ class FolderSplit:
     ]
 
     def names():
-      # Compressed, since every checkpoint holds a copy of the graph: ImageNet's
-      # names and labels take 10 MB instead of 33 MB. A slash separates them,
-      # the one character that no name can hold.
+      # Compressed, because every checkpoint holds a copy of the graph:
+      # ImageNet's names and labels take 10 MB instead of 33 MB. The separator
+      # is a slash, the one character that no name can contain.
       files = tf.strings.split(_constant('/'.join(self.files).encode()), '/')
       labels = tf.io.decode_raw(
         _constant(self.labels.astype('<i4').tobytes()), tf.int32
@@ -195,7 +195,7 @@ def load(
   _check_known(*directories, names)
   train, left_out = _list(train_place, class_names, class_names)
   evaluation, more = _list(eval_place, eval_names, class_names)
-  # The same folder may be both.
+  # Both may be the same folder.
   warn_of({**left_out, **more}, data_dir)
   train = _part_of(train, train_place, '--train_split', class_names)
   return splits.Source(
@@ -207,13 +207,13 @@ def load(
 
 
 class Place(NamedTuple):
-  """Where a split is.
+  """The location of a split.
 
   Attributes:
-    name: As the user chose it.
+    name: The name that the user chose.
     folder: The folder, or `WHOLE`.
-    directory: Its path.
-    percent: (begin, end) of a part, None for all of it.
+    directory: The path of the folder.
+    percent: (begin, end) of a part; None for the whole folder.
   """
 
   name: str
@@ -228,15 +228,15 @@ def is_part(name: str) -> bool:
 
 
 def place_of(data_dir: str, name: str, flag: str = '') -> Place:
-  """Returns where a split is that may be a part of a folder.
+  """Returns the location of a split, which may be a part of a folder.
 
   Args:
     data_dir: The directory that holds the folders.
-    name: Of the split.
-    flag: That names it.
+    name: The name of the split.
+    flag: The flag that names it.
 
   Raises:
-    ValueError: If the part is none.
+    ValueError: If the part is malformed.
   """
 
   def place(folder, percent):
@@ -265,13 +265,13 @@ def _part_of(split, place, flag, needed):
   """Returns the part of each class that a place names.
 
   Args:
-    split: All that is in its folder.
+    split: All images of its folder.
     place: The `Place`.
-    flag: That names it.
-    needed: Names of classes of which there must be an image.
+    flag: The flag that names it.
+    needed: Names of classes that must have an image.
 
   Raises:
-    ValueError: If there is nothing in it, or of a needed class nothing.
+    ValueError: If the part is empty, or has no image of a needed class.
   """
   if place.percent is None:
     return split
@@ -279,7 +279,7 @@ def _part_of(split, place, flag, needed):
   found = set()
   for label, name in enumerate(split.class_names):
     of_class = np.flatnonzero(split.labels == label)
-    # Rounded half up, so that neighbouring parts share no image.
+    # Rounded half up, so that adjacent parts share no image.
     begin, end = ((len(of_class) * p + 50) // 100 for p in place.percent)
     kept[of_class[begin:end]] = True
     if begin < end:
@@ -298,18 +298,18 @@ def _part_of(split, place, flag, needed):
 
 
 def visible_names(directory: str) -> list[str]:
-  """Returns what is in a directory, sorted, without what is hidden."""
+  """Returns the names in a directory, sorted, without hidden ones."""
   try:
     names = tf.io.gfile.listdir(directory)
   except UnicodeDecodeError as error:
     raise ValueError(_without_text(directory)) from error
-  # Object stores mark a directory by a trailing slash.
+  # Object stores mark directories with a trailing slash.
   names = [name.rstrip('/') for name in names]
   return sorted(name for name in names if name and not name.startswith('.'))
 
 
 def _without_text(directory):
-  """Says which names of a local directory are not UTF-8."""
+  """Returns a line on the names in a local directory that are not UTF-8."""
   names = sorted(os.listdir(directory))
   bad = [name for name in names if not _is_text(name)]
   return (
@@ -328,16 +328,16 @@ def _is_text(name):
 
 
 def is_image(name: str) -> bool:
-  """Whether a file is taken for an image, by the ending of its name."""
+  """Whether a file counts as an image, by the ending of its name."""
   return name.lower().endswith(ENDINGS)
 
 
 def warn_of(left_out: Mapping[str, bool], where: str) -> None:
-  """Says in one line what is not read, if there is anything.
+  """Logs in one line which files are ignored, if any.
 
   Args:
     left_out: {path: whether it is a folder}.
-    where: What was searched.
+    where: The directory that was searched.
   """
   kinds = collections.defaultdict(list)
   for path, is_folder in sorted(left_out.items()):
@@ -365,17 +365,17 @@ def warn_of(left_out: Mapping[str, bool], where: str) -> None:
 def estimate_bytes(split: splits.Split) -> int:
   """Returns the size of all files of a split, from a sample of them.
 
-  A file that is not there has none: whoever reads it finds out.
+  A missing file counts as empty; reading it will report the error.
   """
   count = split.num_examples
-  # Evenly spread, lest the names of one folder stand for those of all.
+  # Evenly spread, so that the sample covers all folders.
   sample = range(0, count, math.ceil(count / _MAX_MEASURED))
   sizes = in_parallel(_size, map(split.where, sample))
   return max(1, sum(sizes) * count // len(sizes))
 
 
 def in_parallel(function: Callable, items: Iterable) -> list:
-  """Applies a function that waits for a file system to each of the items."""
+  """Applies a function that waits for a file system to each item."""
   with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
     return list(pool.map(function, items))
 
@@ -388,7 +388,7 @@ def _size(path):
 
 
 def _constant(data):
-  """Returns a string tensor of bytes that are compressed in the graph."""
+  """Returns a string tensor of bytes, compressed in the graph."""
   return tf.io.decode_compressed(tf.constant(zlib.compress(data)), 'ZLIB')
 
 
@@ -401,7 +401,7 @@ def folders(directory: str) -> tuple[str, ...]:
 
 
 def _advice(data_dir, names):
-  """Says more of a directory that holds no split of a usual name."""
+  """Returns advice on a directory without a split of a usual name."""
   num_images = sum(map(is_image, visible_names(data_dir)))
   if num_images and not names:
     return (
@@ -438,7 +438,7 @@ def _class_folders(directory):
 
 
 def _check_forms(train_dir, class_names, eval_dir, eval_names):
-  """Checks that no two names look the same, being encoded otherwise."""
+  """Checks that no two names look the same but differ in encoding."""
   found = {}
   for directory, names in ((train_dir, class_names), (eval_dir, eval_names)):
     for name in names:
@@ -454,7 +454,7 @@ def _check_forms(train_dir, class_names, eval_dir, eval_names):
 
 
 def _check_known(train_dir, class_names, eval_dir, eval_names, names):
-  """Checks that all classes of the evaluation are trained."""
+  """Checks that training has all classes of the evaluation."""
   unknown = sorted(set(eval_names) - set(class_names))
   if not unknown:
     return
@@ -472,10 +472,10 @@ def _check_known(train_dir, class_names, eval_dir, eval_names, names):
 
 
 def _list(place, found_names, class_names):
-  """Returns all in a folder that is an image of the classes `found_names`.
+  """Returns all images in a folder of the classes `found_names`.
 
-  And {path: whether it is a folder} of what is in their folders besides, and
-  of files that are in none.
+  It also returns {path: whether it is a folder} of other entries in the class
+  folders and of files outside them.
   """
 
   directory = place.directory
@@ -527,7 +527,7 @@ def _list(place, found_names, class_names):
 
 
 def _what_else(names):
-  """Returns what a folder without images holds, for a message."""
+  """Returns what a folder without images contains, for a message."""
   if not names:
     return ''
   return f'; it holds {safe_text.printable(splits.listed(names))}'

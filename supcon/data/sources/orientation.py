@@ -1,11 +1,11 @@
-"""Whether classes look as if a mirrored image were of another class, or none.
+"""Estimates whether mirroring an image changes its class.
 
-Flips make views that keep their label for cats, but not for digits. A small
-classifier on thumbnails, which takes no time to train, shows which of both a
-data set looks like: it is tried on images that it has not seen, and on their
-mirror images. Where the latter are recognised much less often, left and right
-mean something here. The converse does not hold: of classes that so simple a
-classifier cannot tell apart at all, nothing is known.
+A flipped cat is still a cat, but a flipped digit is not the same digit. A small
+classifier on thumbnails, which takes no time to train, shows which kind a data
+set appears to be. It is tested on images that it has not seen, and on their
+mirror images. If it recognises the mirror images much less often, left and
+right matter. The converse is not true: if such a simple classifier cannot tell
+the classes apart at all, nothing is known.
 """
 
 from typing import NamedTuple
@@ -19,38 +19,38 @@ from supcon.data.views import image_ops
 
 tf1 = tf.compat.v1
 
-# So many images are looked at, and fewer if they are large: to decode this many
-# bytes takes about a second.
+# Maximum number of images, and of bytes, since decoding this many bytes takes
+# about a second.
 MAX_IMAGES = 500
 MAX_BYTES = 64 * 2**20
 
-# With fewer, chance alone makes such differences.
+# With fewer images, such differences may be due to chance.
 MIN_IMAGES = 40
 
-# Of the thumbnails, in pixels. Fine enough to tell digits apart.
+# Side of the thumbnails in pixels, enough to tell digits apart.
 _SIDE = 12
 
-# JPEGs are decoded at an eighth of their size, where that leaves enough.
+# JPEGs are decoded at an eighth of their size if that leaves enough pixels.
 _JPEG_RATIO = 8
 _MIN_SIDE_FOR_RATIO = 2 * _SIDE * _JPEG_RATIO
 
 _FOLDS = 5
-# Of the ridge regression, against features of variance 1.
+# Regularisation of the ridge regression, for features of variance 1.
 _RIDGE = 0.3
 
-# Mirror images have to be recognised less often by at least so much, and by so
-# many standard deviations of what chance makes of images that changed sides.
+# Mirroring matters if it lowers the accuracy by at least this much, and by at
+# least this many standard deviations of a random change.
 _MIN_LOSS = 0.1
 _MIN_DEVIATIONS = 4.0
 
 
 class Orientation(NamedTuple):
-  """How often a simple classifier was right about images it had not seen.
+  """The accuracy of a simple classifier on images that it had not seen.
 
   Attributes:
-    num_images: How many there were.
-    upright: Fraction of the images as they are.
-    mirrored: Fraction of the same images, mirrored left to right.
+    num_images: Number of images.
+    upright: Accuracy on the images as they are.
+    mirrored: Accuracy on the same images, mirrored left to right.
     matters: Whether mirrored images lose their class.
   """
 
@@ -60,7 +60,7 @@ class Orientation(NamedTuple):
   matters: bool
 
   def finding(self) -> str:
-    """Returns in words what was found; '' if nothing."""
+    """Returns the result in words; '' if mirroring does not matter."""
     if not self.matters:
       return ''
     return (
@@ -71,7 +71,7 @@ class Orientation(NamedTuple):
     )
 
   def advice(self) -> str:
-    """Returns a line for a run that flips views; '' if nothing was found."""
+    """Returns advice for a run that flips views; '' if there is none."""
     if not self.matters:
       return ''
     return (
@@ -82,10 +82,10 @@ class Orientation(NamedTuple):
 
 
 def of_images(images: np.ndarray, labels: np.ndarray) -> Orientation:
-  """Finds out whether mirrored images lose their class.
+  """Estimates whether mirrored images lose their class.
 
-  A linear classifier (ridge regression to one-hot labels) is trained on four
-  fifths of the images and tried on the others, in turn.
+  It trains a linear classifier (ridge regression to one-hot labels) on four
+  fifths of the images and tests it on the rest, five times in turn.
 
   Args:
     images: Any real type, [N, side, side], grey.
@@ -105,8 +105,8 @@ def of_images(images: np.ndarray, labels: np.ndarray) -> Orientation:
     classify = _trained(features[~held_out], targets[~held_out])
     right[held_out] = classify(features[held_out]) == truth[held_out]
     right_mirrored[held_out] = classify(mirrored[held_out]) == truth[held_out]
-  # Were mirror images as good, of those that changed sides as many would have
-  # gone one way as the other (McNemar's test).
+  # If mirror images were as good, then as many images would change from right
+  # to wrong as from wrong to right (McNemar's test).
   lost = int(np.sum(right & ~right_mirrored))
   won = int(np.sum(~right & right_mirrored))
   deviations = (lost - won) / np.sqrt(max(lost + won, 1))
@@ -121,7 +121,7 @@ def of_images(images: np.ndarray, labels: np.ndarray) -> Orientation:
 
 
 def of_split(split: splits.Split) -> Orientation:
-  """Looks at the first images of a split; takes a second or two."""
+  """Examines the first images of a split; takes a second or two."""
   count = sample_size(split)
   if count < MIN_IMAGES:
     return Orientation(count, 0.0, 0.0, matters=False)
@@ -129,7 +129,7 @@ def of_split(split: splits.Split) -> Orientation:
 
 
 def sample_size(split: splits.Split) -> int:
-  """Returns how many images can be decoded in a second or two."""
+  """Returns the number of images that take a second or two to decode."""
   mean_bytes = max(1, split.num_bytes // split.num_examples)
   return min(MAX_IMAGES, split.num_examples, MAX_BYTES // mean_bytes)
 
@@ -139,7 +139,7 @@ def thumbnails(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the first `count` images, small and grey, and their labels.
 
-  Those that cannot be decoded are left out.
+  Images that cannot be decoded are left out.
 
   Returns:
     float32 [N, side, side] in 0..255 and int32 [N], N at most `count`.
@@ -148,7 +148,7 @@ def thumbnails(
   def shrink(encoded, label):
     image = tf.cast(decode_small(encoded), tf.float32)
     grey = tf.reduce_mean(image, axis=2, keepdims=True)
-    # Smoothed, lest thin strokes fall between the pixels.
+    # With antialiasing, so that thin strokes do not disappear.
     small = tf.image.resize(grey, [_SIDE, _SIDE], antialias=True)
     return small[:, :, 0], label
 
@@ -197,7 +197,7 @@ def decode_small(encoded):
 
 
 def _features(images):
-  """Returns float64 [N, pixels], of each image of mean 0 and variance 1."""
+  """Returns float64 [N, pixels], mean 0 and variance 1 in each image."""
   pixels = images.reshape(len(images), -1).astype(np.float64)
   pixels -= pixels.mean(axis=1, keepdims=True)
   return pixels / np.maximum(pixels.std(axis=1, keepdims=True), 1e-6)

@@ -1,7 +1,6 @@
-"""Data sets as TFDS prepares them: found on disk, checked, read.
+"""Finds, checks and reads data sets that TFDS has prepared on disk.
 
-Nothing here uses the network: what is not there is an error that says how to
-get it.
+Nothing here uses the network: missing data is an error that says how to get it.
 """
 
 from collections.abc import Sequence
@@ -23,9 +22,9 @@ tf1 = tf.compat.v1
 
 _EVAL_NAMES = ('test', 'validation', 'val')
 
-# What a TFRecord file spends on each record besides the record.
+# Bytes that a TFRecord file adds to each record.
 _FRAME_BYTES = 16
-# Where bytes are missing, so many files are read to find the one that was cut.
+# Maximum number of files to read in search of the truncated one.
 _MAX_SUSPECTS = 4
 _NUM_THREADS = 32
 
@@ -35,10 +34,10 @@ class PreparedSplit:
   """See `splits.Split`.
 
   Attributes:
-    name: In the language of TFDS, such as 'train', 'train[:80%]', 'train+test'.
+    name: A TFDS split expression, such as 'train', 'train[:80%]', 'train+test'.
     builder: The TFDS builder that reads it.
-    image: The feature that is the image.
-    label: The feature that is the label.
+    image: Name of the image feature.
+    label: Name of the label feature.
     kept: int64, the stored positions in use; None for all.
   """
 
@@ -55,7 +54,7 @@ class PreparedSplit:
   @property
   def num_bytes(self) -> int:
     stored = self.builder.info.splits
-    # TFDS does not know how much of a whole split a part of it takes.
+    # TFDS does not know the size of a part of a split.
     known = [stored[self.name]] if self.name in stored else stored.values()
     num_bytes = sum(split.num_bytes for split in known)
     num_examples = sum(split.num_examples for split in known)
@@ -73,14 +72,14 @@ class PreparedSplit:
     return self.builder.info.splits[self.name].num_examples
 
   def records(self) -> tf.data.Dataset:
-    """See `splits.Split`; a label that is no class is an error."""
+    """See `splits.Split`; a label that is not a class is an error."""
     shards = self.storage()
     sizes = tf.data.Dataset.from_tensor_slices(np.int64(shards.sizes))
     stored = sizes.enumerate().interleave(
       lambda shard, size: splits.part(
         shards, shard, tf.constant(0, tf.int64), size
       ),
-      # One after the other, but the next files are opened ahead of time.
+      # One file after another, but the next ones are opened ahead of time.
       cycle_length=1,
       num_parallel_calls=tf.data.AUTOTUNE,
       deterministic=True,
@@ -97,7 +96,7 @@ class PreparedSplit:
     else:
       kept_begins = np.searchsorted(self.kept, begins)
       dropped = np.setdiff1d(np.arange(self.kept[-1] + 1), self.kept)
-    # Of each stored position that is dropped, how many before it are kept.
+    # For each dropped position: how many positions before it are kept.
     num_kept = dropped - np.arange(len(dropped))
 
     def read(shard, skip):
@@ -145,9 +144,9 @@ class PreparedSplit:
     )
 
   def example_id(self, position: int) -> str:
-    """See `splits.Split`: the stored split, and which of its records this is.
+    """See `splits.Split`: the stored split and the number of the record.
 
-    So record 3 of 'train[80%:]', of 1000, is 'train/803'.
+    For example, record 3 of 'train[80%:]' is 'train/803' if train has 1000.
     """
     begins, pieces = self._origins
     stored = self._stored(position)
@@ -166,11 +165,11 @@ class PreparedSplit:
 
   @functools.cached_property
   def _origins(self):
-    """Returns which pieces of stored splits make up this one.
+    """Returns the pieces of stored splits that make up this one.
 
     Returns:
-      int64 [pieces], at which position each begins; and for each the name of
-      the stored split and the number of the record that it begins with.
+      int64 [pieces], the first position of each piece; and for each piece the
+      name of the stored split and the number of its first record.
     """
     first_of = {}
     for name, split in self.builder.info.splits.items():
@@ -187,13 +186,13 @@ class PreparedSplit:
 
 
 def find(name: str, config: str, version: str, data_dir: str) -> str | None:
-  """Returns the directory of the newest version that will do, or None.
+  """Returns the directory of the newest accepted version, or None.
 
   Args:
-    name: Of the data set.
-    config: Of the data set; '' for the only one there is.
-    version: Such as '5.*.*'.
-    data_dir: Where TFDS keeps its data sets.
+    name: Name of the data set.
+    config: Config of the data set; '' for the only one.
+    version: The accepted versions, such as '5.*.*'.
+    data_dir: The directory of TFDS's data sets.
 
   Raises:
     ValueError: If there are several configs to choose from.
@@ -227,7 +226,7 @@ def find(name: str, config: str, version: str, data_dir: str) -> str | None:
 
 
 def directory_names(directory: str) -> list[str]:
-  """Returns what is in a directory; nothing if it is not there."""
+  """Returns the names in a directory; none if it does not exist."""
   if not tf.io.gfile.isdir(directory):
     return []
   # Object stores mark a directory by a trailing slash.
@@ -239,9 +238,9 @@ def not_prepared(wanted: str, data_dir: str, others: str, note: str) -> str:
 
   Args:
     wanted: NAME[/CONFIG]:VERSION.
-    data_dir: Where TFDS keeps its data sets.
+    data_dir: The directory of TFDS's data sets.
     others: The directory that holds other versions of it.
-    note: What the user must do besides.
+    note: What else the user must do.
   """
   if not tf.io.gfile.isdir(data_dir):
     found = 'does not exist'
@@ -261,15 +260,15 @@ def load(directory: str, train_split: str, eval_split: str) -> splits.Source:
   """Opens a prepared data set.
 
   Args:
-    directory: That of one version.
-    train_split: The split to train on, or a part of one in the language of
-      TFDS; '' is train.
+    directory: The directory of one version.
+    train_split: The split to train on, or a TFDS expression for a part of one;
+      '' is train.
     eval_split: The split to evaluate on; '' is the first of test, validation,
       val.
 
   Raises:
-    ValueError: If a split or a file is missing, a file was cut or damaged, or
-      the data set holds no images with class labels.
+    ValueError: If a split or a file is missing, a file is truncated or damaged,
+      or the data set holds no images with class labels.
   """
   builder = _open(directory)
   file_format = builder.info.file_format
@@ -307,10 +306,10 @@ def _open(directory):
   _refuse_foreign_code(directory)
   try:
     builder = tfds.builder_from_directory(directory)
-    # Read here what is looked at later.
+    # Read now what is used later.
     _ = (builder.info.splits, dict(builder.info.features))
     return builder
-  # What TFDS makes of a damaged description may be any error.
+  # TFDS may raise any error for a damaged description.
   except Exception as error:  # pylint: disable=broad-except
     reason = safe_text.one_line(error)[:200]
     raise ValueError(
@@ -320,7 +319,7 @@ def _open(directory):
 
 
 def _refuse_foreign_code(directory):
-  """Refuses a description that would have TFDS import somebody's module."""
+  """Rejects a description that would make TFDS import another module."""
   path = os.path.join(directory, 'features.json')
   if not tf.io.gfile.exists(path):
     return
@@ -337,7 +336,7 @@ def _refuse_foreign_code(directory):
 
 
 def _is_prepared(parent, version):
-  # Without it nothing can be read, as where a copy has not finished.
+  # Without this file nothing can be read, as in an unfinished copy.
   return tf.io.gfile.exists(os.path.join(parent, version, 'dataset_info.json'))
 
 
@@ -357,7 +356,7 @@ def _check_split(builder, flag, name):
 
 
 def _features(builder):
-  """Returns the names of the features that are the image and its label."""
+  """Returns the names of the image feature and the label feature."""
   features = dict(builder.info.features)
   names = builder.info.supervised_keys
   if not names or len(names) != 2 or set(names) - set(features):
@@ -378,12 +377,12 @@ def _features(builder):
 
 
 def _check_files(builder, names):
-  """Raises ValueError if a file of the splits is missing or was cut.
+  """Raises ValueError if a file of the splits is missing or truncated.
 
-  This costs one look at the size of each file: a split knows the bytes of its
-  records. Only where some are missing are files read, the most suspicious ones
-  first: TFDS has not always counted bytes in the same way, so that the sum
-  alone proves nothing.
+  This only costs a look at the size of each file, because a split knows the
+  bytes of its records. Only if some are missing are files read, the most
+  suspicious ones first: TFDS has not always counted bytes in the same way, so
+  the sum alone proves nothing.
   """
   read = {
     str(file.filename)
@@ -425,7 +424,7 @@ def _first_damaged(lengths):
   """Reads TFRecord files; returns a line on the first broken one, or None.
 
   Args:
-    lengths: {path: the records that it should hold}.
+    lengths: {path: number of records that it should hold}.
   """
   with tf.Graph().as_default(), tf1.Session() as session:
     path = tf1.placeholder(tf.string, [])

@@ -1,4 +1,4 @@
-"""What every source of images offers: splits of examples in a fixed order."""
+"""The interface of every image source: splits with a fixed order."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from supcon.config import safe_text
 
 
 class Files(NamedTuple):
-  """Examples of which each is a file, so that any may be read at any time.
+  """Examples in one file each, which can be read in any order.
 
   Attributes:
-    names: Returns (files, labels) by position: string [N], names that `read`
-      knows, and int32 [N].
-    read: From a file and its label to (image, label) as `Split.records` gives
-      it.
+    names: Returns (files, labels) by position: string [N], names for `read`,
+      and int32 [N].
+    read: A function from a file and its label to (image, label), as in
+      `Split.records`.
   """
 
   names: Callable[[], tuple[tf.Tensor, tf.Tensor]]
@@ -31,14 +31,14 @@ class Files(NamedTuple):
 
 
 class Shards(NamedTuple):
-  """Examples that lie one after the other, by position, in a few files.
+  """Examples stored consecutively, by position, in a few files.
 
   Attributes:
-    sizes: How many each file holds.
-    read: From the number of a file and how many of its examples to skip, both
-      int64 [], to a data set of its other ones as they are stored.
-    parse: From an example as it is stored to (image, label) as `Split.records`
-      gives it.
+    sizes: Number of examples in each file.
+    read: A function from the number of a file and the number of examples to
+      skip, both int64 [], to a data set of its other examples as stored.
+    parse: A function from a stored example to (image, label), as in
+      `Split.records`.
   """
 
   sizes: tuple[int, ...]
@@ -51,20 +51,20 @@ def part(
 ) -> tf.data.Dataset:
   """Returns `size` examples of a shard after the first `skip`, as stored.
 
-  A shard that holds fewer is an error.
+  A shard with fewer examples is an error.
   """
   stored = shards.read(shard, skip).take(size)
   return stored.apply(tf.data.experimental.assert_cardinality(size))
 
 
 class Split(Protocol):
-  """Examples of which each has a position that never changes.
+  """Examples with fixed positions.
 
   Attributes:
-    name: As the user chooses it, such as 'train' or 'test[:50%]'.
-    num_examples: How many there are; positions count from 0.
-    num_bytes: Roughly how many bytes the encoded images take.
-    fingerprint: One line that is another one for other examples.
+    name: The name that the user chooses, such as 'train' or 'test[:50%]'.
+    num_examples: Number of examples; positions count from 0.
+    num_bytes: Approximate size of the encoded images in bytes.
+    fingerprint: One line that identifies the examples.
   """
 
   name: str
@@ -76,36 +76,36 @@ class Split(Protocol):
     """Returns (image, label) by position: encoded, string []; int32 []."""
 
   def storage(self) -> Files | Shards:
-    """Returns where the examples are, for sets that do not fit into memory."""
+    """Returns the files of the examples, for sets too large for memory."""
 
   def select(self, positions: Sequence[int]) -> 'Split':
-    """Returns a split of the examples at increasing `positions` alone."""
+    """Returns a split of only the examples at increasing `positions`."""
 
   def where(self, position: int) -> str:
-    """Returns what a person has to look for: a path, or a record."""
+    """Returns where users can find the example: a path or a record."""
 
   def example_id(self, position: int) -> str:
     """Returns a name of an example that is the same on every machine.
 
-    It is the same too in whatever selection or part of a split the example is
-    found: 'val/cat/1.jpg', or 'train/17' for one that has no name.
+    It is also the same in every selection or part of the split:
+    'val/cat/1.jpg', or 'train/17' for an example without a name.
     """
 
   def damage(self) -> str | None:
-    """Reads all files that hold several examples; names the first broken one.
+    """Reads all files with several examples; describes the first broken one.
 
     Returns:
-      One line, or None if there are no such files or all are whole.
+      One line, or None if there are no such files or all are complete.
     """
 
 
 class Source(NamedTuple):
-  """A data set as it lies on disk.
+  """A data set on disk.
 
   Attributes:
     train: The examples to train on.
     evaluation: The examples to evaluate on.
-    class_names: In the order of the labels.
+    class_names: The classes, in the order of the labels.
     image_shape: (height, width) in pixels; None if images may differ in size.
   """
 
@@ -121,14 +121,14 @@ def choose(
   """Returns the name of a split.
 
   Args:
-    asked_for: The user's choice, which is taken as it is; or '': the first of
-      `candidates` that is there.
+    asked_for: The user's choice, which is used unchanged; '' takes the first of
+      `candidates` that exists.
     flag: The flag that makes the choice.
-    candidates: What may be taken without being asked for, best first.
-    names: The splits that there are.
+    candidates: Names that may be used by default, best first.
+    names: The existing splits.
 
   Raises:
-    ValueError: If there is none to take; it does not say where.
+    ValueError: If there is no such split; the message does not name the place.
   """
   if asked_for:
     return asked_for

@@ -1,7 +1,7 @@
-"""Looks at a directory of images that nobody has trained on before.
+"""Examines a directory of images before the first training.
 
-All that is wrong with it is found in one go, so that it can be put right in one
-go; `folder.load`, which every job begins with, stops at the first mistake.
+It finds all mistakes at once, so that the user can correct them at once. In
+contrast, `folder.load`, which every job starts with, stops at the first one.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ from supcon.data.sources import unlabelled
 
 tf1 = tf.compat.v1
 
-# Of a mistake that several folders or files share, so many are named.
+# Maximum number of folders or files that a message on a mistake names.
 _MAX_NAMED = 5
-# The classes that a directory holds without splits are parted here.
+# The parts to use if a directory holds classes without splits.
 _TRAIN_PART, _EVAL_PART = '[:80%]', '[80%:]'
-# JPEG stores the colors of grey photographs, too, and not exactly.
+# JPEG stores grey photographs in color, not quite exactly.
 _MAX_TINT = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Where the images are, as --train_split and --eval_split say it.
+  """The location of the images, in terms of --train_split, --eval_split.
 
   Attributes:
     train: The split to train on.
@@ -47,10 +47,10 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-  """What a sample of images says of all.
+  """Properties of all images, estimated from a sample.
 
   Attributes:
-    sides: (least, median, most) of the shorter sides in pixels.
+    sides: (minimum, median, maximum) shorter side in pixels.
     is_grey: Whether no image has a color.
   """
 
@@ -61,12 +61,12 @@ class Images:
 def layout_of(
   data_dir: str, train_split: str = '', eval_split: str = ''
 ) -> Layout | str:
-  """Finds out where the images are.
+  """Determines where the images are.
 
   Args:
     data_dir: The directory.
-    train_split: What the user says of it; '' if nothing.
-    eval_split: Likewise.
+    train_split: The user's choice; '' if there is none.
+    eval_split: The user's choice; '' if there is none.
 
   Returns:
     The layout, or a line that says what is wrong.
@@ -112,12 +112,12 @@ def layout_of(
 def mistakes_in(
   data_dir: str, layout: Layout, skip_bad_images: bool = False
 ) -> list[str]:
-  """Returns all that keeps a directory from being trained on, a line each.
+  """Returns a line for each problem that prevents training.
 
   Args:
     data_dir: The directory.
-    layout: Where the images are in it.
-    skip_bad_images: Whether those that cannot be decoded do no harm.
+    layout: The location of the images in it.
+    skip_bad_images: Whether images that cannot be decoded are acceptable.
   """
   mistakes, paths, classes = [], {}, {}
   for name in (layout.train, layout.evaluation):
@@ -150,7 +150,7 @@ def mistakes_in(
 
 
 def look_at(split: splits.Split) -> Images:
-  """Looks at a sample of the images; takes seconds.
+  """Examines a sample of the images; takes seconds.
 
   Raises:
     ValueError: If none can be decoded.
@@ -188,13 +188,13 @@ def look_at(split: splits.Split) -> Images:
 
 
 def class_sizes(dataset: datasets.Dataset) -> list[int]:
-  """Returns how many training images each class has."""
+  """Returns the number of training images of each class."""
   labels = dataset.train.labels
   return np.bincount(labels, minlength=dataset.num_classes).tolist()
 
 
 def _of_classes(directory, names, paths):
-  """Returns what is wrong with class folders; adds the images to `paths`."""
+  """Returns the problems of class folders; adds the images to `paths`."""
   if not names:
     num_images = sum(map(folder.is_image, folder.visible_names(directory)))
     but = f', but {num_images} images of no class' if num_images else ''
@@ -242,7 +242,7 @@ def _unknown(train_dir, eval_dir, classes):
 
 
 def _same_looking(classes):
-  """Returns what is wrong where two names differ in their encoding alone."""
+  """Returns the problems of names that differ only in their encoding."""
   seen, pairs = {}, []
   for name in sorted({name for names in classes.values() for name in names}):
     other = seen.setdefault(unicodedata.normalize('NFC', name), name)
@@ -257,7 +257,7 @@ def _same_looking(classes):
 
 
 def _of_files(paths: Sequence[str]):
-  """Returns which files are no images, where it takes seconds to find out."""
+  """Returns the files that are not images, if that takes only seconds."""
   images = unlabelled.LooseImages(tuple(paths), num_bytes=0)
   images = dataclasses.replace(images, num_bytes=folder.estimate_bytes(images))
   if images.num_bytes > faults.MAX_BYTES_UNASKED:

@@ -1,4 +1,4 @@
-"""Images that belong to no data set: files and folders as a user names them."""
+"""Images outside any data set: files and folders that the user names."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -13,7 +13,7 @@ from supcon.data.sources import folder
 from supcon.data.sources import splits
 from supcon.data.views import image_files
 
-# Nobody said what is on them.
+# Their classes are unknown.
 NO_LABEL = -1
 
 
@@ -23,7 +23,7 @@ class LooseImages:
 
   Attributes:
     files: The paths by position, as the user has named them.
-    num_bytes: About.
+    num_bytes: Approximate size.
   """
 
   files: tuple[str, ...]
@@ -37,7 +37,7 @@ class LooseImages:
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    # No path can hold a zero.
+    # No path can contain a zero byte.
     digest = hashlib.md5('\0'.join(self.files).encode()).hexdigest()
     return f'{self.num_examples} files, {digest}'
 
@@ -74,17 +74,17 @@ def find(paths: Sequence[str]) -> LooseImages:
   """Finds images, without opening them.
 
   Args:
-    paths: Of files, which are taken whatever their names end in; and of
-      folders, in which and below which all images are taken, by the endings of
-      their names, but nothing that is hidden. Local or gs://.
+    paths: Paths of files, which may have any ending; and of folders, from which
+      all images are taken recursively by the endings of their names, except
+      hidden ones. Local or gs://.
 
   Returns:
-    The images in the order of `paths`, those of a folder in the order of their
-    paths. Of a file that is found several times the first one is kept. Folders
-    may be links, in circles too; a link to a file is a file of its own.
+    The images in the order of `paths`; those of a folder in the order of their
+    paths. If a file is found several times, the first one is kept. Folders may
+    be links, even circular ones; a link to a file is a separate file.
 
   Raises:
-    ValueError: If nothing is named, something is not there, or a folder holds
+    ValueError: If there are no paths, a path does not exist, or a folder holds
       no images.
   """
   if not paths:
@@ -92,7 +92,7 @@ def find(paths: Sequence[str]) -> LooseImages:
       'no images are named; give files or folders, as --images=FILE_OR_FOLDER '
       'or as plain arguments.'
     )
-  # A dict keeps the order in which its keys were first seen.
+  # A dict keeps the order of first insertion.
   files, left_out = {}, {}
   for number, path in enumerate(paths):
     try:
@@ -111,11 +111,11 @@ def find(paths: Sequence[str]) -> LooseImages:
 
 
 def _found_at(path, following):
-  """Returns the images that a path of the user stands for, and other files.
+  """Returns the images and the other files at a path of the user.
 
   Args:
     path: The path.
-    following: Those that were named after it.
+    following: The paths after it.
   """
   if tf.io.gfile.isdir(path):
     files, others = _search(path)
@@ -135,7 +135,7 @@ def _found_at(path, following):
 
 
 def _of_comma(path, following):
-  """Returns what to do if a comma in a name was taken for its end."""
+  """Returns advice if a comma within a name was taken as its end."""
   for number in range(len(following)):
     whole = ','.join((path, *following[: number + 1]))
     if tf.io.gfile.exists(whole):
@@ -148,9 +148,9 @@ def _of_comma(path, following):
 
 
 def _search(root):
-  """Returns the paths of all images below a folder, sorted; and of others."""
+  """Returns the sorted paths of all images below a folder, and others."""
   files, others, seen, level = [], [], {_real(root)}, [root]
-  # Level by level, so that what is on one level can be listed in parallel.
+  # Level by level, so that each level can be listed in parallel.
   while level:
     entries = [
       os.path.join(directory, name)
@@ -166,20 +166,20 @@ def _search(root):
       if not is_folder:
         (files if folder.is_image(entry) else others).append(entry)
       elif _real(entry) not in seen:
-        # Else links that lead in a circle would be followed for ever.
+        # Otherwise circular links would be followed for ever.
         seen.add(_real(entry))
         level.append(entry)
   return sorted(files), others
 
 
 def _real(path):
-  """Returns a path without links; object stores have none."""
+  """Returns a path with links resolved; object stores have none."""
   if '://' in path:
     return path
   return os.path.realpath(path)
 
 
 def _identity(file):
-  """Returns what is the same for all ways to name one file."""
+  """Returns a key that is the same for all names of a file."""
   directory, name = os.path.split(file)
   return _real(directory), name

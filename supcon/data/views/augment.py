@@ -1,10 +1,14 @@
 """AutoAugment and RandAugment.
 
-First the operations, pure functions of (image, strength): they are those of
-PIL, in which both papers define them. Then the policies, which say what is
-applied how strongly and how often.
+The operations come first. They are pure functions of (image, strength), and are
+those of PIL, which both papers use. The policies follow: they determine which
+operations are applied, how strongly and how often.
 
 AutoAugment: https://arxiv.org/abs/1805.09501, RandAugment:
+  https://arxiv.org/abs/1909.13719. An image is uint8 [height, width, 3] with
+  static sides. A strength is a Python number or a scalar tensor. A fill is the
+  content beyond the border of an image: a grey level, or None for the mirror
+  image.
 https://arxiv.org/abs/1909.13719. An image is uint8 [height, width, 3] with
 static sides. A strength is a Python number or a scalar tensor. A fill is what
 lies beyond the border of an image: a grey level, or None for its mirror image.
@@ -20,11 +24,11 @@ import tensorflow as tf
 
 from supcon.data.views import colors
 
-# The grey that stands for "nothing here" in both papers.
+# The grey that fills empty areas in both papers.
 _GREY = 128
 
-# What PIL's sharpness takes as blurred: weights 1 around a center of 5, over
-# 13. This is the image minus the blurred image.
+# PIL's sharpness blurs with weights 1 around a center of 5, over 13. This is
+# the image minus the blurred image.
 _DETAIL = np.full([3, 3], -1 / 13, np.float32)
 _DETAIL[1, 1] = 8 / 13
 
@@ -57,25 +61,25 @@ def posterize(image, bits):
 
 
 def solarize(image, threshold):
-  """Inverts what is not darker than `threshold`, a grey level from 0 to 256."""
+  """Inverts pixels >= `threshold`, a grey level from 0 to 256."""
   is_inverted = tf.cast(image, tf.float32) >= tf.cast(threshold, tf.float32)
   return tf.bitwise.bitwise_xor(image, 255 * tf.cast(is_inverted, tf.uint8))
 
 
 def solarize_add(image, addition):
-  """Makes what is darker than 128 brighter by `addition` >= 0 grey levels."""
+  """Adds `addition` >= 0 grey levels to pixels darker than 128."""
   levels = tf.cast(image, tf.float32)
   is_dark = tf.cast(levels < 128, tf.float32)
   return _truncate(levels + is_dark * tf.cast(addition, tf.float32))
 
 
 def brightness(image, factor):
-  """Blends with black: 0 gives black, 1 the image, more a brighter one."""
+  """Blends with black: 0 gives black, 1 the image, more is brighter."""
   return _truncate(tf.cast(image, tf.float32) * factor)
 
 
 def contrast(image, factor):
-  """Blends with the mean luma: 0 gives its grey, 1 the image, more contrast."""
+  """Blends with the mean luma: 0 gives grey, 1 the image, more contrast."""
   levels = tf.cast(image, tf.float32)
   mean = tf.reduce_mean(_by_row(levels), axis=0)
   mean = tf.reduce_mean(tf.reshape(mean, [-1, 3]), axis=0)
@@ -90,7 +94,7 @@ def _blend_with_grey(levels, grey, factor):
 def color(image, factor):
   """Blends with each pixel's luma: 0 gives greys, 1 the image, more color."""
   levels = tf.cast(image, tf.float32)
-  # Blended as one product of each pixel with a matrix.
+  # The blend is one product of each pixel with a matrix.
   to_luma = np.tile(colors.LUMA[:, np.newaxis], 3)
   matrix = factor * np.eye(3, dtype=np.float32) + (1 - factor) * to_luma
   return _truncate(tf.tensordot(levels, matrix, axes=1))
@@ -104,7 +108,7 @@ def sharpness(image, factor):
     factor: float32 scalar or Python float, >= 0.
 
   Returns:
-    uint8 [height, width, 3]. Pixels at the border are as they were.
+    uint8 [height, width, 3]. Border pixels do not change.
   """
   height, width, _ = image.shape.as_list()
   if min(height, width) < 3:
@@ -123,7 +127,7 @@ def autocontrast(image):
     image: uint8 [height, width, 3].
 
   Returns:
-    uint8 [height, width, 3]. A channel of one grey level stays as it is.
+    uint8 [height, width, 3]. A constant channel does not change.
   """
   _, width, _ = image.shape.as_list()
   levels = _by_row(tf.cast(image, tf.float32))
@@ -136,7 +140,7 @@ def autocontrast(image):
   is_flat = tf.equal(low, high)
   low = tf.tile(tf.where(is_flat, 0.0, low), [width])
   span = tf.tile(tf.where(is_flat, 255.0, high), [width]) - low
-  # Divided last, so that the highest level becomes exactly 255.
+  # The division comes last, so that the highest level becomes exactly 255.
   stretched = (levels - low) * 255 / span
   return tf.reshape(tf.cast(stretched, tf.uint8), image.shape)
 
@@ -148,10 +152,10 @@ def equalize(image):
     image: uint8 [height, width, 3].
 
   Returns:
-    uint8 [height, width, 3]. A channel of one grey level stays as it is.
+    uint8 [height, width, 3]. A constant channel does not change.
   """
   height, width, _ = image.shape.as_list()
-  # Entries of three histograms or tables of 256, one after the other.
+  # Indices into three consecutive histograms or tables of 256 entries.
   channel_starts = np.tile(np.int32([0, 256, 512]), width)
   entries = _by_row(tf.cast(image, tf.int32)) + channel_starts
   counts = tf.raw_ops.DenseBincount(
@@ -161,7 +165,7 @@ def equalize(image):
   )
   counts = tf.reshape(counts, [3, 256])
   up_to = tf.cumsum(counts, axis=1)
-  # Pixels that are darker than the brightest level that occurs.
+  # Number of pixels darker than the brightest level that occurs.
   darker = tf.reduce_max(
     tf.where(up_to < height * width, up_to, 0), axis=1, keepdims=True
   )
@@ -169,7 +173,7 @@ def equalize(image):
   table = (up_to - counts + step // 2) // tf.maximum(step, 1)
   table = tf.where(step > 0, tf.minimum(table, 255), tf.range(256))
   table = tf.reshape(tf.cast(table, tf.uint8), [-1])
-  # Faster than tf.gather, which copies byte by byte.
+  # tf.gather is slower: it copies byte by byte.
   equalized = tf.gather_nd(table, entries[..., tf.newaxis])
   return tf.reshape(equalized, image.shape)
 
@@ -180,7 +184,7 @@ def _by_row(image):
 
 
 def _truncate(levels):
-  """From float32 to uint8 as PIL does: clipped, fractions dropped."""
+  """Converts float32 to uint8 like PIL: clips, and drops fractions."""
   clipped = tf.raw_ops.ClipByValue(
     t=levels, clip_value_min=0.0, clip_value_max=255.0
   )
@@ -219,7 +223,7 @@ def translate_y(image, pixels, fill):
 
 
 def rotate(image, degrees, fill):
-  """Turns `image` counterclockwise around its center."""
+  """Rotates `image` counterclockwise around its center."""
   height, width, _ = image.shape.as_list()
   rows, columns = _pixel_centers(height, width)
   rows, columns = rows - height / 2, columns - width / 2
@@ -239,8 +243,9 @@ def cutout(image, half_side, center):
   Args:
     image: uint8 [height, width, 3].
     half_side: Half the side of the square in pixels.
-    center: float32 [2] in [0, 1), the square's center: the part of the image
-      above it, and to its left. The square may reach beyond the image.
+    center: float32 [2] in [0, 1), the square's center: the fraction of the
+      image above it, and the fraction to its left. The square may extend beyond
+      the image.
 
   Returns:
     uint8 [height, width, 3].
@@ -255,7 +260,7 @@ def cutout(image, half_side, center):
   rows = is_kept(height, center[0])[:, tf.newaxis]
   columns = tf.repeat(is_kept(width, center[1]), 3)
   kept = 255 * tf.cast(rows | columns, tf.uint8)
-  # Where `kept` is 0 there remains 0 xor grey.
+  # Where `kept` is 0, the result is 0 xor grey.
   levels = tf.bitwise.bitwise_and(_by_row(image) ^ _GREY, kept) ^ _GREY
   return tf.reshape(levels, image.shape)
 
@@ -268,7 +273,7 @@ def _pixel_centers(height, width):
 
 
 def _fixed_point(slope):
-  """Rounds to 16 bits as PIL does: it decides where two pixels are as near."""
+  """Rounds to 16 bits like PIL, which decides ties between two pixels."""
   return tf.round(slope * 2.0**16) / 2.0**16
 
 
@@ -277,10 +282,10 @@ def _sample(image, rows, columns, fill):
 
   Args:
     image: uint8 [height, width, 3].
-    rows: float32 [height or 1, width or 1], for each pixel of the result where
-      in `image` it is found. Pixel 0 reaches from 0 to 1.
-    columns: Likewise.
-    fill: What lies beyond the border: a grey level, or None to mirror.
+    rows: float32 [height or 1, width or 1], the source row in `image` of each
+      pixel of the result. Pixel 0 covers 0 to 1.
+    columns: The source columns, in the same form.
+    fill: The content beyond the border: a grey level, or None to mirror.
 
   Returns:
     uint8 [height, width, 3].
@@ -298,7 +303,7 @@ def _sample(image, rows, columns, fill):
 
 
 def _mirrored(positions, length):
-  """Indices of an axis that goes on forth and back beyond its ends."""
+  """Returns indices of an axis that is mirrored beyond its ends."""
   period = 2 * length
   positions -= period * tf.floor(positions / period)
   positions = length - tf.abs(length - positions)
@@ -306,8 +311,8 @@ def _mirrored(positions, length):
 
 
 def _in_frame(positions, length):
-  """Indices of an axis with one more pixel at either end, which has no end."""
-  # Shifted before the cast, which rounds toward 0.
+  """Returns indices of an axis with one extra, endless pixel at each end."""
+  # Shifted before the cast, because the cast rounds toward 0.
   positions = tf.raw_ops.ClipByValue(
     t=positions + 1, clip_value_min=0.0, clip_value_max=length + 1.0
   )
@@ -318,21 +323,21 @@ def _in_frame(positions, length):
 
 
 class _Chance(enum.Enum):
-  """What of an operation is random, besides whether it is applied."""
+  """The part of an operation that is random, besides whether to apply it."""
 
   NOTHING = 0
-  SIGN = 1  # Of the strength.
+  SIGN = 1  # The sign of the strength.
   POSITION = 2
 
 
 class _Operation(NamedTuple):
-  """An operation as policies use it.
+  """An operation in a policy.
 
   Attributes:
-    function: (image, strength) -> image; with a random position (image,
-      strength, float32 [2] in [0, 1)) -> image.
-    strength: From the level of a policy, 0 to 10, to the strength.
-    chance: What of it is random.
+    function: A function (image, strength) -> image; with a random position,
+      (image, strength, float32 [2] in [0, 1)) -> image.
+    strength: A function from the level of a policy, 0 to 10, to the strength.
+    chance: The part of it that is random.
   """
 
   function: Callable
@@ -341,12 +346,12 @@ class _Operation(NamedTuple):
 
 
 def _times(largest):
-  """Strengths in proportion to the level; `largest` at level 10."""
+  """Strengths proportional to the level; `largest` at level 10."""
   return lambda level: level / 10 * largest
 
 
 def _whole(largest):
-  """Likewise, rounded down."""
+  """Like `_times`, rounded down."""
   return lambda level: int(level / 10 * largest)
 
 
@@ -355,12 +360,12 @@ def _factor(level):
 
 
 def _bits(level):
-  # With 0 bits nothing would remain of the image.
+  # With 0 bits nothing of the image would be left.
   return min(max(int(level / 10 * 4), 1), 8)
 
 
 def _threshold(level):
-  # Published with 8 bits, in which 256 is 0: level 10 inverts the whole image.
+  # Published as 8 bits, where 256 wraps to 0: level 10 inverts the whole image.
   return int(level / 10 * 256) % 256
 
 
@@ -369,7 +374,7 @@ def _operations(translation, fill):
 
   Args:
     translation: The distance in pixels at level 10.
-    fill: What moves in from beyond the border.
+    fill: The content that moves in from beyond the border.
   """
 
   def plain(function):
@@ -403,10 +408,10 @@ def _operations(translation, fill):
 
 
 def _published_contrast(image, factor):
-  """Blends with the grey of a 256th of the number of pixels.
+  """Blends with the grey level (number of pixels) / 256.
 
-  The published RandAugment does so where the paper means the mean luma. At 224
-  pixels it is 196, a light grey.
+  The published RandAugment does this, although the paper means the mean luma.
+  At 224 pixels the level is 196, a light grey.
   """
   height, width, _ = image.shape.as_list()
   grey = min(height * width // 256, 255)
@@ -419,7 +424,7 @@ def _apply(image, operations, index, strength, draws):
   Args:
     image: uint8 [height, width, 3].
     operations: List of _Operation.
-    index: int32 scalar, which of them; their number for none.
+    index: int32 scalar, the index of the operation; their number for none.
     strength: float32 scalar, before a random sign.
     draws: float32 [3], uniform in [0, 1).
 
@@ -447,8 +452,8 @@ class Policy(NamedTuple):
   """A policy of AutoAugment.
 
   Attributes:
-    sub_policies: One of them is chosen for each image: (operation, probability,
-      level) twice, applied one after the other.
+    sub_policies: Each consists of two operations (operation, probability,
+      level), applied one after the other. One is chosen per image.
     operations: The operations by name.
   """
 
@@ -456,9 +461,9 @@ class Policy(NamedTuple):
   operations: dict[str, _Operation]
 
 
-# The policy of the published results, 'v0' of the authors' TPU models. (The
-# paper's own table 9 is another one.) What moves in is the mirror image, and
-# the ways are long: 250 pixels at level 10.
+# The policy of the published results, 'v0' of the authors' TPU models. (Table 9
+# of the paper differs.) The mirror image moves in from the border, and the
+# distances are long: 250 pixels at level 10.
 IMAGENET_POLICY = Policy(
   sub_policies=(
     (('equalize', 0.8, 1), ('shear_y', 0.8, 4)),
@@ -521,7 +526,7 @@ CIFAR10_POLICY = Policy(
   ),
   operations={
     **_operations(translation=10, fill=_GREY),
-    # In this policy a higher level inverts more.
+    # In this policy, a higher level inverts more pixels.
     'solarize': _Operation(solarize, lambda level: 256 - _whole(256)(level)),
   },
 )
@@ -538,7 +543,7 @@ def auto_augment(image, seed, policy):
   Returns:
     uint8 [height, width, 3].
   """
-  # Arrays [sub-policies, 2], of which one row is chosen.
+  # Arrays [sub-policies, 2]; one row is chosen.
   names, probabilities, levels = np.moveaxis(
     np.array(policy.sub_policies, object), 2, 0
   )
@@ -570,8 +575,8 @@ def _row(table, index):
 
 # -------------------------------------------------------------- RandAugment
 
-# As in the published results. Its pixels do not depend on the image's size:
-# of an image of 32 pixels cutout leaves nothing at level 10.
+# As in the published results. Distances in pixels do not depend on the size of
+# the image: at 32 pixels and level 10, cutout covers everything.
 _RANDAUGMENT_OPERATIONS = {
   **_operations(translation=100, fill=None),
   'contrast': _Operation(_published_contrast, _factor),
@@ -579,15 +584,15 @@ _RANDAUGMENT_OPERATIONS = {
 
 
 def rand_augment(image, seed, num_layers, magnitude):
-  """Applies random operations of one strength, one after the other.
+  """Applies random operations of the same level, one after the other.
 
-  Each of them is any of the 16, or none, all equally probable.
+  Each operation is one of the 16 or none, all with equal probability.
 
   Args:
     image: uint8 [height, width, 3].
     seed: int32 or int64 [2].
-    num_layers: Python int, how many operations.
-    magnitude: Python float > 0, the level of them all; 10 is strong.
+    num_layers: Python int, number of operations.
+    magnitude: Python float > 0, the level of all operations; 10 is strong.
 
   Returns:
     uint8 [height, width, 3].

@@ -1,13 +1,14 @@
-"""Color: jitter and grayscale.
+"""Color jitter and grayscale.
 
-They work on planes, float32 [..., 3, pixels] in [0, 1]: all that is red, then
-all green, then all blue. So every op runs along pixels, and XLA makes a few
-passes of vector instructions of them. On a CPU a hue or saturation then takes a
-fifth of the time of TensorFlow's own op, which branches for every pixel.
+The functions work on planes, float32 [..., 3, pixels] in [0, 1]: all red
+values, then all green, then all blue. So every op runs along pixels, and XLA
+turns them into a few passes of vector instructions. On a CPU, hue or saturation
+then takes a fifth of the time of TensorFlow's own op, which branches for every
+pixel.
 
-The same functions serve one image on the host, where `jitter` computes the
-effects that are needed, and a batch on an accelerator, where `jitter_each`
-computes all and selects.
+The same functions process one image on the host, where `jitter` computes only
+the effects that are needed, and a batch on an accelerator, where `jitter_each`
+computes all effects and selects.
 
 A factor or offset is a scalar, or a tensor that broadcasts with the planes.
 """
@@ -28,7 +29,7 @@ _JITTER_HUE_RANGE = 0.2
 
 _ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
 
-# Stands in an order in place of an effect.
+# Replaces an effect in an order.
 NO_EFFECT = -1
 
 
@@ -36,11 +37,11 @@ NO_EFFECT = -1
 
 
 def to_planes(images):
-  """From grey levels [..., height, width, 3] to planes [..., 3, pixels].
+  """Converts grey levels [..., height, width, 3] to planes [..., 3, pixels].
 
   Args:
-    images: uint8, or floats in 0..255 whose fractions are dropped; static but
-      for the first dimension of a batch.
+    images: uint8, or floats in 0..255 whose fractions are dropped; static
+      except for the batch dimension.
   """
   *batch, height, width, _ = images.shape.as_list()
   levels = tf.reshape(images, _known(batch) + [height * width, 3])
@@ -51,12 +52,12 @@ def to_planes(images):
 
 
 def to_levels(planes):
-  """From planes to grey levels, uint8 of the same shape."""
+  """Converts planes to grey levels, uint8 of the same shape."""
   return tf.cast(planes * 255 + 0.5, tf.uint8)
 
 
 def interleave(planes, sides):
-  """From [..., 3, pixels] of any type to [..., *sides, 3]."""
+  """Converts [..., 3, pixels] of any type to [..., *sides, 3]."""
   *batch, _, _ = planes.shape.as_list()
   images = tf.linalg.matrix_transpose(planes)
   return tf.reshape(images, _known(batch) + [*sides, 3])
@@ -67,7 +68,7 @@ def _known(batch):
 
 
 def _rounded(planes):
-  """Rounds to grey levels, as the published pipeline does after each step."""
+  """Rounds to grey levels, like the published pipeline after each step."""
   return tf.floor(_clip(planes) * 255.5) * (1 / 255)
 
 
@@ -88,7 +89,7 @@ def _luma(planes):
 
 
 def _extremes(planes):
-  """Returns the value of HSV, the chroma, and the three channels."""
+  """Returns the value and the chroma of HSV, and the three channels."""
   channels = tf.split(planes, 3, axis=-2)
   red, green, blue = channels
   value = tf.maximum(tf.maximum(red, green), blue)
@@ -106,7 +107,7 @@ def _tf_contrast(planes, factor):
 
 
 def _tf_saturation(planes, factor):
-  # The saturation is chroma / value, and 1 at most.
+  # The saturation is chroma / value, at most 1.
   value, chroma, _ = _extremes(planes)
   factor = tf.minimum(factor, value / tf.maximum(chroma, _TINY))
   return value + (planes - value) * factor
@@ -126,11 +127,12 @@ def _torch_saturation(planes, factor):
 
 
 def _hue(planes, delta):
-  """Turns the hue, an angle on the hexagon of HSV, by `delta` turns."""
+  """Rotates the hue, an angle on the hexagon of HSV, by `delta` turns."""
   value, chroma, (red, green, blue) = _extremes(planes)
   scale = 1 / tf.maximum(chroma, _TINY)
-  # By order, not by equality with the value: XLA may compute a channel twice,
-  # and round it differently. Where two are equal both formulas agree.
+  # Compares the channels with each other, not with the value: XLA may compute a
+  # channel twice and round it differently. If two are equal, both formulas
+  # agree.
   sextants = tf.where(
     tf.logical_and(red >= green, red >= blue),
     (green - blue) * scale,
@@ -140,8 +142,8 @@ def _hue(planes, delta):
       (red - green) * scale + 4,
     ),
   )
-  # Each channel falls and rises once around the hexagon: it is the value over
-  # two sextants, value - chroma over two, and linear in between.
+  # Each channel falls and rises once around the hexagon: it equals value over
+  # two sextants, value - chroma over two, and is linear in between.
   position = sextants + 6 * delta + _HUE_OFFSETS
   position -= 6 * tf.floor(position * (1 / 6))
   fall = tf.minimum(tf.minimum(position, 4 - position), 1.0)
@@ -160,14 +162,14 @@ _PYTORCH_EFFECTS = (_torch_brightness, _torch_contrast, _torch_saturation, _hue)
 
 
 class Jitter(NamedTuple):
-  """Color jitter of one view, or of a batch of them.
+  """Color jitter of one view, or of a batch of views.
 
   Attributes:
     values: float32 [..., 4], the strengths of brightness, contrast, saturation
-      and hue. They leave an image as it is at 0, 1, 1, 0 (TensorFlow's variant)
-      or 1, 1, 1, 0 (torchvision's). Hue is an angle in turns.
-    order: int32 [..., 4]: a permutation of 0..3, the effects, first to last; or
-      NO_EFFECT four times.
+      and hue. 0, 1, 1, 0 (TensorFlow's variant) or 1, 1, 1, 0 (torchvision's)
+      does not change an image. Hue is an angle in turns.
+    order: int32 [..., 4]: a permutation of 0..3, the effects from first to
+      last; or NO_EFFECT four times.
   """
 
   values: tf.Tensor
@@ -175,11 +177,11 @@ class Jitter(NamedTuple):
 
 
 def random_jitter(draws, probability, strength, use_pytorch):
-  """Random changes of color in random order.
+  """Draws random changes of color in random order.
 
   Args:
     draws: float32 [..., 6], uniform in [0, 1).
-    probability: Float [...], how probable it is that there is a change.
+    probability: Float [...], probability of a change.
     strength: Python float > 0. Brightness, contrast and saturation vary by up
       to 0.8 times it, hue by up to 0.2 turns times it.
     use_pytorch: Whether the effects are torchvision's or TensorFlow's.
@@ -225,7 +227,7 @@ def jitter(planes, change, use_pytorch):
     ]
     return position + 1, tf.switch_case(order[position], branches)
 
-  # A loop rather than four copies of it: they took 40 times as long to compile.
+  # A loop, because four copies of its body took 40 times as long to compile.
   num_steps = tf.where(order[0] >= 0, len(_ORDERS[0]), 0)
   _, planes = tf.while_loop(
     lambda position, _: position < num_steps, step, (0, planes)
@@ -242,7 +244,7 @@ def jitter_each(planes, changes, use_pytorch):
     use_pytorch: Whether the effects are torchvision's or TensorFlow's.
 
   Returns:
-    As `jitter`, [batch, 3, pixels].
+    Like `jitter`, [batch, 3, pixels].
   """
   values, order = changes
   for position in range(len(_ORDERS[0])):
@@ -262,7 +264,7 @@ def _effects(use_pytorch):
 
 
 def grayscale(planes, is_gray):
-  """Replaces each channel of what `is_gray` by the luma, on grey levels.
+  """Replaces each channel by the luma on grey levels, where `is_gray`.
 
   Args:
     planes: float32 [..., 3, pixels].

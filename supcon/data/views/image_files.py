@@ -1,26 +1,27 @@
-"""Image files whose bytes do not say all to TensorFlow's decoders.
+"""Prepares image files that TensorFlow's decoders would not show correctly.
 
-`readable` makes of a file one that `image_ops.decode` shows as it was meant, or
-refuses it. Sources of files from users apply it where they read a file, once
-for sets that are held in memory:
+`readable` converts a file to one that `image_ops.decode` shows correctly, or
+rejects it. Sources of user files call it when they read a file; for data sets
+in memory, only once:
 
-- A camera that was turned notes so (EXIF) and stores the image as it lies on
-  its sensor. The note is looked up once and put where it is found in no time:
-  `turn_of` reads it, `turned` follows it. Records of TFDS have no such mark,
-  and are decoded as they are stored: so are the published results made.
-- Of a BMP TensorFlow takes indices into a palette for grey levels, and any 32
-  bits for blue, green, red, alpha.
-- A few bytes may declare an image that no memory holds.
+- A rotated camera stores the image as it lies on the sensor, and notes its
+  rotation in EXIF. `readable` looks up the note once and puts it where it can
+  be found quickly: `turn_of` reads it, and `turned` applies it. Records of TFDS
+  have no such mark and are decoded as they are stored, as for the published
+  results.
+- In a BMP, TensorFlow mistakes indices into a palette for grey levels, and any
+  32 bits for blue, green, red, alpha.
+- A few bytes may declare an image that does not fit into any memory.
 """
 
 import numpy as np
 import tensorflow as tf
 
-# A hundred megapixels, and some more: 400 MB when decoded.
+# Slightly more than a hundred megapixels: 400 MB when decoded.
 MAX_PIXELS = 2**27
 
-# What has to be done to an image as it is stored, by EXIF's orientation 1 to 8:
-# exchange rows and columns; then mirror top to bottom; then left to right.
+# The steps that make a stored image upright, for EXIF's orientations 1 to 8:
+# swap rows and columns; then mirror top to bottom; then left to right.
 _TURNS = np.array(
   [
     [False, False, False],
@@ -34,16 +35,16 @@ _TURNS = np.array(
   ]
 )
 
-# What a marked JPEG begins with: a segment for applications, which decoders
-# skip, that holds the orientation, 2 to 8.
+# The start of a marked JPEG: an application segment, which decoders skip, that
+# holds the orientation, 2 to 8.
 _MARKED = [
   b'\xff\xd8\xff\xef\x00\x09supcon' + bytes([orientation])
   for orientation in range(2, 9)
 ]
 _MARK_LENGTH = len(_MARKED[0])
 
-# Segments before that of EXIF: there are seldom more than two, but a profile
-# of colors may take several.
+# Maximum number of segments before EXIF's. There are rarely more than two, but
+# a color profile may take several.
 _MAX_SEGMENTS = 300
 _ORIENTATION_TAG = 0x112
 _SHORT, _LONG = 3, 4  # Types of its value.
@@ -53,16 +54,16 @@ _USUAL_MASKS = np.array([0xFF0000, 0xFF00, 0xFF], np.int32)
 
 
 def readable(encoded: tf.Tensor) -> tf.Tensor:
-  """Makes a file that `image_ops.decode` decodes as it was meant.
+  """Converts a file so that `image_ops.decode` decodes it correctly.
 
   Args:
     encoded: A string scalar, the bytes of a file.
 
   Returns:
-    A string scalar: a PNG of a BMP that TensorFlow would take for another
-    image; a marked JPEG of one that has to be turned; else the same bytes. An
-    image of more than MAX_PIXELS pixels is an error when the graph runs, and so
-    is a BMP of a kind that nobody decodes here.
+    A string scalar: a PNG for a BMP that TensorFlow would misread; a marked
+    JPEG for one that has to be turned; otherwise the same bytes. An image of
+    more than MAX_PIXELS pixels is an error when the graph runs, and so is a BMP
+    of an unsupported kind.
   """
   return tf.case(
     [
@@ -80,10 +81,10 @@ def readable(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _aside(function, *inputs):
-  """Returns a branch that costs next to nothing where it is not taken.
+  """Returns a branch that costs almost nothing if it is not taken.
 
-  Else all its operations become part of the graph around, which has to be told
-  of each that it is not computed.
+  Otherwise all its ops are part of the surrounding graph, which has to be told
+  about each of them that it is not computed.
   """
   aside = tf.function(
     function,
@@ -94,13 +95,13 @@ def _aside(function, *inputs):
 
 
 def turn_of(encoded: tf.Tensor) -> tf.Tensor:
-  """Returns how a file that `readable` made has to be turned.
+  """Returns how to turn the image of a file from `readable`.
 
   Args:
     encoded: A string scalar, the bytes of a file.
 
   Returns:
-    int32 [], 0 for a file that is upright; else for `turned`.
+    int32 [], 0 for an upright image; otherwise the argument of `turned`.
   """
   head = tf.strings.substr(encoded, 0, _MARK_LENGTH)
   numbers = tf.range(1, len(_TURNS))
@@ -108,11 +109,11 @@ def turn_of(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def upright_shape(shape, turn):
-  """Returns the shape of an image once it is turned.
+  """Returns the shape of an image after turning.
 
   Args:
     shape: int32 [2], height and width as stored.
-    turn: int32 [], as `turn_of` returns it.
+    turn: int32 [], the result of `turn_of`.
   """
   return tf.where(_steps(turn)[0], shape[::-1], shape)
 
@@ -123,7 +124,7 @@ def stored_window(window, shape, turn):
   Args:
     window: int32 [4], top, left, height and width.
     shape: int32 [2], height and width of the turned image.
-    turn: int32 [], as `turn_of` returns it.
+    turn: int32 [], the result of `turn_of`.
   """
   steps = _steps(turn)
   begin, size = window[:2], window[2:]
@@ -136,11 +137,11 @@ def stored_window(window, shape, turn):
 
 
 def turned(image, turn):
-  """Turns an image, or a window of it, that was decoded as it is stored.
+  """Turns an image, or a window of it, that was decoded as stored.
 
   Args:
     image: [height, width, channels].
-    turn: int32 [], as `turn_of` returns it.
+    turn: int32 [], the result of `turn_of`.
   """
   steps = _steps(turn)
   result = tf.transpose(image, tf.where(steps[0], [1, 0, 2], [0, 1, 2]))
@@ -157,29 +158,29 @@ def _starts_with(encoded, start):
 
 
 def _part(encoded, begin, count):
-  """Returns a part of the file, a string []; less at its end."""
-  # Beyond it, substr would raise an error that quotes the file.
+  """Returns a part of the file, a string []; shorter at its end."""
+  # Beyond the end, substr would raise an error that quotes the file.
   begin = tf.clip_by_value(begin, 0, tf.strings.length(encoded))
   return tf.strings.substr(encoded, begin, count)
 
 
 def _bytes_at(encoded, begin, count):
-  """Returns int32 [count], 0 for what lies beyond the end."""
+  """Returns int32 [count], 0 beyond the end of the file."""
   piece = _part(encoded, begin, count)
-  # 0 bytes cannot be asked for.
+  # decode_raw cannot return 0 bytes.
   found = tf.io.decode_raw(piece, tf.uint8, fixed_length=tf.maximum(count, 1))
   return tf.cast(found, tf.int32)[:count]
 
 
 def _number(digits, is_little=True):
-  """Returns int32 [...] of bytes, int32 [..., n]; n is static, at most 4."""
+  """Converts bytes, int32 [..., n], to int32 [...]; static n, at most 4."""
   weights = np.array([1, 2**8, 2**16, 2**24])[: digits.shape[-1]]
   weights = tf.where(is_little, weights.astype(np.int32), weights[::-1])
   return tf.reduce_sum(digits * tf.cast(weights, tf.int32), axis=-1)
 
 
 def _checked(encoded, height, width):
-  """Returns the file, which is an error if its image is too large."""
+  """Returns the file; it is an error if its image is too large."""
   pixels = tf.cast(tf.abs(height), tf.int64) * tf.cast(tf.abs(width), tf.int64)
   check = tf.debugging.Assert(
     pixels <= MAX_PIXELS,
@@ -225,12 +226,12 @@ def _of_jpeg(encoded):
 
 
 def _orientation(encoded):
-  """Returns the orientation that EXIF notes in a JPEG; int32 [], 1 to 8.
+  """Returns the EXIF orientation of a JPEG; int32 [], 1 to 8.
 
-  1, upright, where it is not noted, or not as the standard demands.
+  It is 1, upright, if it is missing or violates the standard.
   """
-  # Most files begin with the 18 bytes of JFIF, and no segment of another
-  # application follows. To walk through segments takes five times as long.
+  # Most files begin with the 18 bytes of JFIF, and no other application segment
+  # follows. Walking through segments takes five times as long.
   head = _bytes_at(encoded, 2, 20)
   is_jfif = tf.equal(head[1], 0xE0) & tf.equal(head[3], 16)
   marker = tf.where(is_jfif, head[19], head[1])
@@ -240,7 +241,7 @@ def _orientation(encoded):
 
 
 def _may_precede_exif(marker):
-  """Whether a segment is for applications, a comment, or fills up."""
+  """Whether a segment is for applications, a comment, or padding."""
   return (marker >= 0xE0) & (marker <= 0xEF) | (marker >= 0xFE)
 
 
@@ -248,7 +249,7 @@ def _walk(encoded):
   """Returns the `_orientation` of a file that may have one."""
 
   def head_at(position):
-    """Marker, length and first bytes of a segment."""
+    """Returns marker, length and first bytes of a segment."""
     return _bytes_at(encoded, position, 10)
 
   def is_exif(head):
@@ -278,7 +279,7 @@ def _walk(encoded):
 
 
 def _noted(encoded, begin):
-  """Returns the orientation in the EXIF data that begin somewhere."""
+  """Returns the orientation in the EXIF data at `begin`."""
   byte_order = _bytes_at(encoded, begin, 2)
   is_little = tf.reduce_all(tf.equal(byte_order, ord('I')))
   is_known = is_little | tf.reduce_all(tf.equal(byte_order, ord('M')))
@@ -289,7 +290,7 @@ def _noted(encoded, begin):
   directory = begin + number(_bytes_at(encoded, begin + 4, 4))
   count = number(_bytes_at(encoded, directory, 2))
   entries = _bytes_at(encoded, directory + 2, 12 * count)
-  # [tag, type, how many values, value]
+  # [tag, type, number of values, value]
   entries = tf.reshape(entries, [-1, 12])
   kinds = number(entries[:, 2:4])
   values = tf.where(
@@ -307,11 +308,11 @@ def _noted(encoded, begin):
 
 
 def _of_bmp(encoded):
-  """Returns a PNG in place of what TensorFlow would not decode rightly."""
+  """Returns a PNG for a BMP that TensorFlow would decode incorrectly."""
   head = _bytes_at(encoded, 0, 66)
   pixels = _number(head[10:14])
   header_size = _number(head[14:18])
-  # That of OS/2 is short: 12 bytes, and sides of 16 bits.
+  # The header of OS/2 is short: 12 bytes, with sides of 16 bits.
   is_short = tf.equal(header_size, 12)
   width, height, bits, compression = tf.unstack(
     tf.where(
@@ -325,7 +326,7 @@ def _of_bmp(encoded):
       ],
     )
   )
-  # Bit fields, in the order that is usual anyhow.
+  # Bit fields in the usual order.
   masks = _number(tf.reshape(head[54:66], [3, 4]))
   is_usual = tf.equal(compression, 3) & tf.equal(bits, 32)
   is_usual &= tf.reduce_all(tf.equal(masks, _USUAL_MASKS))
@@ -352,7 +353,7 @@ def _of_bmp(encoded):
 
   def rewritten():
     bytes_per_color = tf.where(is_short, 3, 4)
-    begin = 14 + header_size  # Of the palette.
+    begin = 14 + header_size  # Start of the palette.
     end = tf.minimum(pixels, begin + bytes_per_color * 2**bits)
     num_colors = tf.maximum(end - begin, 0) // bytes_per_color
     rows = _bmp_rows(encoded, pixels, height, width * bits)
@@ -370,11 +371,11 @@ def _of_bmp(encoded):
 
 
 def _bmp_rows(encoded, begin, height, bits_per_row):
-  """Returns uint8 [height, bytes per row], the topmost first."""
+  """Returns uint8 [height, bytes per row], topmost row first."""
   stride = (bits_per_row + 31) // 32 * 4
   rows = _part(encoded, begin, tf.abs(height) * stride)
   rows = tf.reshape(tf.io.decode_raw(rows, tf.uint8), [tf.abs(height), stride])
-  # The lowest row comes first, unless the height is negative.
+  # The lowest row is stored first, unless the height is negative.
   return tf.cond(height > 0, lambda: rows[::-1], lambda: rows)
 
 
@@ -382,12 +383,12 @@ def _colors(encoded, begin, count, size):
   """Returns the palette, uint8 [count, 3]."""
   colors = _bytes_at(encoded, begin, count * size)
   colors = tf.reshape(colors, [count, size])
-  # Blue, green, red, and perhaps a byte without meaning.
+  # Blue, green, red, and possibly a byte without meaning.
   return tf.cast(colors[:, 2::-1], tf.uint8)
 
 
 def _indices(rows, bits, width):
-  """Returns int32 [height, width], what each pixel has of the palette."""
+  """Returns int32 [height, width], the palette index of each pixel."""
   # A byte holds several pixels, the first one in its highest bits.
   shifts = tf.range(8 - bits, -1, -bits)
   rows = tf.cast(rows, tf.int32)[..., tf.newaxis]
@@ -398,7 +399,7 @@ def _indices(rows, bits, width):
 
 
 def _colors_of_rows(rows, bytes_per_pixel, width):
-  """Returns uint8 [height, width, 3] of rows that hold colors."""
+  """Returns uint8 [height, width, 3] from rows of colors."""
   height = tf.shape(rows)[0]
   rows = rows[:, : width * bytes_per_pixel]
   return tf.reshape(rows, [height, width, bytes_per_pixel])[..., 2::-1]

@@ -1,14 +1,14 @@
 """Image operations: pure functions of (image, strength) or (image, seed).
 
-Between operations an image is uint8 [height, width, 3] in 0..255, as a decoder
-gives it: a quarter of the memory traffic of float32, and the published
-pipeline rounds to grey levels at the same places. `to_model_range` makes it
-what the model sees.
+Between operations an image is uint8 [height, width, 3] in 0..255, as decoded.
+That takes a quarter of the memory traffic of float32, and the published
+pipeline rounds to grey levels at the same places. `to_model_range` converts an
+image to the model's input.
 
-A seed is an int32 or int64 tensor [2]. Equal seeds give equal results whatever
-else happens; a function that needs several draws splits its seed. Shapes and
-windows are int32: a shape is [height, width], a window [top, left, height,
-width], both in pixels.
+A seed is an int32 or int64 tensor [2]. Equal seeds always give equal results; a
+function that needs several draws splits its seed. Shapes and windows are int32:
+a shape is [height, width], a window is [top, left, height, width], both in
+pixels.
 """
 
 import numpy as np
@@ -18,10 +18,10 @@ from supcon.data.views import image_files
 
 tf1 = tf.compat.v1
 
-# Sampling of crop windows (Inception), with the published limits: aspect ratio
-# is width / height, and a window below a tenth of the image is drawn again,
-# even where the area range would allow it. After that many vain attempts the
-# central square is taken.
+# Sampling of crop windows (Inception), with the published limits: the aspect
+# ratio is width / height, and a window below a tenth of the image is drawn
+# again, even if the area range would allow it. After this many failed attempts
+# the central square is taken.
 _CROP_ASPECT_RANGE = (0.75, 1.33)
 _CROP_MIN_COVERED = 0.1
 _CROP_ATTEMPTS = 100
@@ -30,8 +30,8 @@ _CROP_ATTEMPTS = 100
 # standard deviation of the blur in pixels.
 _BLUR_SIGMA_RANGE = (0.1, 2.0)
 
-# The random warp: control points per side, and how far one moves at most in
-# each direction, as a part of the side. Neighbors stay in their order.
+# The random warp: control points per side, and the maximum move of a point in
+# each direction as a fraction of the side. Neighbors keep their order.
 _WARP_POINTS = 4
 _WARP_RANGE = 0.05
 
@@ -45,7 +45,7 @@ def whole_window(shape):
 
 
 def center_square_window(shape, fraction):
-  """The central square whose side is `fraction` of the shorter side.
+  """Returns the central square with `fraction` of the shorter side.
 
   Args:
     shape: int32 [2], height and width.
@@ -54,7 +54,7 @@ def center_square_window(shape, fraction):
   Returns:
     int32 [4], a window of at least one pixel.
   """
-  # Truncated in float32, as published: other arithmetic would be one pixel off
+  # Truncated in float32, as published. Other arithmetic would differ by a pixel
   # where the product is a whole number.
   shorter = tf.cast(tf.reduce_min(shape), tf.float32)
   side = tf.maximum(tf.cast(fraction * shorter, tf.int32), 1)
@@ -62,7 +62,7 @@ def center_square_window(shape, fraction):
 
 
 def center_window(shape, size):
-  """The central window of `size`; an odd remainder goes to top and left.
+  """Returns the central window of `size`; an odd rest goes to top and left.
 
   Args:
     shape: int32 [2], height and width.
@@ -75,7 +75,7 @@ def center_window(shape, size):
 
 
 def center_fraction_window(shape, fraction):
-  """The window of the image's aspect ratio, `fraction` of it in each direction.
+  """Returns a central window with `fraction` of each side.
 
   Args:
     shape: int32 [2], height and width.
@@ -90,7 +90,7 @@ def center_fraction_window(shape, fraction):
 
 
 def random_crop_window(shape, area_range, seed):
-  """A random window of aspect ratio 0.75 to 1.33.
+  """Returns a random window of aspect ratio 0.75 to 1.33.
 
   Args:
     shape: int32 [2], height and width.
@@ -99,8 +99,8 @@ def random_crop_window(shape, area_range, seed):
     seed: int32 or int64 [2].
 
   Returns:
-    int32 [4], the window. If none fits the constraints it is the central
-    square, as published: squashed, a panorama would look like nothing else.
+    int32 [4], the window. If none satisfies the constraints, it is the central
+    square, as published: a whole panorama would be squashed beyond recognition.
   """
   begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
     image_size=tf.concat([shape, [3]], axis=0),
@@ -112,7 +112,7 @@ def random_crop_window(shape, area_range, seed):
     max_attempts=_CROP_ATTEMPTS,
     use_image_if_no_bounding_boxes=True,
   )
-  # The op answers with the whole image if it has found nothing.
+  # The op returns the whole image if it has found no window.
   is_whole = tf.reduce_all(tf.equal(size[:2], shape))
   square = center_square_window(shape, 1.0)
   return tf.where(is_whole, square, tf.concat([begin[:2], size[:2]], axis=0))
@@ -122,18 +122,18 @@ def random_crop_window(shape, area_range, seed):
 
 
 def decode_crops(encoded, choose_windows, decode_whole):
-  """Windows of an encoded image.
+  """Decodes windows of an image.
 
   Args:
     encoded: A string scalar, the bytes of a JPEG, PNG, BMP or GIF (its first
-      frame); or an image that is decoded already, uint8 [height, width, 3].
+      frame); or a decoded image, uint8 [height, width, 3].
     choose_windows: A function from the image's shape to a list of windows.
-    decode_whole: Whether a JPEG is decoded once as a whole and then cut, or
-      once per window, and only the blocks that it needs. Two windows of usual
-      size are cheaper cut from one decoded image, a single one is cheaper on
-      its own. Where chroma is subsampled the decoder smooths it over the
-      window's neighborhood, so that the outermost pixels of a window depend on
-      this choice by some grey levels.
+    decode_whole: Whether to decode a JPEG once as a whole and then cut it, or
+      once per window with only the blocks that the window needs. Two windows of
+      usual size are cheaper to cut from one decoded image; a single one is
+      cheaper on its own. With subsampled chroma, the decoder smooths it over
+      the window's neighborhood, so this choice changes the outermost pixels of
+      a window by some grey levels.
 
   Returns:
     A list of uint8 [window height, window width, 3], one per window. Grey
@@ -169,7 +169,7 @@ def decode_crops(encoded, choose_windows, decode_whole):
     return [image_files.turned(each, turn) for each in crops]
 
   turn = image_files.turn_of(encoded)
-  # tf.cond unpacks a list of one.
+  # tf.cond unpacks a list of one element.
   return tf.nest.flatten(tf.cond(turn > 0, as_turned, as_stored))
 
 
@@ -189,16 +189,16 @@ def decode(encoded):
   """Decodes a whole image.
 
   Grey becomes three equal channels, a palette becomes its colors, CMYK becomes
-  RGB, 16 bits become their upper 8, transparency is dropped, of an animation
-  the first frame is taken. For the palette of a BMP and for a rotation that a
-  camera noted (EXIF) see `image_files.readable`.
+  RGB, 16 bits become their upper 8, transparency is dropped, and only the first
+  frame of an animation is used. For the palette of a BMP and for the rotation
+  noted by a camera (EXIF) see `image_files.readable`.
 
   Args:
     encoded: A string scalar, the bytes of a JPEG, PNG, BMP or GIF.
 
   Returns:
-    uint8 [height, width, 3]. Whatever is no such image, or only a part of one,
-    is an error when the graph runs.
+    uint8 [height, width, 3]. Anything but a complete image of these kinds is an
+    error when the graph runs.
   """
   image = _decode_as_stored(encoded)
   turn = image_files.turn_of(encoded)
@@ -214,7 +214,7 @@ def _decode_as_stored(encoded):
 
 
 def crop(image, window):
-  """Returns the part of `image` [height, width, 3] that is in `window`."""
+  """Returns the part of `image` [height, width, 3] within `window`."""
   begin = tf.concat([window[:2], [0]], axis=0)
   size = tf.concat([window[2:], [3]], axis=0)
   cropped = tf.slice(image, begin, size)
@@ -225,9 +225,9 @@ def crop(image, window):
 def resize(image, size):
   """Resizes by bilinear interpolation.
 
-  The published results were obtained with the sampling of TensorFlow 1: the
-  top left corners of both grids coincide, nothing is smoothed when an image
-  shrinks, and grey levels are truncated.
+  The published results used the sampling of TensorFlow 1: the top left corners
+  of both grids coincide, shrinking does not smooth, and grey levels are
+  truncated.
 
   Args:
     image: uint8 [height, width, 3].
@@ -240,15 +240,15 @@ def resize(image, size):
 
 
 def interpolate(image, size):
-  """`resize`, but for the truncation: float32 [*size, 3] in 0..255."""
+  """Like `resize` without truncation: float32 [*size, 3] in 0..255."""
   return tf1.image.resize(image, size)
 
 
 def shape_with_shorter_side(shape, side):
   """Scales `shape` so that its shorter side becomes `side`.
 
-  The product is truncated in float32, as published, so that the shorter side
-  may come out as `side - 1` (47 pixels to 32 give 31).
+  The product is truncated in float32, as published, so the shorter side may be
+  `side - 1` (47 pixels to 32 give 31).
 
   Args:
     shape: int32 [2], height and width.
@@ -270,15 +270,15 @@ def flip(image):
 
 
 def random_blur_sigma(draws, probability):
-  """The blur of a view: nothing is blurred yet.
+  """Draws the blur of a view without applying it.
 
   Args:
     draws: float32 [..., 2], uniform in [0, 1).
-    probability: Float [...], how probable it is that the view is blurred.
+    probability: Float [...], probability of blurring the view.
 
   Returns:
     float32 [...]: the standard deviation in pixels, uniform in 0.1..2, or 0 for
-    a view that is not blurred.
+    a view without blur.
   """
   low, high = _BLUR_SIGMA_RANGE
   sigmas = low + (high - low) * draws[..., 1]
@@ -288,21 +288,21 @@ def random_blur_sigma(draws, probability):
 def gaussian_blur(images, sigmas):
   """Blurs each image with its own separable Gaussian.
 
-  The kernel reaches side // 20 pixels to either side and sums to 1. Beyond the
-  border images count as 0, the value of mid-grey or, after whitening, of the
-  data set's mean color.
+  The kernel extends side // 20 pixels to either side and sums to 1. Beyond the
+  border images are 0, which is mid-grey or, after whitening, the mean color of
+  the data set.
 
-  Rows and columns are each multiplied by a banded matrix, rather than
-  convolved: one matrix product takes a different kernel for every image, on
-  any platform, under XLA too.
+  Rows and columns are multiplied by banded matrices instead of convolved: a
+  matrix product allows a different kernel for every image, on any platform,
+  including XLA.
 
   Args:
-    images: float [batch, side, side, channels], static but for the batch.
-    sigmas: float32 [batch], the standard deviations in pixels; an image with
-      0 is returned bit for bit.
+    images: float [batch, side, side, channels], static except for the batch.
+    sigmas: float32 [batch], the standard deviations in pixels; an image with 0
+      is returned bit for bit.
 
   Returns:
-    Of the shape and type of `images`; computed in float32.
+    A tensor like `images`; computed in float32.
 
   Raises:
     ValueError: If the images are not square.
@@ -327,7 +327,7 @@ def gaussian_blur(images, sigmas):
 
 
 def _blur_matrix(side, radius, sigmas):
-  """float32 [batch, side, side]: row i holds the kernel around pixel i."""
+  """Returns float32 [batch, side, side]: row i is the kernel at pixel i."""
 
   def density(distances):
     return tf.exp(-(distances**2) / (2 * sigmas**2))
@@ -343,7 +343,7 @@ def _blur_matrix(side, radius, sigmas):
 
 
 def random_warp(image, seed):
-  """A smooth random distortion, of few control points.
+  """Applies a smooth random distortion with few control points.
 
   Args:
     image: uint8 [height, width, 3], static sides.
@@ -364,13 +364,13 @@ def warp(image, displacements):
 
   Args:
     image: uint8 [height, width, 3], static sides.
-    displacements: float32 [2, points, points], how many pixels below and to the
-      right lies what the pixels at points x points places show. These are
-      spread evenly from border to border. In between, displacements change
-      smoothly from one to the next.
+    displacements: float32 [2, points, points], the offsets in pixels, down and
+      to the right, of the source of each control point. The points x points
+      control points are evenly spread from border to border. Between them,
+      displacements change smoothly.
 
   Returns:
-    uint8 [height, width, 3]; what lies beyond the border is as at the border.
+    uint8 [height, width, 3]; beyond the border the border pixel is repeated.
   """
   height, width, _ = image.shape.as_list()
   _, num_down, num_across = displacements.shape.as_list()
@@ -378,12 +378,12 @@ def warp(image, displacements):
   moves = tf.matmul(moves, _point_weights(width, num_across).T)
 
   def locate(positions, moves):
-    """Returns indices before and after, and how near the latter is."""
+    """Returns indices before and after, and the weight of the latter."""
     last = len(positions.flat) - 1
     positions = tf.clip_by_value(positions + moves, 0.0, float(last))
     before = tf.floor(positions)
-    # For each number of an image row rather than for each pixel: what is
-    # broadcast over three channels is slow.
+    # One value for each number of an image row instead of each pixel, because
+    # broadcasting over three channels is slow.
     nearness = tf.repeat(positions - before, 3, axis=1)
     before = tf.cast(before, tf.int32)
     return before, tf.minimum(before + 1, last), nearness
@@ -409,11 +409,11 @@ def warp(image, displacements):
 
 
 def _point_weights(length, num_points):
-  """float32 [length, points]: how each pixel mixes the control points."""
+  """Returns float32 [length, points], the weights of points per pixel."""
   spacing = max(length - 1, 1) / (num_points - 1)
   pixels = np.arange(length)[:, np.newaxis] / spacing
   nearness = np.maximum(1 - np.abs(pixels - np.arange(num_points)), 0)
-  # Smoothstep: those of two neighbors sum to 1, and there are no creases.
+  # Smoothstep: the weights of two neighbors sum to 1, without creases.
   return np.float32(nearness**2 * (3 - 2 * nearness))
 
 
@@ -421,23 +421,25 @@ def _point_weights(length, num_points):
 
 
 def to_model_range(image, dtype, half_range=127.5):
-  """From 0..255 to the model's range, [-1, 1].
+  """Converts 0..255 to the model's range, [-1, 1].
 
   Args:
     image: uint8, any shape.
-    dtype: A float type. Computed in it: 255 and 127.5 are exact in bfloat16.
-    half_range: Always 127.5. Only where XLA does not know it, as a tensor from
-      outside of what is compiled, does it divide: otherwise it multiplies by
-      the rounded inverse, and 255 becomes 1.0000001.
+    dtype: A float type, in which to compute: 255 and 127.5 are exact in
+      bfloat16.
+    half_range: Always 127.5. XLA divides by it only if it does not know the
+      value, that is, if it is a tensor from outside the compiled function.
+      Otherwise XLA multiplies by the rounded inverse, and 255 becomes
+      1.0000001.
 
   Returns:
-    `dtype`, the shape of `image`.
+    `dtype`, in the shape of `image`.
   """
   return tf.cast(image, dtype) / half_range - 1
 
 
 def to_grey_levels(image):
-  """The inverse of `to_model_range`: from floats in [-1, 1] to uint8."""
+  """Inverse of `to_model_range`: converts floats in [-1, 1] to uint8."""
   return tf.saturate_cast((image + 1) * 127.5, tf.uint8)
 
 
@@ -450,10 +452,10 @@ def whiten(image, mean, std):
     std: Three Python floats on the same scale.
 
   Returns:
-    Of the shape and type of `image`, in which it is computed.
+    A tensor like `image`, computed in its type.
   """
-  # One value per number of an image row: what is broadcast over channels alone
-  # is three times slower on CPU.
+  # One value for each number of an image row, because broadcasting over
+  # channels alone is three times slower on CPU.
   row = image.shape[-2:].as_list()
   mean = tf.constant(np.broadcast_to(mean, row), image.dtype)
   std = tf.constant(np.broadcast_to(std, row), image.dtype)

@@ -1,11 +1,11 @@
-"""From hyper-parameters to the function that makes an image's views.
+"""Makes the views of an image, according to the hyper-parameters.
 
 A view is a pure function of (image, seed, view index).
 
-Views are made in two steps. `train_views` and `eval_views` make what needs an
-image of its own: all chance is drawn there, and images are decoded, cropped and
-resized. What is left are changes of pixels that many images can share a program
-for: `finish_on_host` does them in the input pipeline, `finish` in the model.
+Views are made in two steps. `train_views` and `eval_views` do the work that is
+different for each image: they draw all random numbers, decode, crop and resize.
+The rest are changes of pixels for which many images can share a program:
+`finish_on_host` does them in the input pipeline, `finish` in the model.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from supcon.data.views import augment
 from supcon.data.views import colors
 from supcon.data.views import image_ops
 
-# Of an image whose sides differ by a larger factor, only the middle is resized
-# before the evaluation crop is taken from its middle.
+# If the sides of an image differ by a larger factor, only its middle is resized
+# for the evaluation crop, which is from the middle.
 _MAX_ASPECT = 16
 
 _FLIP_PROBABILITY = 0.5
@@ -38,13 +38,13 @@ _STACKED_RANDAUGMENT_MAGNITUDE = 10
 
 
 def _auto_augment(image, seed, params, policy):
-  """A policy of AutoAugment, which has its own magnitudes."""
+  """Applies a policy of AutoAugment, which has its own magnitudes."""
   del params
   return augment.auto_augment(image, seed, policy)
 
 
 def _rand_augment(image, seed, params, policy):
-  """RandAugment at the magnitude given."""
+  """Applies RandAugment with the magnitude of the flag."""
   del policy
   return augment.rand_augment(
     image, seed, _RANDAUGMENT_LAYERS, params.augmentation_magnitude
@@ -52,7 +52,7 @@ def _rand_augment(image, seed, params, policy):
 
 
 def _stacked_rand_augment(image, seed, params, policy):
-  """RandAugment at the published magnitude; that given is the jitter's."""
+  """Applies RandAugment as published; the flag's magnitude is the jitter's."""
   del params, policy
   return augment.rand_augment(
     image, seed, _RANDAUGMENT_LAYERS, _STACKED_RANDAUGMENT_MAGNITUDE
@@ -60,12 +60,12 @@ def _stacked_rand_augment(image, seed, params, policy):
 
 
 class _Augmentation(NamedTuple):
-  """What follows crop and flip.
+  """The augmentation after crop and flip.
 
   Attributes:
-    is_simclr: Whether there are color jitter, grayscale, warp and blur,
+    is_simclr: Whether it includes color jitter, grayscale, warp and blur,
       https://arxiv.org/abs/2002.05709.
-    policy: What comes between color jitter and grayscale, as in
+    policy: The step between color jitter and grayscale, as in
       https://arxiv.org/abs/2005.10243: a function of (image, seed,
       hyper-parameters, policy of AutoAugment); or None.
   """
@@ -95,13 +95,13 @@ def _augmentation(params):
 
 
 class _Chance(NamedTuple):
-  """The random numbers of V views, of which row v depends on v alone.
+  """The random numbers of V views; row v depends on v alone.
 
   Attributes:
     window_seeds: int64 [V, 2].
     policy_seeds: int64 [V, 2].
     warp_seeds: int64 [V, 2].
-    flip: float32 [V], uniform in [0, 1), as are those that follow.
+    flip: float32 [V], uniform in [0, 1), like the following ones.
     warp: float32 [V].
     grayscale: float32 [V].
     blur: float32 [V, 2].
@@ -119,7 +119,7 @@ class _Chance(NamedTuple):
 
 
 def _chance(seed, num_views):
-  # Two draws for everything: each op costs as much as 10,000 numbers.
+  # Two draws for everything, because an op costs as much as 10,000 numbers.
   seeds = tf.random.stateless_uniform(
     [num_views, 4, 2], seed, None, None, tf.int64
   )
@@ -133,7 +133,7 @@ def _chance(seed, num_views):
 
 
 def _changes(chance, is_augmented, params):
-  """Draws what SimCLR does to V views: nothing to those not augmented.
+  """Draws the changes of SimCLR for V views; none if not augmented.
 
   Args:
     chance: _Chance.
@@ -170,13 +170,13 @@ def _maybe(function, probability, draw, image):
 
 
 class _View(NamedTuple):
-  """How one view gets its size.
+  """How to cut and resize one view.
 
   Attributes:
-    window: From the image's shape to the window that has to be decoded.
-    finish: From that window, uint8 [h, w, 3], to [side, side, 3], uint8 or
-      float32 in 0..255, of which fractions will be dropped.
-    is_augmented: Whether anything follows.
+    window: A function from the image's shape to the window to decode.
+    finish: A function from that window, uint8 [h, w, 3], to [side, side, 3],
+      uint8 or float32 in 0..255 whose fractions will be dropped.
+    is_augmented: Whether augmentation follows.
   """
 
   window: Callable
@@ -204,11 +204,12 @@ def _training_view(chance, index, params, flips):
 
 
 class _EvalCrop(NamedTuple):
-  """How an evaluation image gets its size.
+  """How to cut and resize an evaluation image.
 
   Attributes:
-    window: From (shape, side, padding) to the window to decode.
-    finish: From (that window's image, side, padding) to uint8 [side, side, 3].
+    window: A function from (shape, side, padding) to the window to decode.
+    finish: A function from (that window's image, side, padding) to uint8 [side,
+      side, 3].
   """
 
   window: Callable
@@ -216,7 +217,7 @@ class _EvalCrop(NamedTuple):
 
 
 def _resize_then_crop(image, side, padding):
-  """Shorter side to `side + padding`, then the central square."""
+  """Resizes the shorter side to `side + padding`; takes the central square."""
   shape = image_ops.shape_with_shorter_side(tf.shape(image)[:2], side + padding)
   # Truncation may leave the shorter side one pixel short of the crop.
   shape = tf.maximum(shape, side)
@@ -230,7 +231,7 @@ def _resize(image, side, padding):
 
 
 def _crop_then_distort(image, side, padding):
-  """The central part, whatever its aspect ratio, to a square."""
+  """Resizes the central part, whatever its aspect ratio, to a square."""
   window = image_ops.center_fraction_window(
     tf.shape(image)[:2], side / (side + padding)
   )
@@ -248,14 +249,14 @@ def _whole(shape, side, padding):
 
 
 def _middle(shape, side, padding):
-  """All of an image, unless it is very thin: then what is near the crop.
+  """Returns all of an image, or of a very thin one the part near the crop.
 
-  What is resized has at most `_MAX_ASPECT` times the pixels of a square.
+  The result has at most `_MAX_ASPECT` times the pixels of a square.
   """
   del side, padding
   longest = _MAX_ASPECT * tf.reduce_min(shape)
   excess = tf.maximum(shape - longest, 0)
-  # As much on either side, so that the crop stays where it would be.
+  # The same margin on either side, so that the crop does not move.
   return image_ops.center_window(shape, shape - (excess + 1) // 2 * 2)
 
 
@@ -272,16 +273,17 @@ _EVAL_CROPS = {
 
 
 def check_image_size(params, image_shape, look=lambda: ()):
-  """Checks that evaluation images can have the size asked for.
+  """Checks that evaluation images can have the requested size.
 
   Args:
     params: hparams.Preprocessing.
-    image_shape: The data set's (height, width, ...), None where it is not known
-      that all images have the same; or None.
-    look: Called then; returns (height, width) of some images, if it can.
+    image_shape: The data set's (height, width, ...); None in it, or None, if
+      images may differ in size.
+    look: Called in that case; returns (height, width) of some images, if it
+      can.
 
   Raises:
-    ValueError: If images are to be taken as they are and have another size.
+    ValueError: If images are to be used without resizing and have another size.
   """
   if params.eval_crop_method != enums.EvalCropMethod.IDENTITY:
     return
@@ -306,7 +308,7 @@ def check_image_size(params, image_shape, look=lambda: ()):
 
 
 def _of_sizes(sizes):
-  """Returns what is known of the (height, width) of a data set's images."""
+  """Describes the known (height, width) of a data set's images."""
   first, *_, last = sorted(sizes, key=math.prod) * 2 or [None, None]
   if first and {*sizes} != {first}:
     return (
@@ -340,23 +342,23 @@ def _evaluation_view(params):
 
 
 def train_views(encoded, seed, params, flips, policy):
-  """The training views of one example.
+  """Makes the training views of one example.
 
   Args:
-    encoded: A string scalar, the bytes of an image; or an image that is decoded
-      already, uint8 [height, width, 3].
-    seed: int32 or int64 [2], the example's own. View v depends on nothing but
-      the image, the seed and v.
+    encoded: A string scalar, the bytes of an image; or a decoded image, uint8
+      [height, width, 3].
+    seed: int32 or int64 [2], the example's own. View v depends only on the
+      image, the seed and v.
     params: hparams.Preprocessing.
     flips: Whether a mirrored image keeps its label.
-    policy: augment.Policy, that of AUTOAUGMENT.
+    policy: augment.Policy, the policy of AUTOAUGMENT.
 
   Returns:
-    Features of V views of side S, to be finished:
+    Features of V unfinished views of side S:
       images: uint8 [V, S, S, 3].
       blur_sigmas: float32 [V], the standard deviation in pixels of the blur
-        that is still to be done; 0 for a view that is not to be blurred.
-    And where changes of color are still to be done:
+        that is still to be applied; 0 for a view without blur.
+    And if changes of color are still to be applied:
       jitter_values: float32 [V, 4], and
       jitter_order: int32 [V, 4], see colors.Jitter.
       is_gray: bool [V].
@@ -370,25 +372,26 @@ def train_views(encoded, seed, params, flips, policy):
       _training_view(chance, index, params, flips)
       for index in range(params.num_views)
     ]
-    decode_whole = len(views) > 1  # One needs but a part of a JPEG.
+    decode_whole = len(views) > 1  # A single view needs only a part of a JPEG.
   return _make(encoded, views, chance, decode_whole, params, policy)
 
 
 def eval_views(encoded, seed, params, flips, policy):
-  """The evaluation view of one example, followed by training views.
+  """Makes the evaluation view of one example, then training views.
 
-  View 0 is the evaluation crop, without chance and without blur. Further ones
-  are augmented as in training, so that a contrastive loss can be computed.
+  View 0 is the evaluation crop, without randomness and without blur. Further
+  views are augmented as in training, so that a contrastive loss can be
+  computed.
 
   Args:
-    encoded: As for `train_views`.
-    seed: As for `train_views`.
-    params: As for `train_views`.
-    flips: As for `train_views`.
-    policy: As for `train_views`.
+    encoded: See `train_views`.
+    seed: See `train_views`.
+    params: See `train_views`.
+    flips: See `train_views`.
+    policy: See `train_views`.
 
   Returns:
-    As `train_views`.
+    See `train_views`.
   """
   chance = _chance(seed, params.num_views)
   views = [_evaluation_view(params)] + [
@@ -400,16 +403,16 @@ def eval_views(encoded, seed, params, flips, policy):
 
 
 def _evaluation_needs_whole(params):
-  """Whether an evaluation view is made of the whole image.
+  """Whether an evaluation view needs the whole image.
 
-  It must not depend on how many views follow: a window of its own is always
-  decoded on its own.
+  The view must not depend on the number of views that follow, so a window of
+  its own is always decoded separately.
   """
   return _EVAL_CROPS[params.eval_crop_method].window in (_whole, _middle)
 
 
 def _make(encoded, views, chance, decode_whole, params, policy):
-  """Makes the views, as far as each image needs a program of its own."""
+  """Makes the views as far as each image needs a program of its own."""
   crops = image_ops.decode_crops(
     encoded,
     lambda shape: [view.window(shape) for view in views],
@@ -418,7 +421,7 @@ def _make(encoded, views, chance, decode_whole, params, policy):
   images = [view.finish(crop) for view, crop in zip(views, crops)]
   augmentation = _augmentation(params)
   is_augmented = [view.is_augmented for view in views]
-  # Changes of color are left to be done, but for those that have to come first.
+  # Changes of color are left for later, except those that have to come first.
   left, sigmas = {}, tf.zeros([len(views)])
   if augmentation.is_simclr:
     left, sigmas = _changes(chance, is_augmented, params)
@@ -464,17 +467,17 @@ def finish_on_host(features, params, mean, std, dtype):
   """Finishes views in the input pipeline, one after the other.
 
   Args:
-    features: Those of `train_views` or `eval_views`, each with a leading
-      dimension B; others are passed on. B is static.
+    features: The features of `train_views` or `eval_views`, each with a leading
+      dimension B; other features are passed on. B is static.
     params: hparams.Preprocessing.
     mean: The data set's mean color on the scale [-1, 1], three Python floats;
       None if it is not whitened.
-    std: Its standard deviation, likewise.
-    dtype: Of the images, tf.float32 or tf.bfloat16.
+    std: Its standard deviation, in the same form.
+    dtype: Type of the images, tf.float32 or tf.bfloat16.
 
   Returns:
-    Features as before, of which nothing is left to be done but perhaps the
-    blur. Images are `dtype` [B, V, S, S, 3], in [-1, 1] before whitening.
+    Features as before, of which only the blur may still have to be applied.
+    Images are `dtype` [B, V, S, S, 3], in [-1, 1] before whitening.
   """
   views, others = _views_as_examples(features)
   to_model_input = functools.partial(
@@ -486,11 +489,11 @@ def finish_on_host(features, params, mean, std, dtype):
     half_range=tf.constant(127.5, dtype),
   )
   images = views['images']
-  # XLA would not round to bfloat16 between the operations.
+  # XLA would not round to bfloat16 between operations.
   is_exact = dtype == tf.float32
   if 'is_gray' in views:
-    # The order of the loops is what makes it fast: all arithmetic along planes,
-    # and then TensorFlow's own transposition.
+    # The order of the loops makes it fast: all arithmetic runs along planes,
+    # and TensorFlow's own transposition follows.
     def planes_of(view):
       planes = _changed_planes(view['images'], view, params)
       levels = colors.to_levels(planes)
@@ -513,10 +516,10 @@ def finish_on_host(features, params, mean, std, dtype):
     images = to_model_input(images)
   sigmas = views['blur_sigmas']
   if not params.defer_blurring:
-    # After whitening, as in the model. The two would commute but at the border,
-    # beyond which blurred images continue with 0: mid-grey before whitening,
-    # the mean color after it. So deferring changes the place of the computation
-    # alone.
+    # After whitening, as in the model. The order matters only at the border,
+    # beyond which blurred images are 0: mid-grey before whitening, the mean
+    # color after it. So deferring the blur changes only the place of the
+    # computation.
     images = tf.map_fn(
       lambda each: _blur(*each),
       (images, sigmas),
@@ -538,12 +541,12 @@ def finish(features, params, mean, std, dtype):
   """Finishes views in the model, all at once.
 
   Args:
-    features: Those of `finish_on_host`; or with --defer_augmentation what it
-      takes. B need not be static.
-    params: As for `finish_on_host`.
-    mean: As for `finish_on_host`.
-    std: As for `finish_on_host`.
-    dtype: As for `finish_on_host`.
+    features: The features of `finish_on_host`; or with --defer_augmentation,
+      its arguments. B need not be static.
+    params: See `finish_on_host`.
+    mean: See `finish_on_host`.
+    std: See `finish_on_host`.
+    dtype: See `finish_on_host`.
 
   Returns:
     `dtype` [B, V, S, S, 3], the images that the encoder sees.
@@ -560,7 +563,7 @@ def finish(features, params, mean, std, dtype):
 
 
 def defers_blurring(params):
-  """Whether the model has to blur: else every sigma is 0."""
+  """Whether the model has to blur; otherwise every sigma is 0."""
   return (
     (params.defer_blurring or params.defer_augmentation)
     and params.blur_probability > 0
@@ -578,7 +581,7 @@ _OF_VIEWS = (
 
 
 def _views_as_examples(features):
-  """Returns features of B V views that were [B, V, ...]; and the others."""
+  """Returns features of B V views from [B, V, ...], and the others."""
   views, others = {}, {}
   for name, value in features.items():
     if name in _OF_VIEWS:
@@ -589,14 +592,14 @@ def _views_as_examples(features):
 
 
 def _compiled(function, params):
-  """Returns `function`, compiled by XLA if that is asked for."""
+  """Returns `function`, compiled by XLA if the flags say so."""
   if not params.compile_augmentation:
     return function
   return tf.function(function, jit_compile=True, autograph=False)
 
 
 def _change_colors(images, changes, params):
-  """`_change_color` of a list of V images, by changes [V, ...]."""
+  """Applies `_change_color` to a list of V images, by changes [V, ...]."""
   return [
     _change_color(
       image, {name: change[view] for name, change in changes.items()}, params
@@ -610,7 +613,7 @@ def _change_color(image, changes, params):
 
   Args:
     image: [S, S, 3], uint8, or float32 in 0..255.
-    changes: Dict with those that are to be made, see `train_views`.
+    changes: Dict of the changes to apply, see `train_views`.
     params: hparams.Preprocessing.
 
   Returns:
@@ -621,7 +624,7 @@ def _change_color(image, changes, params):
 
 
 def _changed_planes(image, changes, params):
-  """As `_change_color`, but it returns planes."""
+  """Like `_change_color`, but returns planes."""
   planes = colors.to_planes(image)
   if 'jitter_order' in changes:
     jitter = colors.Jitter(changes['jitter_values'], changes['jitter_order'])
@@ -653,7 +656,7 @@ def _to_model_input(
   half_range=127.5,
   whiten=image_ops.whiten,
 ):
-  """From grey levels to `dtype`, whitened if that is asked for."""
+  """Converts grey levels to `dtype`, whitened if the flags say so."""
   images = image_ops.to_model_range(images, dtype, half_range)
   if mean is None or not params.apply_whitening:
     return images
@@ -661,13 +664,13 @@ def _to_model_input(
 
 
 def _whiten_planes(planes, mean, std):
-  """image_ops.whiten of float32 [..., 3, pixels]."""
+  """Applies image_ops.whiten to float32 [..., 3, pixels]."""
   mean, std = np.float32([mean, std])[..., np.newaxis]
   return (planes - mean) / std
 
 
 def _blur(image, sigma):
-  """Blurs one view; one that is not to be blurred costs nothing."""
+  """Blurs one view; a view without blur costs nothing."""
   return tf.cond(
     sigma > 0,
     lambda: image_ops.gaussian_blur(image[tf.newaxis], sigma[tf.newaxis])[0],
