@@ -1,8 +1,8 @@
-"""The files of checkpoints: which there are, whether they are whole.
+"""The files of checkpoints: finds them and checks that they are complete.
 
-TensorFlow believes the file `checkpoint` and whatever bytes it finds. A run
-that was killed, a disk that was full or a copy that was cut short leave files
-that must not be believed.
+TensorFlow trusts the file `checkpoint` and any bytes that it finds. But a
+killed run, a full disk or an interrupted copy leaves files that must not be
+trusted.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,8 @@ from supcon.config import safe_text
 
 # --- Whole or not -------------------------------------------------------------
 
-# Bad bytes are an OpError, a file that ends too early an IndexError, an absurd
-# size a MemoryError, half a variable a ValueError, what an object graph invents
-# a KeyError.
+# Bad bytes cause an OpError, a truncated file an IndexError, an absurd size a
+# MemoryError, half a variable a ValueError, and a bad object graph a KeyError.
 READING_ERRORS = (
   tf.errors.OpError,
   message.DecodeError,
@@ -39,22 +38,22 @@ _DATA = re.compile(r'\.data-[0-9]{5}-of-([0-9]{5})')
 
 
 def damage(checkpoint: str) -> str | None:
-  """Reads every value of a checkpoint.
+  """Checks a checkpoint by reading every value.
 
-  Each variable is stored with a checksum, and so are the blocks of the index:
-  whatever was cut, lost, overwritten or flipped is found by reading. Files that
-  are missing or too short are found before that.
+  Each variable is stored with a checksum, and so is each block of the index. So
+  reading finds anything that is truncated, lost, overwritten or flipped. Files
+  that are missing or too short are found before that.
 
   Args:
     checkpoint: Checkpoint prefix.
 
   Returns:
-    What is wrong, in one line; None if the checkpoint is whole.
+    One line about the damage; None if the checkpoint is complete.
 
   Raises:
-    tf.errors.OpError: If nobody can look: the storage does not let anybody,
-      memory is too small, or TensorFlow takes the name for a pattern. That
-      says nothing about the checkpoint.
+    tf.errors.OpError: If the check is impossible: storage denies access, memory
+      is too small, or TensorFlow treats the name as a pattern. This says
+      nothing about the checkpoint.
   """
   if char := path_names.pattern_in(checkpoint):
     raise tf.errors.InvalidArgumentError(
@@ -71,7 +70,7 @@ def damage(checkpoint: str) -> str | None:
     expected = sum(
       int(np.prod(shape, dtype=np.int64)) * dtypes[name].size
       for name, shape in shapes.items()
-      if dtypes[name] != tf.string  # Of any length.
+      if dtypes[name] != tf.string  # Strings have any length.
     )
     data = files(checkpoint)[:-1]
     found = sum(tf.io.gfile.stat(path).length for path in data)
@@ -91,12 +90,13 @@ def damage(checkpoint: str) -> str | None:
 
 
 def _check_storage(checkpoint):
-  """Reads the files of a checkpoint as they are, without looking into them.
+  """Reads the raw files of a checkpoint without parsing them.
 
-  The reader of checkpoints does not tell one kind of error from another.
+  This is because the reader of checkpoints does not distinguish kinds of
+  errors.
 
   Raises:
-    tf.errors.OpError: If there is a file that cannot be read.
+    tf.errors.OpError: If an existing file cannot be read.
   """
   for path in files(checkpoint):
     try:
@@ -104,11 +104,11 @@ def _check_storage(checkpoint):
         while file.read(_CHUNK_BYTES):
           pass
     except tf.errors.NotFoundError:
-      pass  # Somebody has deleted it by now.
+      pass  # It has been deleted in the meantime.
 
 
 def _missing_file(checkpoint):
-  """Returns the name of a file that is missing; '' if all are there."""
+  """Returns the name of a missing file; '' if there is none."""
   name = os.path.basename(checkpoint)
   ends = [path[len(checkpoint) :] for path in files(checkpoint)]
   if '.index' not in ends:
@@ -116,7 +116,7 @@ def _missing_file(checkpoint):
   counts = {int(match[1]) for match in map(_DATA.fullmatch, ends) if match}
   if not counts:
     return f'{name}.data-00000-of-*'
-  # What was written over a checkpoint of other shards leaves some of those.
+  # Overwriting a checkpoint with other shards leaves some of the old ones.
   for count in sorted(counts):
     shards = [f'.data-{shard:05}-of-{count:05}' for shard in range(count)]
     missing = [end for end in shards if end not in ends]
@@ -128,7 +128,7 @@ def _missing_file(checkpoint):
 def files(checkpoint: str) -> list[str]:
   """Returns the files that hold the values of a checkpoint, the index last.
 
-  Only those that are there; none if there is no such checkpoint.
+  Only existing files; none if there is no such checkpoint.
   """
   directory, start = os.path.split(checkpoint)
   ends = [
@@ -142,7 +142,7 @@ def files(checkpoint: str) -> list[str]:
 def prefix_of(path: str) -> str | None:
   """Returns the checkpoint that a path names: its prefix, or one of its files.
 
-  None if there is none, or its name does not end with a step.
+  None if there is no checkpoint, or if its name does not end with a step.
   """
   prefix = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', path)
   if not _STEP.search(prefix) or not tf.io.gfile.exists(f'{prefix}.index'):
@@ -151,21 +151,21 @@ def prefix_of(path: str) -> str | None:
 
 
 class Stamp(NamedTuple):
-  """A file as it was at a time; once it has changed, one of these has."""
+  """The state of a file; at least one field differs once it has changed."""
 
   path: str
   length: int
   mtime_nsec: int
-  inode: int  # 0 where there is none.
+  inode: int  # 0 if the file system has none.
 
 
 def stamp(path: str) -> Stamp | None:
-  """Returns what a file is now; None if it is not there."""
+  """Returns the current state of a file; None if it does not exist."""
   try:
     if '://' in path:
       remote = tf.io.gfile.stat(path)
       return Stamp(path, remote.length, remote.mtime_nsec, 0)
-    # Of local files TensorFlow knows only the second.
+    # For local files, TensorFlow returns times in whole seconds only.
     local = os.stat(path)
   except (FileNotFoundError, tf.errors.NotFoundError):
     return None
@@ -173,15 +173,15 @@ def stamp(path: str) -> Stamp | None:
 
 
 def stamps(checkpoint: str) -> tuple[Stamp | None, ...]:
-  """Returns what the files of a checkpoint are now; they are not read."""
+  """Returns the current state of a checkpoint's files without reading them."""
   return tuple(map(stamp, files(checkpoint)))
 
 
 def fingerprint(checkpoint: str) -> str:
-  """Returns what tells the values of a checkpoint from others.
+  """Returns a text that identifies the values of a checkpoint.
 
-  The index holds the checksum of every variable, and is small. The same values,
-  saved again, have the same fingerprint.
+  It is computed from the index, which is small and holds the checksum of every
+  variable. Saving the same values again gives the same fingerprint.
 
   Raises:
     tf.errors.OpError: If the index cannot be read.
@@ -207,11 +207,11 @@ def remove(checkpoint: str) -> None:
 
 
 def copy_as_step(checkpoint: str, to: str) -> None:
-  """Copies the values of a checkpoint, but for the step, which is that of `to`.
+  """Copies the values of a checkpoint with the step of `to`.
 
   Args:
     checkpoint: Checkpoint prefix, written by TensorFlow 1.
-    to: Another one, such as DIR/model.ckpt-20; replaced if it is there.
+    to: Another prefix, such as DIR/model.ckpt-20; replaced if it exists.
 
   Raises:
     tf.errors.OpError: If a file cannot be read or written.
@@ -224,7 +224,7 @@ def copy_as_step(checkpoint: str, to: str) -> None:
   values[tf.compat.v1.GraphKeys.GLOBAL_STEP] = np.full_like(step, step_of(to))
   aside = f'{to}.moved'
   with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-    # Not constants: no graph may be larger than 2 GiB.
+    # Placeholders, because a graph with constants is limited to 2 GiB.
     inputs = [tf.compat.v1.placeholder(dtypes[name]) for name in names]
     save = tf.raw_ops.SaveV2(
       prefix=aside,
@@ -237,13 +237,13 @@ def copy_as_step(checkpoint: str, to: str) -> None:
 
 
 def rename(checkpoint: str, to: str) -> None:
-  """Gives the values of a checkpoint another prefix, the index last."""
+  """Renames the values of a checkpoint to another prefix, the index last."""
   for path in files(checkpoint):
     tf.io.gfile.rename(path, to + path[len(checkpoint) :], overwrite=True)
 
 
 def _names(directory):
-  """Returns the names in a directory; none if it is not there."""
+  """Returns the names in a directory; none if it does not exist."""
   try:
     names = tf.io.gfile.listdir(directory or '.')
   except tf.errors.NotFoundError:
@@ -253,12 +253,12 @@ def _names(directory):
 
 # --- Those of a directory -----------------------------------------------------
 
-STATE = 'checkpoint'  # The file in which TensorFlow keeps what is newest.
+STATE = 'checkpoint'  # The file in which TensorFlow names the newest one.
 
 _NAME = re.compile(r'model\.ckpt-[0-9]+')
 _STEP = re.compile(r'-([0-9]+)\Z')
 
-# What a save that was cut short leaves aside. Nobody reads it.
+# Temporary files of an interrupted save, which nothing reads.
 _LEFTOVER = re.compile(
   r'model\.ckpt-[0-9]+_temp'
   r'|(checkpoint|graph\.pbtxt|model\.ckpt-[0-9]+\.meta)\.tmp[0-9a-f]{32}'
@@ -266,12 +266,14 @@ _LEFTOVER = re.compile(
 
 
 class State(NamedTuple):
-  """What the file `checkpoint` says.
+  """The content of the file `checkpoint`.
 
   Attributes:
     newest: The checkpoint from which TensorFlow continues; None if unknown.
-    paths: All that TensorFlow deletes as they get old, `newest` among them.
-    problem: What is wrong with the file; '' if nothing is, or it is not there.
+    paths: All checkpoints that TensorFlow deletes as they get old, including
+      `newest`.
+    problem: What is wrong with the file; '' if nothing is, or if it does not
+      exist.
   """
 
   newest: str | None = None
@@ -280,10 +282,10 @@ class State(NamedTuple):
 
 
 def read_state(model_dir: str) -> State:
-  """Returns what the file `checkpoint` of a directory says.
+  """Returns the content of the file `checkpoint` in a directory.
 
   Raises:
-    tf.errors.OpError: If the storage does not let anybody look.
+    tf.errors.OpError: If storage denies access.
   """
   state = checkpoint_state_pb2.CheckpointState()
   try:
@@ -302,7 +304,7 @@ def read_state(model_dir: str) -> State:
 
 
 def state_text(model_dir: str, paths: Sequence[str]) -> str:
-  """Returns what the file `checkpoint` is to hold.
+  """Returns the text to write to the file `checkpoint`.
 
   Args:
     model_dir: The directory of the file.
@@ -322,7 +324,7 @@ def state_text(model_dir: str, paths: Sequence[str]) -> str:
 def on_disk(model_dir: str) -> list[str]:
   """Returns the prefixes of the checkpoints in a directory, oldest first.
 
-  What has no index is none, but a save that was cut short.
+  Files without an index are an interrupted save, not a checkpoint.
   """
   starts = [
     name.removesuffix('.index')
@@ -336,7 +338,7 @@ def on_disk(model_dir: str) -> list[str]:
 
 
 def leftovers(model_dir: str) -> list[str]:
-  """Returns what saves that were cut short have left aside in a directory."""
+  """Returns the temporary files of interrupted saves in a directory."""
   return [
     os.path.join(model_dir, name)
     for name in _names(model_dir)
@@ -347,9 +349,9 @@ def leftovers(model_dir: str) -> list[str]:
 def steps_and_paths(model_dir: str) -> dict[int, str]:
   """Returns {global step: checkpoint prefix} of model_dir, oldest first.
 
-  Besides those that the file `checkpoint` lists there may be older ones that
-  are kept for ever. Newer ones are still being written, or somebody has gone
-  back to an older one; they count only where that file is of no use.
+  Besides the checkpoints in the file `checkpoint`, it includes older ones that
+  are kept for ever. Newer ones are still being written, or the run has returned
+  to an older one; they count only if that file is unusable.
   """
   state = read_state(model_dir)
   found = {step_of(path): path for path in on_disk(model_dir)}

@@ -1,12 +1,11 @@
-"""Event files: what TensorBoard reads, and the same as a table.
+"""Event files for TensorBoard, and the same data as a table.
 
-All scalars are `simple_value`s, in training and evaluation alike: what
+All scalars are `simple_value`s, in training and evaluation alike: the ones that
 TensorBoard's `EventAccumulator.Scalars()` returns.
 
-A run that was killed does some steps again. What the files hold of these is
-void, which the first event of the next session says: SessionLog.START at a step
-takes back everything from that step on. TensorBoard obeys it, and so does
-`read`.
+A run that was killed repeats some steps, so the old records of these steps are
+void. The first event of the next session, SessionLog.START at a step, cancels
+everything from that step on. TensorBoard obeys it, and so does `read`.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import tensorflow as tf
 
 tf1 = tf.compat.v1
 
-# {column: tag}; '{stage}' stands for the number of the stage of a row.
+# {column: tag}; '{stage}' is replaced by the stage of the row.
 TRAINING_COLUMNS = {
   'loss': 'loss',
   'contrastive_loss': 'loss/contrastive_loss',
@@ -44,12 +43,12 @@ EVALUATION_COLUMNS = {
 }
 
 
-# Ends the names of files that hold a graph, which is large, and no scalars.
+# Suffix of files that hold a graph, which is large, and no scalars.
 GRAPH_SUFFIX = '.graph'
 
 
 def start(step: int) -> tf1.Event:
-  """Returns the event that takes back what was recorded from `step` on."""
+  """Returns the event that cancels the records from `step` on."""
   return tf1.Event(
     wall_time=time.time(),
     step=step,
@@ -61,8 +60,8 @@ def read(directory: str) -> dict[int, dict[str, float]]:
   """Returns {step: {tag: value}} of all scalars, by increasing step.
 
   Raises:
-    tf.errors.OpError: If a file cannot be read. That one is cut short is none:
-      it is being written, or its writer was killed.
+    tf.errors.OpError: If a file cannot be read. A truncated file is not an
+      error: it is being written, or its writer was killed.
   """
   rows = {}
   for path in _paths(directory):
@@ -80,10 +79,10 @@ def read(directory: str) -> dict[int, dict[str, float]]:
 
 
 def restart(directory: str, step: int) -> dict[int, dict[str, float]]:
-  """Takes back what a directory holds from `step` on.
+  """Cancels the records in a directory from `step` on.
 
   Returns:
-    What was taken back, as `read` does.
+    The cancelled scalars, in the form of `read`.
   """
   void = {s: row for s, row in read(directory).items() if s >= step}
   if void:
@@ -92,7 +91,7 @@ def restart(directory: str, step: int) -> dict[int, dict[str, float]]:
 
 
 def add(directory: str, rows: Mapping[int, Mapping[str, float]]) -> None:
-  """Adds scalars as `read` returns them."""
+  """Adds scalars in the form of `read`."""
   events = []
   for step, row in rows.items():
     event = tf1.Event(wall_time=time.time(), step=step)
@@ -103,7 +102,7 @@ def add(directory: str, rows: Mapping[int, Mapping[str, float]]) -> None:
 
 
 def _write(directory, events):
-  # The file that the estimator writes its evaluations to.
+  # The estimator writes its evaluations to the same file.
   writer = tf1.summary.FileWriterCache.get(directory)
   for event in events:
     writer.add_event(event)
@@ -115,12 +114,12 @@ def table(
   columns: Mapping[str, str],
   place: Callable[[int], tuple[float, int]],
 ) -> str:
-  """Returns scalars as CSV: a line for each step, empty where nothing is known.
+  """Returns scalars as CSV: a line per step, with unknown values empty.
 
   Args:
-    rows: As `read` returns them.
-    columns: {column: tag}; they stand behind `step`, `epoch` and `stage`.
-    place: From a step to its epoch and stage.
+    rows: The scalars, in the form of `read`.
+    columns: {column: tag}; they follow `step`, `epoch` and `stage`.
+    place: A function from a step to its epoch and stage.
   """
   text = io.StringIO()
   writer = csv.writer(text, lineterminator='\n')
@@ -130,7 +129,7 @@ def table(
     values = [row.get(tag.format(stage=stage)) for tag in columns.values()]
     writer.writerow(
       [step, f'{epoch:.6g}', stage]
-      # They are float32: 0.1, not 0.10000000149.
+      # Values are float32: write 0.1, not 0.10000000149.
       + ['' if value is None else str(np.float32(value)) for value in values]
     )
   return text.getvalue()

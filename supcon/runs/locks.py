@@ -1,13 +1,13 @@
-"""One trainer per model_dir: who it is, and whether it is still there.
+"""Allows one trainer per model_dir.
 
-A trainer keeps `trainer.lock` in model_dir, with who it is and when it gave its
-last sign of life, which it does as long as it runs. What a trainer leaves that
-was killed keeps nobody out.
+A trainer keeps `trainer.lock` in model_dir. The file identifies the trainer and
+has the time of its last heartbeat, which it repeats as long as it runs. The
+file of a killed trainer does not keep others out.
 
-Of several that begin at the same moment on one machine, exactly one wins. Where
-the file system cannot keep processes apart (object stores, NFS), the last one
-to write wins; the others see it when they look again, at the latest before they
-save.
+If several trainers start at the same moment on one machine, exactly one wins.
+On file systems that cannot synchronize processes (object stores, NFS), the last
+one to write wins. The others notice when they look again, at the latest before
+they save.
 """
 
 from collections.abc import Iterator
@@ -28,12 +28,12 @@ from supcon.runs import timestamps
 
 NAME = 'trainer.lock'
 
-# Whether a process of another machine is there, only its signs of life tell.
+# Only heartbeats show whether a process on another machine still runs.
 STALE_SECONDS = 120.0
 _RENEW_SECONDS = 20.0
-# Who else has begun at the same moment, where nobody keeps processes apart.
+# Time to wait for simultaneous starts if the file system cannot synchronize.
 _SETTLE_SECONDS = 2.0
-# Others need an instant to look and write; but one of them may be suspended.
+# Others need only an instant to look and write, but one may be suspended.
 _TURN_SECONDS = 5.0
 
 
@@ -46,13 +46,13 @@ class LockLostError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-  """Who has locked a model_dir.
+  """The owner of the lock on a model_dir.
 
   Attributes:
     process: The trainer.
-    since: When it began, as of timestamps.now.
-    heartbeat: Its last sign of life.
-    token: Of this lock alone.
+    since: When it started, in the form of timestamps.now.
+    heartbeat: The time of its last heartbeat.
+    token: A text that is unique to this lock.
   """
 
   process: processes.Process
@@ -76,10 +76,10 @@ class Holder:
 
 
 def read(model_dir: str) -> Holder | None:
-  """Returns who has locked a directory; None if nobody has, or it is damaged.
+  """Returns the owner of a directory's lock; None if unlocked or damaged.
 
   Args:
-    model_dir: Local, or on an object store.
+    model_dir: A local directory, or one on an object store.
 
   Raises:
     OSError, tf.errors.OpError: If it cannot be read.
@@ -103,10 +103,10 @@ def read(model_dir: str) -> Holder | None:
 
 @contextlib.contextmanager
 def _turn(directory) -> Iterator[bool]:
-  """Waits until no other process of this machine is in here.
+  """Waits until no other process of this machine is in this section.
 
   Yields:
-    Whether that is so; False where the file system does not tell.
+    Whether that is certain; False if the file system cannot tell.
   """
   try:
     descriptor = os.open(directory, os.O_RDONLY)
@@ -127,7 +127,7 @@ def _has_turn(descriptor):
       return True
     except BlockingIOError:
       time.sleep(0.01)
-    except OSError:  # Not on this file system.
+    except OSError:  # Not supported by this file system.
       return False
   return False
 
@@ -136,9 +136,9 @@ def _has_turn(descriptor):
 
 
 class Lock:
-  """A model_dir that this process alone trains in; see `acquire`.
+  """Exclusive right of this process to train in a model_dir; see `acquire`.
 
-  As a context manager it releases itself.
+  As a context manager, it releases the lock at the end.
   """
 
   def __init__(self, model_dir):
@@ -146,7 +146,7 @@ class Lock:
     self._path = os.path.join(model_dir.path, NAME)
     self._since = timestamps.now()
     self._token = secrets.token_hex(8)
-    self._lost = ''  # What to say of it.
+    self._lost = ''  # Why the lock was lost.
     self._is_released = threading.Event()
     self._mutex = threading.Lock()  # The thread writes, and so does `release`.
     self._thread = threading.Thread(target=self._keep, daemon=True)
@@ -158,24 +158,24 @@ class Lock:
     self.release()
 
   def start(self) -> None:
-    """Writes the file, whoever has done so before."""
+    """Writes the file, even over that of another trainer."""
     self._write()
     self._thread.start()
 
   def verify(self) -> None:
-    """Looks whether model_dir is still this process's, which takes one read.
+    """Checks that this process still holds the lock, which takes one read.
 
-    To be called before anything is written there that another trainer would
-    find. This process may have been suspended for hours.
+    Call it before writing anything that another trainer would find. This
+    process may have been suspended for hours.
 
     Raises:
-      LockLostError: If it is not.
+      LockLostError: If it does not.
     """
     if not self._lost:
       try:
         holder = read(self._model_dir.path)
       except storage.errors():
-        return  # Which is no sign of another trainer.
+        return  # This does not indicate another trainer.
       if holder is None:
         self._lost = f'{self._path} is gone'
       elif holder.token != self._token:
@@ -187,7 +187,7 @@ class Lock:
       )
 
   def release(self) -> None:
-    """Lets others in, unless they are in already."""
+    """Releases the lock, unless another trainer has taken it."""
     import tensorflow as tf
 
     self._is_released.set()
@@ -196,7 +196,7 @@ class Lock:
         self.verify()
         tf.io.gfile.remove(self._path)
       except (LockLostError, *storage.errors()):
-        # It stays, as that of a process that was killed.
+        # The file stays, like that of a killed process.
         logging.debug('Not removed:', exc_info=True)
 
   def _write(self):
@@ -212,8 +212,8 @@ class Lock:
     )
 
   def _keep(self):
-    """Gives signs of life, until it is released or lost."""
-    pause = _SETTLE_SECONDS  # Early, for whoever began at the same moment.
+    """Writes heartbeats until the lock is released or lost."""
+    pause = _SETTLE_SECONDS  # Early, in case of simultaneous starts.
     while not self._is_released.wait(pause):
       pause = _RENEW_SECONDS
       try:
@@ -225,19 +225,19 @@ class Lock:
       except LockLostError:
         return
       except storage.errors():
-        # It may have recovered the next time.
+        # Storage may have recovered by the next time.
         logging.debug('No sign of life:', exc_info=True)
 
 
 def acquire(model_dir, force: bool) -> Lock:
-  """Locks a directory, which is made if need be.
+  """Locks a directory; creates it if necessary.
 
   Args:
     model_dir: model_dirs.ModelDir.
-    force: Whether to take it from another trainer, which then stops.
+    force: Whether to take the lock from another trainer, which then stops.
 
   Raises:
-    ValueError: If another trainer is there, or nothing can be written.
+    ValueError: If another trainer is running, or nothing can be written.
   """
   import tensorflow as tf
 
@@ -264,7 +264,7 @@ def acquire(model_dir, force: bool) -> Lock:
 
 
 def _take_from(holder, path, force):
-  """Says whose lock is taken.
+  """Logs whose lock is taken.
 
   Raises:
     ValueError: If it may not be taken.

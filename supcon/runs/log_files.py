@@ -1,10 +1,10 @@
-"""log.txt in model_dir: what a run has said, for those who were not there.
+"""log.txt in model_dir: the log of a run.
 
-The lines of stderr, with their day; of those on progress one a minute is
-enough. When it is full it becomes log.txt.1, and a new one is begun.
+It has the lines of stderr with dates, but only one line on progress per minute.
+When it is full, it is renamed to log.txt.1 and a new one is started.
 
-Object stores cannot append to a file. There it is written anew once a minute,
-and at the end: the last lines of a process that was killed are not in it.
+Object stores cannot append to a file. There it is rewritten once a minute and
+at the end, so it lacks the last lines of a killed process.
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ from supcon.runs import storage
 TRAINER = 'log.txt'
 EVALUATOR = 'eval/log.txt'
 
-# Of a record that says how far something is: another one will follow soon.
+# Marks a log record on progress, which another one will soon follow.
 PROGRESS = {'is_progress': True}
 
 _MAX_BYTES = 10_000_000
-_MAX_REMOTE_BYTES = 1_000_000  # Which is sent once a minute.
+_MAX_REMOTE_BYTES = 1_000_000  # It is uploaded once a minute.
 _REMOTE_SECONDS = 60.0
 _PROGRESS_SECONDS = 60.0
 
@@ -38,7 +38,7 @@ def keep(path: str) -> Iterator[None]:
   """Adds what is logged within to a file, local or on an object store."""
   handler = _handler(path)
   handler.setFormatter(_Formatter('%(asctime)s %(message)s'))
-  for each in logging.get_absl_handler().filters:  # Not what TensorFlow says.
+  for each in logging.get_absl_handler().filters:  # Not TensorFlow's.
     handler.addFilter(each)
   handler.addFilter(_Thinning())
   root = python_logging.getLogger()
@@ -46,7 +46,7 @@ def keep(path: str) -> Iterator[None]:
   try:
     yield
   except BaseException as error:
-    # Who reports it on stderr does so when this file is closed.
+    # The error is reported on stderr only after this file is closed.
     kind = (
       'interrupted' if isinstance(error, signals.Interrupted) else 'stopped'
     )
@@ -67,7 +67,7 @@ def _handler(path):
   try:
     tf.io.gfile.makedirs(os.path.dirname(path))
     return _Remote(path) if storage.is_remote(path) else _Local(path)
-  except storage.errors() as error:  # A run can do without.
+  except storage.errors() as error:  # A run does not need it.
     logging.warning(
       'WARNING: cannot write %s: %s', path, safe_text.for_files(error)
     )
@@ -83,7 +83,7 @@ class _Formatter(python_logging.Formatter):
 
 
 class _Thinning:
-  """A filter that lets some of the records on progress through."""
+  """A filter that drops most of the records on progress."""
 
   def __init__(self):
     self._due = 0.0
@@ -109,10 +109,10 @@ class _Local(python_handlers.RotatingFileHandler):
     )
 
   def handleError(self, record):
-    """Nothing: the disk may be full, and stderr has the line."""
+    """Ignores errors: the disk may be full, and stderr has the line."""
 
   def close(self):
-    with contextlib.suppress(OSError):  # What is left cannot be written.
+    with contextlib.suppress(OSError):  # The rest cannot be written.
       super().close()
 
 
@@ -144,7 +144,7 @@ class _Remote(python_logging.Handler):
         self._text = ''
       self._is_written = True
     except storage.errors():
-      pass  # The next time may do; stderr has the lines.
+      pass  # The next time may work; stderr has the lines.
 
   def close(self):
     self.flush()

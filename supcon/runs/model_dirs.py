@@ -1,4 +1,4 @@
-"""What stands where in a model_dir, and how files get there whole."""
+"""The layout of a model_dir, and atomic writes to it."""
 
 import contextlib
 import itertools
@@ -13,49 +13,50 @@ from supcon.runs import retries
 
 HPARAMS = 'hparams.json'
 RESULT = 'result.json'
-# What the data are. The first two go with every export: one names the logits,
-# the other says how images have to be whitened.
+# Facts of the data. Every export includes the first two: the names of the
+# logits, and how images have to be whitened.
 LABELS = 'labels.txt'
 WHITENING = 'whitening.json'
 BAD_IMAGES = 'bad_images.json'
-# Likewise of images of which only an evaluation was.
+# The bad images that only an evaluation uses.
 EVAL_BAD_IMAGES = 'eval/bad_images.json'
 EXPORTS = 'exports'
-# Where the summaries of training are, and the same as a table. TensorBoard
-# names a run after its directory, and would call this one '.' itself.
+# The directory of the training summaries, and their table. A directory of their
+# own, because TensorBoard uses its name as the name of the run, and would call
+# model_dir '.'.
 TRAIN = 'train'
 METRICS = 'metrics.csv'
-# What the trainer of several machines is about to do, for the others.
+# What the chief of several machines is about to train, for the others.
 ANNOUNCED = 'hparams.json.next'
-# What has been evaluated: {step: {'metrics', 'export', ...}}.
+# The evaluations: {step: {'metrics', 'export', ...}}.
 EVALUATED = 'eval/evaluated.json'
-# A directory with the checkpoint of the best top-1 accuracy, and its facts.
+# The directory of the checkpoint with the best top-1 accuracy, and its facts.
 BEST = 'best'
 BEST_FACTS = 'best.json'
-# What settle() puts aside goes into directories 1, 2, ... of this one.
+# settle() moves damaged checkpoints to directories 1, 2, ... in this one.
 DAMAGED = 'damaged'
-# Likewise with the checkpoints whose steps were counted by another plan.
+# Checkpoints of former plans move to directories 1, 2, ... in this one.
 FORMER_PLANS = 'former_plans'
 
 
 class ModelDir:
-  """A directory with the checkpoints of a run and what belongs to them.
+  """A directory with the checkpoints of a run and related files.
 
   Attributes:
-    path: Local, or on an object store.
+    path: A local path, or one on an object store.
   """
 
   def __init__(self, path: str, attempts: retries.Retries | None = None):
-    """Names a directory, which need not be there.
+    """Names a directory, which need not exist.
 
     Args:
-      path: Local, or on an object store.
-      attempts: Tries again where storage fails for a moment; else that is an
-        error at once, for those who come back by themselves.
+      path: A local path, or one on an object store.
+      attempts: Retries if storage fails for a moment. Without it such a failure
+        is an error at once, for callers that retry by themselves.
     """
     self.path = path
     self._attempts = attempts
-    # {checkpoint: (what its files were when it was read, what is wrong)}.
+    # {checkpoint: (state of its files when it was read, its damage)}.
     self._looks: dict[str, tuple[tuple, str]] = {}
     self._warned: set[str] = set()
 
@@ -66,11 +67,11 @@ class ModelDir:
     return tf.io.gfile.exists(self.join(name))
 
   def newest(self) -> str | None:
-    """Returns the newest checkpoint that is whole, if there is one.
+    """Returns the newest complete checkpoint, or None.
 
-    It is the one that the file `checkpoint` calls newest. If that is damaged,
-    or the file is of no use, it is the whole one of the highest step; what is
-    damaged is logged, once.
+    It is the newest one according to the file `checkpoint`. If that checkpoint
+    is damaged or the file is unusable, it is the complete one of the highest
+    step. Damaged checkpoints are logged once.
     """
     return self._try(f'looking for checkpoints in {self.path}', self._newest)
 
@@ -78,7 +79,7 @@ class ModelDir:
     while True:
       state = checkpoint_files.read_state(self.path)
       newest, damaged = self._newest_whole(state)
-      # Beside a trainer, what it deletes is not the newest any more.
+      # If a trainer is running, it may have deleted the newest one meanwhile.
       if not damaged or checkpoint_files.read_state(self.path) == state:
         break
     faults = {path: f'is damaged ({why})' for path, why in damaged.items()}
@@ -93,14 +94,14 @@ class ModelDir:
     return newest
 
   def newest_step(self) -> int:
-    """Returns the step of the newest whole checkpoint; 0 without any."""
+    """Returns the step of the newest complete checkpoint; 0 without one."""
     newest = self.newest()
     return checkpoint_files.step_of(newest) if newest else 0
 
   def _newest_whole(self, state):
-    """Returns the newest whole checkpoint, and {damaged one: what is wrong}.
+    """Returns the newest complete checkpoint, and {damaged one: damage}.
 
-    Those that are older than the newest whole one are not looked at.
+    It does not check checkpoints older than the newest complete one.
     """
     others = {*state.paths, *checkpoint_files.on_disk(self.path)} - {
       state.newest
@@ -117,7 +118,7 @@ class ModelDir:
     return None, damaged
 
   def damage(self, checkpoint: str) -> str | None:
-    """Returns what is wrong with a checkpoint; None if it is whole.
+    """Returns the damage of a checkpoint; None if it is complete.
 
     Its files are read once, and again only if they have changed.
     """
@@ -129,18 +130,18 @@ class ModelDir:
     return damage
 
   def settle(self, to_keep: int) -> None:
-    """Has TensorFlow continue from the checkpoint that `newest` returns.
+    """Makes TensorFlow continue from the checkpoint that `newest` returns.
 
-    For a trainer that is about to begin. TensorFlow restores what the file
-    `checkpoint` calls newest, so that file is written anew if that is damaged,
-    or the file is. Since training writes over a damaged checkpoint when it
-    reaches its step again, those are put aside, and so is the old file: nothing
-    is deleted, but for leftovers of saves that were cut short, which nobody can
-    read.
+    A trainer calls this before it starts. TensorFlow restores the newest
+    checkpoint of the file `checkpoint`, so this rewrites the file if it or that
+    checkpoint is damaged. Training would overwrite a damaged checkpoint when it
+    reaches its step again, so damaged checkpoints and the old file are moved
+    aside. Nothing is deleted except temporary files of interrupted saves, which
+    are unreadable.
 
     Args:
-      to_keep: How many checkpoints the trainer keeps. Where nobody knows which
-        ones it was to delete, those before are left for ever.
+      to_keep: How many checkpoints the trainer keeps. If it is unknown which
+        ones it would delete, the earlier ones stay for ever.
 
     Raises:
       tf.errors.OpError: If a file cannot be renamed or written.
@@ -179,9 +180,9 @@ class ModelDir:
         tf.io.gfile.remove(path)
 
   def _put_aside(self, damaged):
-    """Moves damaged checkpoints to a new directory, copies `checkpoint` there.
+    """Moves damaged checkpoints to a new directory; copies `checkpoint` there.
 
-    The file itself stays for those who look before the new one is there.
+    The file itself stays for readers until the new one is written.
     """
     has_state = self.has(checkpoint_files.STATE)
     if not damaged and not has_state:
@@ -203,7 +204,7 @@ class ModelDir:
     )
 
   def unused(self, name: str) -> str:
-    """Returns the first of the paths NAME/1, NAME/2 ... where nothing is."""
+    """Returns the first path of NAME/1, NAME/2 ... that does not exist."""
     paths = (self.join(os.path.join(name, str(n))) for n in itertools.count(1))
     return next(path for path in paths if not tf.io.gfile.exists(path))
 
@@ -213,16 +214,16 @@ class ModelDir:
       logging.warning('WARNING: %s', message)
 
   def class_names(self) -> tuple[str, ...] | None:
-    """Returns the names of the classes if they are written down."""
+    """Returns the names of the classes if they are recorded."""
     text = self.read(LABELS)
-    # Not splitlines(), which ends a line at characters that names may hold.
+    # Not splitlines(), which splits at characters that names may contain.
     if not text:
       return None if text is None else ()
     lines = text.removesuffix('\n').split('\n')
     return tuple(line.rstrip('\r') for line in lines)
 
   def read_json(self, name: str):
-    """Returns what a JSON file holds; None if it is not there.
+    """Returns the content of a JSON file; None if it does not exist.
 
     Raises:
       ValueError: If it is not JSON.
@@ -240,7 +241,7 @@ class ModelDir:
     self.write(name, to_json(value))
 
   def write(self, name: str, text: str) -> None:
-    """Writes a file aside and renames it, so that it is always whole."""
+    """Writes a temporary file and renames it, so the file is never partial."""
     path = self.join(name)
     self._try(f'writing {path}', lambda: self._write(path, text))
 
@@ -256,7 +257,7 @@ class ModelDir:
       raise
 
   def read(self, name: str) -> str | None:
-    """Returns the text of a file; None if it is not there."""
+    """Returns the text of a file; None if it does not exist."""
     path = self.join(name)
 
     def read():

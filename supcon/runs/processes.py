@@ -1,4 +1,4 @@
-"""Processes, of this machine and of others, and whether they still run."""
+"""Identifies processes on any machine, and tells whether they still run."""
 
 import dataclasses
 import functools
@@ -8,14 +8,15 @@ import socket
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-  """A process of this machine or of another one.
+  """A process on this machine or another one.
 
   Attributes:
     host: Name of the machine.
-    pid: Its number there.
-    space: Names what gives out these numbers: a container, or the machine from
-      start to shutdown. '' if unknown.
-    birth: When it began, in ticks since then; '' if unknown.
+    pid: Its number on that machine.
+    space: Identifies the scope of these numbers: a container, or a machine
+      between start and shutdown. '' if unknown.
+    birth: Its start time, in ticks since the start of that scope; '' if
+      unknown.
   """
 
   host: str
@@ -24,18 +25,18 @@ class Process:
   birth: str = ''
 
   def is_there(self) -> bool | None:
-    """Returns whether it runs, None if that cannot be seen from here."""
+    """Returns whether it runs; None if this machine cannot tell."""
     here = this_process()
     if self.host != here.host or self.space not in ('', here.space):
       return None
     if not here.birth:  # No /proc.
       return _exists(self.pid)
     birth = _birth(self.pid)
-    # Another process may have its number by now.
+    # Another process may have the same number by now.
     return birth != '' and self.birth in ('', birth)
 
   def __str__(self):
-    # The name may come from somebody else's file.
+    # The name may come from a file written by somebody else.
     return f'process {self.pid} on {ascii(self.host)[1:-1]}'
 
 
@@ -54,15 +55,15 @@ def _space():
 
 
 def _birth(pid):
-  """Returns when a process began; '' if it is not there, or has no /proc."""
+  """Returns the start time of a process; '' without process or /proc."""
   try:
     with open(f'/proc/{pid}/stat') as file:
-      # After the name, which stands in parentheses and may hold some itself.
+      # After the name, which is in parentheses and may itself contain some.
       fields = file.read().rpartition(')')[2].split()
   except OSError:
     return ''
   state, birth = fields[0], fields[19]
-  return '' if state in 'ZX' else birth  # What is left of one that has ended.
+  return '' if state in 'ZX' else birth  # Z and X: the process has ended.
 
 
 def _exists(pid):

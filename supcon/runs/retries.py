@@ -1,8 +1,8 @@
-"""Storage that fails for a moment, as object stores do: try again, with an end.
+"""Retries operations on storage that fails for a moment.
 
-What may pass by itself is tried again after a pause that doubles each time.
-What will not (a wrong name, a missing permission, a full disk) is an error at
-once.
+Object stores do this. An error that may be temporary is retried after a pause
+that doubles each time, up to a limit. A permanent error (a wrong name, a
+missing permission, a full disk) is raised at once.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from supcon.config import safe_text
 
 _Result = TypeVar('_Result')
 
-# The service did not answer, answered too late, or has given up trying: file
-# systems of object stores try ten times by themselves, within half a minute.
+# The service did not answer, answered too late, or has given up: file systems
+# of object stores retry ten times by themselves, within half a minute.
 TRANSIENT_ERRORS = (
   tf.errors.UnavailableError,
   tf.errors.DeadlineExceededError,
@@ -26,10 +26,10 @@ TRANSIENT_ERRORS = (
 
 
 class Retries:
-  """Counts what was tried again, and says when it is enough.
+  """Counts retries and limits them.
 
   Attributes:
-    count: How often something was tried again.
+    count: The number of retries so far.
   """
 
   def __init__(
@@ -39,14 +39,14 @@ class Retries:
     sleep: Callable[[float], None] = time.sleep,
     tell: Callable[[], None] = lambda: None,
   ):
-    """Nothing has failed yet.
+    """Starts without failures.
 
     Args:
-      limit: So many failures in a row are one too many.
-      first_pause: Seconds before the second try; each pause is twice the one
-        before.
-      sleep: What waits.
-      tell: Is called whenever something is to be tried again.
+      limit: This many failures in a row are too many.
+      first_pause: Seconds before the first retry; each pause is twice the
+        previous one.
+      sleep: Waits for a number of seconds.
+      tell: Called before every retry.
     """
     self.count = 0
     self._limit = limit
@@ -56,10 +56,10 @@ class Retries:
     self._failures = 0
 
   def call(self, what: str, function: Callable[[], _Result]) -> _Result:
-    """Returns what a function returns, as soon as it does.
+    """Calls a function until it succeeds, and returns its result.
 
     Args:
-      what: What is done, for the log: 'writing DIR/status.json'.
+      what: What the function does, for the log: 'writing DIR/status.json'.
       function: May be called several times.
 
     Raises:
@@ -75,7 +75,7 @@ class Retries:
         return result
 
   def wait(self, what: str, error: Exception) -> None:
-    """Waits before the next try.
+    """Waits before the next attempt.
 
     Raises:
       Exception: `error`, if there were too many failures in a row.
@@ -98,21 +98,21 @@ class Retries:
     self._sleep(pause)
 
   def succeeded(self) -> None:
-    """Ends a row of failures."""
+    """Resets the number of failures in a row."""
     self._failures = 0
 
 
 def reason(error: Exception) -> str:
-  """Returns what went wrong with which file, in one line."""
+  """Returns one line about what went wrong with which file."""
   text = error.message if isinstance(error, tf.errors.OpError) else str(error)
   return safe_text.one_line(str(text).split('\n')[0])
 
 
 class Saver(tf.compat.v1.train.Saver):
-  """Saves and restores checkpoints, and tries again where that may help.
+  """Saves and restores checkpoints, with retries.
 
-  By itself TensorFlow would not wait, and not count: where the error comes
-  while a session is made, it begins anew without end.
+  TensorFlow itself neither waits nor counts: if the error occurs while a
+  session is created, it starts again without end.
   """
 
   def __init__(self, attempts: Retries, **kwargs):
@@ -139,12 +139,12 @@ class Saver(tf.compat.v1.train.Saver):
 
 
 class NewSessionHook(tf.compat.v1.train.SessionRunHook):
-  """Ends training where TensorFlow would go on by itself.
+  """Ends training if TensorFlow would silently create another session.
 
-  A session whose storage is gone for a moment is made anew and restored from
-  the newest checkpoint, without limit; but its input would begin where this
-  call of train() began, and repeat examples. So the error is handed on to
-  whoever knows which batch is next.
+  If storage fails for a moment, TensorFlow creates a new session and restores
+  the newest checkpoint, without limit. But its input would start where this
+  call of train() started, and so repeat examples. So the error is passed on to
+  the caller, which knows the next batch.
   """
 
   def __init__(self):
@@ -159,5 +159,5 @@ class NewSessionHook(tf.compat.v1.train.SessionRunHook):
 class LostSessionError(RuntimeError):
   """Storage or a device failed, and the session with it.
 
-  Not an error of TensorFlow's, which would make another session.
+  It is not a TensorFlow error, because TensorFlow would create another session.
   """

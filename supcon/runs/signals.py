@@ -1,14 +1,15 @@
-"""What happens when this process is told to end, by SIGTERM or SIGINT.
+"""Handles SIGTERM and SIGINT.
 
-A machine that is taken away says so with a SIGTERM some seconds before. Then
-what is under way ends at once, with exit code 75; but training finishes its
-step and saves it first. A second signal ends the process wherever it is.
+A machine that is about to be taken away sends SIGTERM a few seconds before. The
+current work then ends at once with exit code 75, except that training finishes
+and saves its step first. A second signal ends the process immediately.
 
-Python calls handlers in the main thread and between two of its own
-instructions, which may be long to come while TensorFlow computes. So a thread
-sees the signals, too, and ends the process if the main thread does not.
+Python calls handlers in the main thread between two of its own instructions,
+which may take long while TensorFlow computes. So a separate thread also sees
+the signals, and ends the process if the main thread does not.
 
-No TensorFlow in here: to import it is one of the things that can be ended.
+This module does not use TensorFlow, because signals can interrupt even its
+import.
 """
 
 import atexit
@@ -27,8 +28,8 @@ EXIT_CODE = 75
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# A launcher passes on what its whole process group may have been sent, too:
-# what comes so soon after the first signal is the same one.
+# A launcher may forward a signal that its whole process group has received
+# anyway. A signal this soon after the first one counts as the same one.
 _SAME_SECONDS = 0.2
 # How long the main thread may take to end.
 _PATIENCE_SECONDS = 5.0
@@ -36,40 +37,40 @@ _POLL_SECONDS = 0.1
 
 
 class Interrupted(BaseException):
-  """This process has been told to end.
+  """A signal has told this process to end.
 
-  No Exception: like KeyboardInterrupt it comes anywhere, and is not what those
-  who handle errors have in mind.
+  It is not an Exception: like KeyboardInterrupt it can occur anywhere, and
+  error handlers are not meant for it.
   """
 
 
 class Deferral:
-  """Has signals wait, once it has begun.
+  """Defers signals once it has begun.
 
   Attributes:
-    has_begun: Whether it has.
+    has_begun: Whether it has begun.
   """
 
   def __init__(self):
     self.has_begun = False
 
   def begin(self) -> None:
-    """Has signals wait from now on.
+    """Defers signals from now on.
 
     Raises:
-      Interrupted: If there has been one already.
+      Interrupted: If there has already been a signal.
     """
     check()
     self.has_begun = True
 
 
 class _Watch:
-  """Sees signals, in the main thread and in one of its own.
+  """Watches for signals in the main thread and in a thread of its own.
 
   Attributes:
     number: The first signal; None before.
-    has_come: Set once there is one.
-    deferral: The one in force, if any.
+    has_come: Set once there is a signal.
+    deferral: The current deferral, if any.
   """
 
   def __init__(self, same_seconds: float, patience_seconds: float):
@@ -80,13 +81,13 @@ class _Watch:
     self.deferral: Deferral | None = None
     self._has_raised = False
     self._is_swallowed = False
-    self._num_own = 0  # Signals that this watch has made itself.
+    self._num_own = 0  # Signals that this watch has sent itself.
     self._reader, self._writer = socket.socketpair()
     self._writer.setblocking(False)
     self._thread = threading.Thread(target=self._run, daemon=True)
 
   def start(self) -> int:
-    """Returns the file descriptor to which Python is to write signals."""
+    """Returns the file descriptor to which Python should write signals."""
     self._thread.start()
     return self._writer.fileno()
 
@@ -96,7 +97,7 @@ class _Watch:
     self._reader.close()
 
   def handle(self, number, frame) -> None:
-    """Python's handler. Raises once: what cleans up then is left in peace."""
+    """Handler for Python. Raises only once, so that clean-up is undisturbed."""
     del frame
     self._note(number)
     if not self._is_deferred() and not self._has_raised:
@@ -108,9 +109,10 @@ class _Watch:
       raise Interrupted(_describe(self.number))
 
   def swallowed(self) -> None:
-    """Says that the exception was raised where Python drops exceptions.
+    """Records that the exception was raised where Python drops exceptions.
 
-    In a destructor, for one. The thread has it raised again, elsewhere.
+    One such place is a destructor. The thread makes it be raised again
+    elsewhere.
     """
     self._is_swallowed = True
 
@@ -141,7 +143,7 @@ class _Watch:
         if first_seen is None:
           first_seen = patient_since = now
           self._note(number)
-          # Not in the handler, which may find the main thread inside wait().
+          # Not in the handler, since the main thread may be inside wait() then.
           self.has_come.set()
           self._reader.settimeout(_POLL_SECONDS)
           if self._is_deferred():
@@ -166,7 +168,7 @@ class _Watch:
         os._exit(EXIT_CODE)
 
 
-_watch: _Watch | None = None  # Signals are the whole process's.
+_watch: _Watch | None = None  # Signals concern the whole process.
 
 
 @contextlib.contextmanager
@@ -174,21 +176,21 @@ def handled(
   same_seconds: float = _SAME_SECONDS,
   patience_seconds: float = _PATIENCE_SECONDS,
 ) -> Iterator[None]:
-  """Within, a signal raises Interrupted in the main thread, where this is.
+  """Within, a signal raises Interrupted in the main thread, the caller's.
 
-  SIGINT is left alone where it was ignored: shells have what they start in the
-  background ignore it, since Ctrl-C is not meant for that.
+  SIGINT stays ignored if it was ignored before: shells make background
+  processes ignore it, because Ctrl-C is not meant for them.
 
   Args:
-    same_seconds: What comes so soon after the first signal is the same one.
+    same_seconds: A signal this soon after the first one counts as the same one.
     patience_seconds: How long the main thread may take to end.
 
   Raises:
-    Interrupted: Also in place of an error that came after a signal, which is
-      what some code makes of being interrupted.
+    Interrupted: Also replaces an error that occurs after a signal, since some
+      code converts the interruption to another error.
   """
   global _watch
-  atexit.register(_ignore)  # First, and so the last to be called.
+  atexit.register(_ignore)  # Registered first, so called last.
   _watch = _Watch(same_seconds, patience_seconds)
   before = {}
   for number in _SIGNALS:
@@ -223,9 +225,10 @@ def handled(
 
 
 def answer_with(code: int) -> None:
-  """Has a signal end the process with an exit code: all has been done.
+  """From now on a signal ends the process with this exit code.
 
-  For the last moments of a program, in which libraries clean up.
+  This is for the end of a program, when all work is done and libraries clean
+  up.
   """
   for number in _SIGNALS:
     if signal.getsignal(number) != signal.SIG_IGN:
@@ -233,7 +236,7 @@ def answer_with(code: int) -> None:
 
 
 def _ignore():
-  """Ignores signals: handlers end before Python does, which has its code."""
+  """Ignores signals, since handlers end before Python, which has its code."""
   for number in _SIGNALS:
     signal.signal(number, signal.SIG_IGN)
 
@@ -243,7 +246,7 @@ def deferral() -> Iterator[Deferral]:
   """Yields a Deferral, which ends with the block.
 
   Raises:
-    Interrupted: At the end, if a signal came while it was in force.
+    Interrupted: At the end, if a signal came during the deferral.
   """
   result = Deferral()
   if _watch:
@@ -262,7 +265,7 @@ def received() -> bool:
 
 
 def check() -> None:
-  """For what may end here, also while signals wait.
+  """Marks a place where work may end, even if signals are deferred.
 
   Raises:
     Interrupted: If there has been a signal.
@@ -272,16 +275,16 @@ def check() -> None:
 
 
 def interruption(what: str) -> Interrupted:
-  """Returns the error for a signal, to this process or to another worker.
+  """Returns the error for a signal to this process or to another worker.
 
   Args:
-    what: What has been saved, in words.
+    what: Says in words what has been saved.
   """
   return Interrupted(_describe(_watch and _watch.number, f'{what}; '))
 
 
 def sleep(seconds: float) -> None:
-  """Sleeps, also while signals wait, until there is one.
+  """Sleeps until a signal comes, even if signals are deferred.
 
   Raises:
     Interrupted: If there has been a signal.
@@ -301,8 +304,8 @@ def _describe(number, what=''):
 
 
 def _say(line):
-  """Writes to stderr, unless that would have to wait for a reader."""
+  """Writes to stderr, unless that would block."""
   if select.select([], [2], [], 0)[1]:
-    # On a terminal there may be a line on progress, which ends without \n.
+    # A terminal may show a line on progress, which has no \n at its end.
     start = '\r\x1b[K' if os.isatty(2) else ''
     os.write(2, f'{start}{line}\n'.encode())

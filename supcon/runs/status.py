@@ -1,11 +1,12 @@
-"""How a run is doing: what it writes down, and what others read.
+"""Writes and reads the status of a run.
 
-The trainer keeps status.json in model_dir, the evaluator eval/status.json. They
-are always whole, and a few seconds old at most while there is something new.
-Each writes its own file alone; but the trainer copies what the evaluator found,
-and the evaluator adds it where no trainer is left to do so.
+The trainer keeps status.json in model_dir, and the evaluator keeps
+eval/status.json. The files are always complete, and at most a few seconds old
+while anything changes. Each process writes only its own file, with one
+exception: the trainer copies the evaluator's result, and the evaluator adds it
+if no trainer is left to copy it.
 
-No TensorFlow in here, but to write: --mode=status is to answer at once.
+Only writing uses TensorFlow, because --mode=status should answer at once.
 """
 
 from collections.abc import Callable
@@ -29,14 +30,14 @@ EVALUATOR = 'eval/status.json'
 # What a process does, or how it has ended.
 TRAINING = 'training'
 EVALUATING = 'evaluating'
-WAITING = 'waiting'  # The evaluator, for a checkpoint.
+WAITING = 'waiting'  # The evaluator waits for a checkpoint.
 DONE = 'done'
-STOPPED = 'stopped'  # For a reason that stands in `error`.
-INTERRUPTED = 'interrupted'  # By a signal; it can be continued.
-FAILED = 'failed'  # By an error that nobody has foreseen.
+STOPPED = 'stopped'  # For the reason in `error`.
+INTERRUPTED = 'interrupted'  # By a signal; can be resumed.
+FAILED = 'failed'  # By an unexpected error.
 RUNNING = (TRAINING, EVALUATING, WAITING)
 
-# From one writing to the next. Object stores take one write of a file a second,
+# Time between two writes. Object stores allow one write to a file per second,
 # and charge for each.
 _LOCAL_SECONDS = 3.0
 _REMOTE_SECONDS = 15.0
@@ -46,27 +47,28 @@ _MAX_LENGTH = 500
 
 @dataclasses.dataclass
 class Status:
-  """What a status file holds. Unknown is None.
+  """The content of a status file. None means unknown.
 
   Attributes:
-    state: One of those above.
+    state: One of the states above.
     stage: Number of the stage that is trained, from 1.
-    step: Global steps done.
+    step: Number of global steps done.
     total_steps: Of how many.
-    images_per_second: Training examples, of late.
-    seconds_left: Of the training, at this speed.
+    images_per_second: Recent speed in training examples per second.
+    seconds_left: Remaining training time at this speed.
     last_checkpoint: {'path', 'step', 'time'}.
     last_evaluation: {'step', 'top_1', 'time'}.
-    restarts: How often a start continued what was there.
-    skipped_batches: Batches left out for what they did to the loss.
-    rollbacks: How often training went back to a checkpoint for that.
-    retries: How often storage was tried again.
-    started: When this process began. Times are ISO 8601, in UTC.
+    restarts: Number of times that the run was resumed.
+    skipped_batches: Number of batches skipped because of divergence.
+    rollbacks: Number of times that training returned to a checkpoint.
+    retries: Number of retries of storage.
+    started: When this process started. Times are ISO 8601, in UTC.
     updated: When this was written.
-    host: The machine of this process; see processes.Process for these four.
+    host: The machine of this process; see processes.Process for this and the
+      next three.
     pid: Its number.
-    space: Where that number holds.
-    birth: Which of those that have had the number.
+    space: The scope of that number.
+    birth: Its start time.
     error: Why it has ended, in one line.
   """
 
@@ -100,12 +102,13 @@ class Status:
 
 
 def read(model_dir: str, name: str = TRAINER) -> Status | None:
-  """Returns what a status file holds; None if it is not there, or is none.
+  """Returns the content of a status file; None if missing or malformed.
 
-  What is not of its type counts as unknown: anybody may have written it.
+  Values of a wrong type count as unknown, because any program may have written
+  the file.
 
   Args:
-    model_dir: Local, or on an object store.
+    model_dir: A local directory, or one on an object store.
     name: TRAINER or EVALUATOR.
 
   Raises:
@@ -127,15 +130,15 @@ def _is_sane(value, kind):
 
 
 def _newer(first, second):
-  """Returns the later one of two entries `last_evaluation`, which may miss."""
+  """Returns the later of two `last_evaluation` entries, either may be None."""
   entries = [entry for entry in (first, second) if entry]
   return max(entries, key=lambda e: str(e.get('time')), default=None)
 
 
 class Writer:
-  """Writes down how this process is doing.
+  """Writes the status of this process.
 
-  As a context manager it ends with how the block has ended.
+  As a context manager, it finally writes how the block has ended.
   """
 
   def __init__(
@@ -151,11 +154,11 @@ class Writer:
     Args:
       model_dir: model_dirs.ModelDir.
       name: TRAINER or EVALUATOR.
-      verify: Is called before each writing, which it prevents by an error:
+      verify: Called before each write, which it prevents by raising an error;
         that of locks.Lock.
-      explain: Returns in words why an error has stopped a job; '' if nobody
-        foresaw it.
-      clock: Tells the seconds since any moment.
+      explain: Returns in words why an error has stopped a job; '' for an
+        unexpected error.
+      clock: Returns seconds since a fixed moment.
     """
     self._model_dir = model_dir
     self._name = name
@@ -176,7 +179,7 @@ class Writer:
     if kind is None:
       self.write(state=DONE, seconds_left=0)
       return
-    with contextlib.suppress(locks.LockLostError):  # Then it is another's.
+    with contextlib.suppress(locks.LockLostError):  # Not ours any more.
       if not issubclass(kind, Exception):
         self.write(state=INTERRUPTED)
       elif reason := self._explain(error):
@@ -196,11 +199,11 @@ class Writer:
     return self._clock() >= self._due
 
   def begin(self, state: str, step: int = 0, total_steps: int | None = None):
-    """Takes over what earlier processes have counted, and writes.
+    """Takes over the counts of earlier processes, and writes.
 
     Args:
       state: One of RUNNING.
-      step: That of the newest checkpoint; 0 without any: a new run.
+      step: The step of the newest checkpoint; 0 for a new run.
       total_steps: Of how many.
     """
     process = processes.this_process()
@@ -220,27 +223,27 @@ class Writer:
     self.write(state=state, step=step, total_steps=total_steps)
 
   def update(self, **fields) -> None:
-    """Sets fields of Status, and writes if there has been some time.
+    """Sets fields of Status, and writes if the last write is old enough.
 
     Raises:
-      LockLostError: As `verify` does.
+      LockLostError: If `verify` raises it.
     """
     self._set(fields)
     if self.is_due:
       self.write()
 
   def add(self, **counts) -> None:
-    """Adds to counts of Status, and writes, as `update`."""
+    """Adds to counts of Status, and writes like `update`."""
     status = self._status
     self.update(**{k: getattr(status, k) + n for k, n in counts.items()})
 
   def write(self, **fields) -> None:
     """Sets fields of Status, and writes.
 
-    That storage fails is no reason to stop: it is tried again the next time.
+    A failure of storage does not stop the run: the next write tries again.
 
     Raises:
-      LockLostError: As `verify` does.
+      LockLostError: If `verify` raises it.
     """
     import tensorflow as tf
 
@@ -273,7 +276,7 @@ class Writer:
       self._tell_trainer()
 
   def _tell_trainer(self):
-    """Adds the last evaluation where no trainer is there to copy it."""
+    """Adds the last evaluation to the trainer's file if no trainer runs."""
     path = self._model_dir.path
     trainer = read(path)
     if trainer is None or trainer.last_evaluation == self._last_evaluation(
@@ -290,7 +293,7 @@ class Writer:
 
 
 def _to_json(status):
-  """Returns the fields; JSON has no numbers that are not finite."""
+  """Returns the fields without infinities and NaN, which JSON lacks."""
 
   def finite(value):
     if isinstance(value, dict):

@@ -1,6 +1,7 @@
-"""--mode=status: how a run is doing, in words and as an exit code.
+"""--mode=status: reports the status of a run in words and as exit code.
 
-Without TensorFlow, unless model_dir is on an object store: it answers at once.
+It answers at once, because it does not use TensorFlow, unless model_dir is on
+an object store.
 """
 
 import sys
@@ -11,33 +12,33 @@ from supcon.runs import status
 from supcon.runs import storage
 from supcon.runs import timestamps
 
-# Exit codes, for whoever looks after a run: after CAN_CONTINUE the same command
-# goes on with it.
+# Exit codes for scripts that look after a run: after CAN_CONTINUE the same
+# command resumes it.
 DONE = 0
 FAILED = 1
 NO_RUN = 2
 RUNNING = 10
 CAN_CONTINUE = 11
 
-_CODES = {  # Of a process that has said how it ended.
+_CODES = {  # For a process that has recorded how it ended.
   status.DONE: DONE,
   status.STOPPED: FAILED,
   status.FAILED: FAILED,
   status.INTERRUPTED: CAN_CONTINUE,
 }
 
-# One that cannot be seen from here is taken for gone after so long without
-# news. A trainer gives signs of life by its lock, too.
+# A process that cannot be checked from here counts as gone after this long
+# without news. The lock also provides heartbeats of a trainer.
 _SILENCE_SECONDS = 600.0
 
 _UNITS = (('s', 1, 100), ('min', 60, 6000), ('h', 3600, 172800))
 
 
 def show(model_dir: str) -> int:
-  """Prints how the run in model_dir is doing.
+  """Prints the status of the run in model_dir.
 
   Args:
-    model_dir: Local, or on an object store.
+    model_dir: A local directory, or one on an object store.
 
   Returns:
     The exit code.
@@ -57,7 +58,7 @@ def show(model_dir: str) -> int:
     other_code, news = _look_at(evaluator, None)
     rows.append(('evaluator', f'{news}; {_who(evaluator)}'))
     if code == DONE and other_code == RUNNING:
-      code = RUNNING  # What was trained is still evaluated.
+      code = RUNNING  # Evaluation still runs.
   for label, text in rows:
     print(f'{label:<12}{safe_text.for_files(text)}')
   return code
@@ -69,7 +70,7 @@ def _refuse(reason):
 
 
 def _look_at(found, holder):
-  """Returns the exit code for a process, and in words what it does."""
+  """Returns the exit code for a process, and its activity in words."""
   if found.has_ended:
     return _CODES.get(found.state, FAILED), found.state
   silence = timestamps.age(found.updated)
@@ -94,7 +95,7 @@ def _rows(found, is_running):
     yield 'stage', str(found.stage)
   if found.step is not None:
     text = str(found.step)
-    # Of a total that the run does not have, nobody is told.
+    # Do not show a total that the run has already passed.
     if found.total_steps and found.step <= found.total_steps:
       percent = 100 * found.step / found.total_steps
       text += f' of {found.total_steps} ({percent:.1f}%)'
@@ -134,7 +135,7 @@ def _who(found):
 
 
 def _span(seconds):
-  """Returns a time in the unit that suits it: '12 min'."""
+  """Returns a time in a suitable unit: '12 min'."""
   if seconds is None:
     return 'an unknown time'
   for name, size, limit in _UNITS:

@@ -1,6 +1,7 @@
-"""Files that may lie on this machine or on an object store.
+"""Reads files on this machine or on an object store.
 
-TensorFlow is imported for the latter alone: --mode=status is to answer at once.
+TensorFlow is imported only for the latter, because --mode=status should answer
+at once.
 """
 
 import json
@@ -8,7 +9,7 @@ import sys
 
 
 def read_json(path: str) -> dict:
-  """Returns the object in a JSON file; empty if it is not there, or no JSON.
+  """Returns the object in a JSON file; empty if missing or malformed.
 
   Raises:
     OSError, tf.errors.OpError: If it cannot be read.
@@ -37,11 +38,11 @@ def _read(path):
 
 
 def errors() -> tuple[type[Exception], ...]:
-  """Returns what reading and writing files may raise."""
+  """Returns the errors that reading and writing files may raise."""
   tensorflow = sys.modules.get('tensorflow')
   return (OSError, tensorflow.errors.OpError) if tensorflow else (OSError,)
 
 
 def is_remote(path: str) -> bool:
-  """Whether a path is not of this machine's file system, as gs://bucket is."""
+  """Whether a path is on an object store, such as gs://bucket."""
   return '://' in path

@@ -1,4 +1,4 @@
-"""What went wrong with a file, in one line."""
+"""Describes errors of files in one line."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ import shutil
 
 import tensorflow as tf
 
-# In which data set a function failed, as newer versions of TensorFlow say it.
+# Newer versions of TensorFlow name the data set in which a function failed.
 _OF_DATA_SET = re.compile(
   r'Error in user-defined function passed to \S+ transformation with iterator: '
   r'\S+: '
@@ -15,10 +15,10 @@ _OF_DATA_SET = re.compile(
 
 
 def reason(error: tf.errors.OpError) -> str:
-  """Returns what TensorFlow says went wrong, without saying in which op."""
+  """Returns what went wrong according to TensorFlow, without the op."""
   message = error.message.removeprefix('Graph execution error:')
   message = _OF_DATA_SET.sub('', message)
-  # Where the op was made comes first.
+  # The place where the op was created comes first.
   message = re.split(r"^Node: '.*'$", message, flags=re.MULTILINE)[-1]
   line = message.strip().split('\n')[0]
   line = re.sub(r'\{\{.*?\}\}|\[\[.*|\[Op:.*|assertion failed:', '', line)
@@ -27,7 +27,7 @@ def reason(error: tf.errors.OpError) -> str:
 
 # --- Where nothing can be written ---------------------------------------------
 
-_REMEDIES = {  # Of a write that failed, as the system names it.
+_REMEDIES = {  # By the errno of a failed write.
   errno.ENOSPC: 'make room',
   errno.EDQUOT: 'make room, or have your quota raised',
   errno.EFBIG: 'raise the limit (ulimit -f), or take another file system',
@@ -39,18 +39,18 @@ _FAILED = re.compile(
 )
 _ERRNO = {os.strerror(number): number for number in _REMEDIES}
 
-# From a file that the saver writes to the checkpoint that it belongs to.
+# Maps a file that the saver writes to the checkpoint that it belongs to.
 _PART = re.compile(r'(model\.ckpt-[0-9]+)(_temp/|\.(data-|index|meta)).*')
 
 
 def explain_failed_write(error: BaseException) -> str | None:
-  """Explains an error of a write to a disk that is full or ails.
+  """Explains a failed write to a disk that is full or faulty.
 
   Args:
-    error: Of TensorFlow, or of Python.
+    error: An error of TensorFlow or Python.
 
   Returns:
-    In one line, what could not be written and what to do; None if it is another
+    One line about what could not be written and what to do; None for any other
     kind of error.
   """
   text = error.message if isinstance(error, tf.errors.OpError) else str(error)
@@ -71,7 +71,7 @@ def explain_failed_write(error: BaseException) -> str | None:
 
 
 def _free_space(path):
-  """Returns '12.3 MB' of the file system of a path; '' if nobody knows."""
+  """Returns the free space for a path, such as '12.3 MB'; '' if unknown."""
   while path and not os.path.isdir(path):
     path = os.path.dirname(path.rstrip('/'))
   return f'{shutil.disk_usage(path).free / 1e6:.1f} MB' if path else ''

@@ -1,4 +1,4 @@
-"""What a user gets to see of a run: our own lines, and not TensorFlow's."""
+"""Controls what the user sees: our own lines, and not TensorFlow's."""
 
 from collections.abc import Iterator
 import contextlib
@@ -13,18 +13,18 @@ from absl import logging
 
 
 class _Formatter(python_logging.Formatter):
-  """Lines as 'time message'."""
+  """Formats lines as 'time message'."""
 
   def __init__(self):
     super().__init__('%(asctime)s %(message)s', '%H:%M:%S')
 
   def leave(self) -> str:
-    """Returns what to write before anything else."""
+    """Returns the text to write before anything else."""
     return ''
 
 
 class _TerminalFormatter(_Formatter):
-  """Lines with their ends, but for progress, whose line is written again."""
+  """Adds line ends, except to progress, whose line is overwritten."""
 
   def __init__(self):
     super().__init__()
@@ -32,7 +32,7 @@ class _TerminalFormatter(_Formatter):
 
   def format(self, record):
     line = super().format(record)
-    if not getattr(record, 'is_progress', False):  # As log_files has it.
+    if not getattr(record, 'is_progress', False):  # See log_files.
       return f'{self.leave()}{line}\n'
     self._is_open = True
     return f'\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K'
@@ -54,19 +54,19 @@ def say(line: str) -> None:
 def show(text: str) -> int:
   """Writes a text to stdout; returns the exit code.
 
-  It may be more than somebody wants to read: `| head` closes the pipe.
+  The reader may stop early: `| head` closes the pipe.
   """
   try:
     sys.stdout.write(text)
     sys.stdout.flush()
   except BrokenPipeError:
-    # Python flushes once more at its end.
+    # Python flushes again when it exits.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   return 0
 
 
 def shorten() -> None:
-  """Logs what supcon/ has to say, as 'time message'."""
+  """Logs the messages of supcon/ as 'time message'."""
   global _formatter
   handler = logging.get_absl_handler()
   if sys.stderr.isatty():
@@ -85,13 +85,13 @@ def shorten() -> None:
 
 
 def quiet_tensorflow() -> None:
-  """Hides what TensorFlow says about itself, unless --verbosity=1.
+  """Hides TensorFlow's messages about itself, unless --verbosity=1.
 
-  To be called before TensorFlow is imported.
+  Call it before TensorFlow is imported.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   logger = python_logging.getLogger('tensorflow')
-  logger.propagate = False  # absl has the root logger: no line twice.
+  logger.propagate = False  # absl has the root logger; avoids repeated lines.
   if not logging.level_debug():
     logger.setLevel(python_logging.ERROR)
     warnings.filterwarnings('ignore')
@@ -99,10 +99,10 @@ def quiet_tensorflow() -> None:
 
 
 def _tell_of_thread(args):
-  """Prints what has ended a thread, as Python does.
+  """Prints the error that ended a thread, like Python.
 
-  But for the thread that writes summaries: its error, such as a full disk, is
-  raised again in the main thread, which has a line for it.
+  The exception is the thread that writes summaries. Its error, such as a full
+  disk, is raised again in the main thread, which reports it in one line.
   """
   if not args.thread or args.thread.name != 'EventLoggerThread':
     threading.__excepthook__(args)
@@ -110,7 +110,7 @@ def _tell_of_thread(args):
 
 @contextlib.contextmanager
 def hidden_stderr() -> Iterator[None]:
-  """Hides whatever is written to stderr, by C++ too, unless --verbosity=1."""
+  """Hides all output to stderr, including C++'s, unless --verbosity=1."""
   if logging.level_debug():
     yield
     return
@@ -127,7 +127,7 @@ def hidden_stderr() -> Iterator[None]:
 
 
 def quiet_xla() -> None:
-  """Lets XLA say, unheard, what it says once in a process to no logger."""
+  """Makes XLA print its once-per-process message while stderr is hidden."""
   import tensorflow.compat.v1 as tf
 
   config = tf.ConfigProto(device_count={'GPU': 0})

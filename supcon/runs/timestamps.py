@@ -1,4 +1,4 @@
-"""Times as they stand in the files of a run."""
+"""Times in the files of a run."""
 
 import datetime
 import time
@@ -12,7 +12,7 @@ def now() -> str:
 
 
 def age(when: str) -> float | None:
-  """Returns how many seconds ago `when` was; None if it is not a time."""
+  """Returns the age of `when` in seconds; None if it is not a time."""
   try:
     then = datetime.datetime.fromisoformat(when)
     return time.time() - then.timestamp()
