@@ -1,7 +1,7 @@
 """The devices that a run computes on, and each one's share of a batch.
 
 `find` finds them before any long work. A replica is a core of a TPU, a GPU, or
-a CPU device; replicas train together on one global batch.
+a CPU device; the replicas train together on one global batch.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ _GPU = 'GPU'
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-  """What a run computes on.
+  """The devices of a run.
 
   Attributes:
-    kind: What a replica is, in words.
-    num_replicas: Of all machines.
-    session_config: For every session of the run.
+    kind: Describes a replica in words.
+    num_replicas: Number of replicas on all machines.
+    session_config: The config of every session of the run.
     resolver: Finds the TPU; None off TPU.
-    strategy: Makes the replicas of GPUs and CPUs work together; None if there
-      is one, or on TPU.
+    strategy: Makes GPU or CPU replicas work together; None with a single
+      replica, or on TPU.
     cluster: The machines, if there are several; None on TPU, where one process
-      serves all.
+      serves all hosts.
   """
 
   kind: str
@@ -57,19 +57,19 @@ class Devices:
 
   @property
   def host(self) -> hosts.Host:
-    """Which of the machines that read this one is, off TPU."""
+    """This machine among those that read the data, off TPU."""
     if self.cluster is None:
       return hosts.Host()
     return hosts.Host(self.cluster.index, len(self.cluster.addresses))
 
   def listen(self) -> str:
-    """Returns the address for sessions that train; '' for this process.
+    """Returns the address for training sessions; '' for this process.
 
-    One of several machines starts its server with the first call; it runs until
-    the process ends.
+    With several machines, the first call starts this machine's server, which
+    runs until the process ends.
 
     Raises:
-      workers.LostWorkerError: If it cannot be started.
+      workers.LostWorkerError: If the server cannot be started.
     """
     return self._server.target if self.cluster else ''
 
@@ -92,7 +92,7 @@ class Devices:
 
   @functools.cached_property
   def watchdog(self) -> workers.Watchdog:
-    """Watches the other machines."""
+    """The watchdog of the other machines."""
     return workers.Watchdog(self.cluster.others if self.cluster else {})
 
   def share(self, batch_size: int) -> int:
@@ -111,13 +111,13 @@ class Devices:
 
 
 def find(options: run_options.RunOptions) -> Devices:
-  """Returns the devices that a run asks for.
+  """Returns the devices for a run.
 
   Args:
     options: Checked RunOptions.
 
   Raises:
-    ValueError: If they are not there.
+    ValueError: If they are not available.
   """
   if options.use_tpu and options.needs_accelerator:
     return _find_tpu(options)
@@ -169,12 +169,12 @@ def find(options: run_options.RunOptions) -> Devices:
 def check_batches(
   devices: Devices, options: run_options.RunOptions, params: hparams.HParams
 ) -> None:
-  """Checks that global batches can be shared out.
+  """Checks that global batches can be divided among the replicas.
 
-  Off TPU one device evaluates, hence any evaluation batch does.
+  Off TPU one device evaluates, so every evaluation batch is possible.
 
   Raises:
-    ValueError: If replicas do not divide one.
+    ValueError: If a batch is not a multiple of the replicas.
   """
   sizes = {}
   if options.trains:
@@ -193,7 +193,7 @@ def check_batches(
 
 
 def _num_gpus(wanted):
-  """Returns how many GPUs to use; hides the others from this process."""
+  """Returns the number of GPUs to use; hides the others from this process."""
   found = tf.config.list_physical_devices('GPU')
   if wanted < 0:
     wanted = len(found)
@@ -216,7 +216,7 @@ def _find_tpu(options):
       tpu=name, zone=options.tpu_zone, project=options.gcp_project
     )
     num_cores = count_cores(resolver)
-  # The clients that it asks have no error in common.
+  # The clients that it uses have no common error class.
   except Exception as error:
     raise ValueError(
       f'TPU {name!r} cannot be reached ({_first_sentence(error)}); check '
@@ -226,7 +226,7 @@ def _find_tpu(options):
   return Devices(
     'TPU core',
     num_cores,
-    # Several sessions may be at the same TPU.
+    # Several sessions may use the same TPU.
     tf1.ConfigProto(allow_soft_placement=True, isolate_session_state=True),
     resolver=resolver,
   )

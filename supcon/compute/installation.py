@@ -1,7 +1,7 @@
-"""The packages that are installed: whether they go together, and their import.
+"""Checks that the installed packages fit together, and imports them.
 
-TensorFlow is imported here first, so that what does not fit ends in a line that
-says how to mend it, and so that TensorFlow does not talk on the terminal.
+TensorFlow is imported here first. So incompatible packages end in a line that
+says how to fix them, and TensorFlow does not print to the terminal.
 """
 
 import functools
@@ -19,11 +19,11 @@ from supcon.runs import terminal
 
 _REQUIREMENTS = pathlib.Path(__file__).parents[2] / 'requirements.txt'
 
-# The versions of TensorFlow that this code was tried with, the first and the
-# last.
+# The oldest and the newest version of TensorFlow that this code was tested
+# with.
 OLDEST = (2, 15)
 NEWEST = (2, 21)
-# The first one without TPUEstimator and with Keras 3.
+# The first version without TPUEstimator and with Keras 3.
 _WITHOUT_ESTIMATOR = (2, 16)
 
 # The names under which TensorFlow is distributed.
@@ -38,24 +38,24 @@ _TENSORFLOWS = (
   'tf-nightly',
   'tf-nightly-cpu',
 )
-# What TensorFlow is compiled for, or generated code for. Other versions fail at
-# import, or later.
+# Packages that TensorFlow is compiled or has generated code for. Other versions
+# of them fail at import, or later.
 _COMPILED_FOR = ('numpy', 'protobuf')
-# What else they need and do not say: TensorFlow 2.20 takes any newer protobuf,
-# but an argument by which it writes graphs is gone from protobuf 7.
+# Undeclared requirements: TensorFlow 2.20 accepts any newer protobuf, but
+# protobuf 7 has removed an argument that it needs to write graphs.
 _NEEDED_UNSAID = {(2, 20): ('protobuf<7',)}
 
 
 class InstallationError(ValueError):
-  """Packages are missing, or do not go together."""
+  """Packages are missing or incompatible."""
 
 
 def choose_keras() -> None:
-  """Has tf.keras be Keras 2, which from TensorFlow 2.16 on is package tf_keras.
+  """Makes tf.keras Keras 2, the package tf_keras since TensorFlow 2.16.
 
-  To be called before TensorFlow is imported.
+  Call it before TensorFlow is imported.
   """
-  # TensorFlow 2.15 would take tf_keras as well, but need not have it.
+  # TensorFlow 2.15 would also use tf_keras, but does not need it.
   if _is_there('tf_keras'):
     os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
 
@@ -65,7 +65,7 @@ def load() -> None:
   """Imports TensorFlow and TensorFlow Datasets, quietly.
 
   Raises:
-    InstallationError: If they cannot be imported, or miss a package.
+    InstallationError: If they cannot be imported, or lack a package.
   """
   choose_keras()
   terminal.quiet_tensorflow()
@@ -75,20 +75,19 @@ def load() -> None:
       f'{_pip("-r", str(_REQUIREMENTS))}'
     )
   _check_what_tensorflow_needs()
-  # Newer versions log lines about the CPU before they have read the level at
-  # which they are to log.
+  # Newer versions log lines about the CPU before they read the log level.
   with terminal.hidden_stderr():
     tensorflow = _import('tensorflow')
   _check_version(tensorflow.__version__)
   with terminal.hidden_stderr():
     _import('tensorflow_datasets')
     if _is_there('tensorflow_metadata'):
-      # TensorFlow Datasets imports it late, in the midst of something else.
+      # TensorFlow Datasets imports it late, in the middle of other work.
       _import('tensorflow_metadata.proto.v0.schema_pb2')
 
 
 def _check_version(version):
-  """Checks what stands beside a version of TensorFlow."""
+  """Checks the packages that a version of TensorFlow needs beside it."""
   major_minor = _major_minor(version)
   if major_minor < OLDEST:
     raise InstallationError(
@@ -118,11 +117,11 @@ def _check_version(version):
 
 
 def _check_what_tensorflow_needs():
-  """Compares NumPy and protobuf with what TensorFlow says that it needs."""
+  """Compares NumPy and protobuf with TensorFlow's declared requirements."""
   try:
     from packaging import requirements
   except ImportError:
-    return  # The import of TensorFlow will tell.
+    return  # The import of TensorFlow will report it.
   name, version = _tensorflow()
   lines = list(importlib.metadata.requires(name) or ()) if name else []
   lines += _NEEDED_UNSAID.get(_major_minor(version), ()) if name else ()
@@ -146,11 +145,11 @@ def _check_what_tensorflow_needs():
 
 
 def _import(name):
-  """Imports a package; whatever goes wrong is an InstallationError."""
+  """Imports a package; turns every error into an InstallationError."""
   try:
     return importlib.import_module(name)
-  # A package that does not fit fails with any error: ImportError,
-  # AttributeError, TypeError, and those of protobuf.
+  # An incompatible package may raise any error: ImportError, AttributeError,
+  # TypeError, and those of protobuf.
   except Exception as error:
     logging.debug('Failed here:', exc_info=True)
     raise InstallationError(
@@ -160,11 +159,11 @@ def _import(name):
 
 
 def _mend(name):
-  """Returns the command that is most likely to make `name` importable."""
+  """Returns the command that most likely makes `name` importable."""
   _, tensorflow = _tensorflow()
   protobuf, metadata = _version('protobuf'), _version('tensorflow-metadata')
   if name.startswith('tensorflow_') and protobuf and metadata:
-    # From 1.18 on it is made for protobuf 6.31, and does not say so.
+    # Since 1.18 it needs protobuf 6.31, but does not declare it.
     if _major_minor(protobuf) < (6, 31) and _major_minor(metadata) >= (1, 18):
       return _pip('tensorflow-metadata<1.18')
   if name == 'tensorflow' or (tensorflow or '').startswith(_text(NEWEST)):

@@ -1,13 +1,14 @@
-"""How many replicas there are, and what they do together.
+"""The number of replicas, and the operations that they do together.
 
-The only module that knows. Losses and models speak of the global batch through
-these functions; on one device they are 1, 0 and the identity.
+This is the only module that knows about replicas. Losses and models refer to
+the global batch through these functions; on one device the functions return 1,
+0 and their argument.
 
-Replicas are the cores of a TPU, inside a model_fn of TPUEstimator, or those of
+Replicas are the cores of a TPU, within a model_fn of TPUEstimator, or those of
 a synchronous tf.distribute strategy, in graph mode. They run the same program
-and share a global batch, in the order of their ids. What is minimised is the
-mean of their losses, so a gradient that arrives in one replica counts for all:
-the gradient of `sum` is the sum of all replicas' gradients, and so on.
+and share a global batch, in the order of their ids. The mean of their losses is
+minimised, so a gradient that arrives in one replica comes from all of them: the
+gradient of `sum` is the sum of all replicas' gradients, and so on.
 """
 
 import tensorflow as tf
@@ -25,11 +26,11 @@ def num_replicas():
 
 
 def replica_id():
-  """Returns which replica this is, from 0: an int; on TPU an int32 scalar."""
+  """Returns the id of this replica, from 0: an int; on TPU an int32 scalar."""
   if num_replicas() == 1:
     return 0
   if _is_on_tpu():
-    # What tf.distribute says here is 0 on every core.
+    # tf.distribute would return 0 on every core here.
     return xla.replica_id()
   return int(tf.get_static_value(_replica_context().replica_id_in_sync_group))
 
@@ -71,8 +72,8 @@ def gather(x):
     return tf.cast(gather(tf.cast(x, tf.int32)), tf.bool)
   count = num_replicas()
   if _is_on_tpu():
-    # To each core a copy. It moves half the bytes of a sum of zero-padded
-    # blocks, and is differentiable as it is.
+    # Each core gets a copy. This moves half the bytes of a sum of zero-padded
+    # blocks, and it is differentiable.
     copies = tf.tile(x, [count] + [1] * (x.shape.rank - 1))
     return tpu_ops.all_to_all(
       copies, concat_dimension=0, split_dimension=0, split_count=count
@@ -80,7 +81,7 @@ def gather(x):
   is_mine = tf.reshape(
     tf.equal(tf.range(count), replica_id()), [count] + [1] * x.shape.rank
   )
-  # Not a product with 0 or 1, which would spread a NaN over all blocks.
+  # Not a product with 0 or 1, which would spread NaN over all blocks.
   blocks = tf.where(is_mine, x[tf.newaxis], tf.zeros([], x.dtype))
   return sum(tf.reshape(blocks, [-1, *x.shape[1:]]))
 
@@ -88,9 +89,9 @@ def gather(x):
 def inner_products(a, b):
   """Returns a b^T in full float32 precision on every platform.
 
-  A TPU multiplies float32 matrices in bfloat16 unless it is told otherwise, and
-  would then exchange features between its cores in bfloat16 as well. A recent
-  GPU rounds what it multiplies to the 11 bits of TF32.
+  By default, a TPU multiplies float32 matrices in bfloat16, and then also
+  exchanges features between its cores in bfloat16. A recent GPU rounds the
+  factors to the 11 bits of TF32.
 
   Args:
     a: float32 [A, D].
@@ -106,7 +107,7 @@ def inner_products(a, b):
   else:
     return tf.matmul(a, b, transpose_b=True)
 
-  @tf.custom_gradient  # XlaDot has none, nor have the bits of a number.
+  @tf.custom_gradient  # XlaDot and bit operations have none.
   def product(a, b):
     def gradient(upstream):
       return contract(upstream, 1, b, 0), contract(upstream, 0, a, 0)
@@ -117,12 +118,12 @@ def inner_products(a, b):
 
 
 def apply_mean_gradients(optimizer, gradients_and_variables, global_step):
-  """Updates variables alike on all replicas, by the mean of their gradients.
+  """Updates variables on all replicas by the mean of their gradients.
 
   Args:
     optimizer: tf.compat.v1.train.Optimizer.
-    gradients_and_variables: Pairs of a dense gradient, that of this replica's
-      loss, and a variable.
+    gradients_and_variables: Pairs of a dense gradient of this replica's loss,
+      and a variable.
     global_step: Variable to increment.
 
   Returns:
@@ -130,7 +131,7 @@ def apply_mean_gradients(optimizer, gradients_and_variables, global_step):
   """
   count = num_replicas()
   if count > 1:
-    # Under a strategy, apply_gradients takes the sum itself.
+    # Under a strategy, apply_gradients itself computes the sum.
     total = sum if _is_on_tpu() else tf.identity
     gradients_and_variables = [
       (total(gradient / count), variable)
@@ -140,19 +141,19 @@ def apply_mean_gradients(optimizer, gradients_and_variables, global_step):
 
 
 def update_if(predicate, update, changed):
-  """Changes variables where a predicate holds, and leaves them alone elsewhere.
+  """Changes variables if a predicate is true, and leaves them alone otherwise.
 
   Args:
     predicate: Bool scalar, the same on all replicas.
-    update: Called without arguments, on each replica; returns the op.
+    update: Called without arguments on each replica; returns the op.
     changed: The variables that it changes.
 
   Returns:
     The op.
   """
   if _is_on_tpu():
-    # XLA takes the choice into the loop that updates a variable: it costs
-    # nothing there, whereas a conditional would keep the two apart.
+    # XLA fuses the selection into the loop that updates a variable, where it
+    # costs nothing. A conditional would keep the two apart.
     before = [variable.read_value() for variable in changed]
     # One op for all of them: every op that follows has an edge from it.
     with tf.control_dependencies([tf.group(before)]):
@@ -166,8 +167,8 @@ def update_if(predicate, update, changed):
           for variable, value in zip(changed, before)
         ]
       )
-  # This is what tf.cond does. It cannot be called here: replicas meet in an
-  # update, and would meet each in a branch of its own.
+  # The same as tf.cond, which cannot be used here: replicas meet in an update,
+  # and each would wait in a branch of its own.
   switch = tf.raw_ops.Switch(data=predicate, pred=predicate)
   with tf.control_dependencies([tf.identity(switch.output_true)]):
     updated = update()
@@ -179,14 +180,14 @@ def update_if(predicate, update, changed):
 def once(function):
   """Calls a function once for all replicas of a tf.distribute strategy.
 
-  There variables are whole: of all replicas, under the names that they have in
-  a checkpoint. Elsewhere it is simply called.
+  In the function, variables represent all replicas, under the names that they
+  have in a checkpoint. Without a strategy the function is simply called.
 
   Args:
     function: Called without arguments.
 
   Returns:
-    What it returns.
+    The result of the function.
   """
   call = tf.autograph.experimental.do_not_convert(lambda _: function())
   return _replica_context().merge_call(call)
@@ -210,8 +211,8 @@ def _replica_context():
 def _strategy_sum(x):
   """Sum over the replicas of a tf.distribute strategy, differentiable.
 
-  ReplicaContext.all_reduce would do but for graph mode: there tf.gradients, on
-  its way from one replica to its variables, finds those of the others.
+  ReplicaContext.all_reduce does not work in graph mode: there tf.gradients, on
+  its way from one replica to its variables, finds those of other replicas.
   """
 
   def on_all(strategy, values):
@@ -222,7 +223,7 @@ def _strategy_sum(x):
 
   @tf.custom_gradient
   def total(x):
-    # The barrier keeps the walk that custom_gradient does out of the others.
+    # The barrier keeps custom_gradient's graph walk out of other replicas.
     reduced = tf.stop_gradient(_replica_context().merge_call(on_all, args=(x,)))
     return reduced, _strategy_sum
 
@@ -230,7 +231,7 @@ def _strategy_sum(x):
 
 
 def _product_on_tpu(a, a_axis, b, b_axis):
-  """Contracts one axis of each matrix at the highest precision there is."""
+  """Contracts one axis of each matrix at the highest precision."""
   dimensions = xla_data_pb2.DotDimensionNumbers(
     lhs_contracting_dimensions=[a_axis], rhs_contracting_dimensions=[b_axis]
   )
@@ -240,7 +241,7 @@ def _product_on_tpu(a, a_axis, b, b_axis):
 
 
 def _rounds_to_tf32():
-  """Whether matrices of float32 may be multiplied in TF32."""
+  """Whether TensorFlow may multiply float32 matrices in TF32."""
   return bool(
     tf.config.list_physical_devices('GPU')
     and tf.config.experimental.tensor_float_32_execution_enabled()
@@ -248,11 +249,11 @@ def _rounds_to_tf32():
 
 
 def _product_in_tf32(a, a_axis, b, b_axis):
-  """Contracts one axis of each matrix, exactly to about 2^-21.
+  """Contracts one axis of each matrix, with errors of about 2^-21.
 
-  The switch for TF32 is that of the whole program, whose convolutions want it.
-  So each number is split into what TF32 keeps of it and the rest, and only the
-  product of the two rests, at most 2^-22 of the whole, is left out.
+  The switch for TF32 affects the whole program, and convolutions should use
+  TF32. So each number is split into its TF32 part and a remainder, and only the
+  product of the two remainders, at most 2^-22 of the whole, is left out.
   """
 
   def multiply(a, b):
@@ -263,7 +264,7 @@ def _product_in_tf32(a, a_axis, b, b_axis):
 
 
 def _split_for_tf32(x):
-  """Returns the first 11 bits of each number, and what is left of it."""
+  """Returns the first 11 bits of each number, and the remainder."""
   bits = tf.bitwise.bitwise_and(tf.bitcast(x, tf.int32), ~0x1FFF)
   first = tf.bitcast(bits, tf.float32)
   return first, x - first

@@ -1,13 +1,13 @@
-"""Where TPUEstimator comes from; nobody else knows.
+"""Provides TPUEstimator on every version of TensorFlow.
 
 TensorFlow 2.15 is the last version that contains it, in tf.compat.v1.estimator.
-Newer versions still contain everything that it stands on, except four Python
+Newer versions still contain everything that it needs, except four Python
 modules. There it comes from the package tensorflow-estimator, and stand-ins
-take the place of those four while that package is imported. TensorFlow itself
-is not changed.
+replace those four modules while that package is imported. TensorFlow itself is
+not changed.
 
-A stand-in does what this project needs. Everything else in it raises an error
-when it is used.
+A stand-in implements what this project needs. Anything else in it raises an
+error when it is used.
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ _PACKAGE = 'tensorflow_estimator'
 def _init_run_config(config, tf_config):
   """Completes a RunConfig that has a tf.distribute strategy.
 
-  The original starts a coordinator where TF_CONFIG names a cluster. This
-  project starts its own server and strategy, and hides TF_CONFIG from it.
+  The original starts a coordinator if TF_CONFIG names a cluster. This project
+  starts its own server and strategy, and hides TF_CONFIG from it.
   """
   if tf_config.get('cluster') or config._experimental_distribute:
     raise _unavailable(
@@ -47,16 +47,16 @@ def _unavailable(module, name):
   )
 
 
-# The modules that TensorFlow has lost, all of them in 2.16, and what
-# tensorflow-estimator takes from each: what works, by name, and what raises.
+# The modules that were removed in TensorFlow 2.16, and the names that
+# tensorflow-estimator uses from each: working ones, and ones that raise.
 LOST = {
-  # Sets a RunConfig up for a strategy; coordinates several workers.
+  # Sets up a RunConfig for a strategy; coordinates several workers.
   'tensorflow.python.distribute.estimator_training': (
     {'init_run_config': _init_run_config},
     ['estimator_train', 'estimator_evaluate'],
   ),
-  # Watches the workers of a TPU by an op of which released TensorFlow wheels
-  # have no kernel. `check_tpu` keeps TPUEstimator from asking for it.
+  # Watches the workers of a TPU by an op that has no kernel in released
+  # TensorFlow wheels. `check_tpu` keeps TPUEstimator from using it.
   'tensorflow.python.tpu.session_support': (
     {},
     [
@@ -67,7 +67,7 @@ LOST = {
       'start_worker_watchdog',
     ],
   ),
-  # Tables of embeddings on a TPU. This project has none.
+  # Embedding tables on a TPU, which this project does not use.
   'tensorflow.python.tpu.tpu_embedding': (
     {},
     [
@@ -104,14 +104,14 @@ LOST = {
 
 
 class _Lost(type):
-  """The type of what raises: a class, for others may be derived from it."""
+  """The metaclass of names that raise; classes, to allow derived ones."""
 
   def __call__(cls, *args, **kwargs):
     raise _unavailable(cls.__module__, cls.__name__)
 
 
 def stand_in(name):
-  """Returns the module that takes the place of a lost one."""
+  """Returns the stand-in for a removed module."""
   works, raises = LOST[name]
   module = types.ModuleType(name)
   vars(module).update(works)
@@ -121,7 +121,7 @@ def stand_in(name):
 
 
 def _estimator_export(*names, **kwargs):
-  """Leaves what it decorates as it is.
+  """Decorator without effect.
 
   The original registers public names with tf_export, which no longer knows a
   component called estimator.
@@ -132,10 +132,10 @@ def _estimator_export(*names, **kwargs):
 
 @contextlib.contextmanager
 def _stand_ins() -> Iterator[None]:
-  """Lets tensorflow-estimator be imported, without its canned estimators."""
+  """Makes tensorflow-estimator importable, without its canned estimators."""
   face = types.ModuleType(_PACKAGE)
   face.__path__ = importlib.util.find_spec(_PACKAGE).submodule_search_locations
-  # It stays: its submodules are imported below it.
+  # It remains, because its submodules are imported below it.
   sys.modules[_PACKAGE] = face
   export = types.ModuleType(f'{_PACKAGE}.python.estimator.estimator_export')
   export.estimator_export = _estimator_export
@@ -152,7 +152,7 @@ def _stand_ins() -> Iterator[None]:
 
 
 def _of_tensorflow():
-  """Returns the classes by name."""
+  """Returns the classes of TensorFlow by name."""
   return {
     'Estimator': tf1.estimator.Estimator,
     'InputPipelineConfig': tf1.estimator.tpu.InputPipelineConfig,
@@ -165,7 +165,7 @@ def _of_tensorflow():
 
 
 def _of_package():
-  """Returns the same from tensorflow-estimator."""
+  """Returns the same classes from tensorflow-estimator."""
   with _stand_ins():
     from tensorflow_estimator.python.estimator import estimator
     from tensorflow_estimator.python.estimator import mode_keys
@@ -200,12 +200,12 @@ _WATCHDOG_TIMEOUT = 'TF_TPU_WATCHDOG_TIMEOUT'
 def check_tpu() -> None:
   """Prepares the environment for training on a TPU.
 
-  TPUEstimator asks session_support for a hook that answers the workers' notices
-  of shutdown, unless an environment variable says otherwise. Where TensorFlow
-  has no session_support, this sets that variable.
+  Unless an environment variable says otherwise, TPUEstimator uses a hook of
+  session_support that answers the workers' shutdown notices. If TensorFlow has
+  no session_support, this sets that variable.
 
   Raises:
-    ValueError: If the environment asks for what session_support did.
+    ValueError: If the environment requests a feature of session_support.
   """
   if IS_IN_TENSORFLOW:
     return

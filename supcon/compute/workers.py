@@ -1,9 +1,9 @@
-"""Several machines that train together: who they are, whether they are there.
+"""Coordinates several machines that train together.
 
 Each machine runs one worker, with the same command and its own TF_CONFIG, which
 is JSON: {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker",
-"index": 0}}. The first one is the chief, who writes model_dir; an address below
-"chief" comes before those below "worker".
+"index": 0}}. The first worker is the chief, which writes model_dir; addresses
+in "chief" come before those in "worker".
 """
 
 from collections.abc import Callable
@@ -30,23 +30,23 @@ VARIABLE = 'TF_CONFIG'
 
 _KINDS = ('chief', 'worker')  # In the order of the workers' numbers.
 
-# A worker is gone if it was there and has not answered this often.
+# A worker is lost if it was there before and has missed this many probes.
 _PROBE_SECONDS = 3.0
 _PROBES = 3
-_WAITING_SECONDS = 30.0  # Between two lines on whom the others wait for.
-_PARTING_SECONDS = 0.2  # Between two looks at whether all are done.
+_WAITING_SECONDS = 30.0  # Between log lines about missing workers.
+_PARTING_SECONDS = 0.2  # Between checks that all are done.
 
 
 class LostWorkerError(RuntimeError):
-  """Without the others a worker cannot go on."""
+  """Another worker is lost, without which this one cannot continue."""
 
 
 class EndedWorkerError(LostWorkerError):
-  """Those that are gone were done: this one may be, too."""
+  """The workers that are gone had finished, so this one may end, too."""
 
 
 def is_there(address: str, timeout: float) -> bool:
-  """Returns whether somebody listens at 'host:port'."""
+  """Returns whether a server listens at 'host:port'."""
   host, _, port = address.rpartition(':')
   try:
     socket.create_connection((host.strip('[]'), int(port)), timeout).close()
@@ -57,12 +57,12 @@ def is_there(address: str, timeout: float) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-  """All workers, and which of them this process is.
+  """All workers, and the place of this process among them.
 
   Attributes:
     jobs: {'chief': addresses, 'worker': addresses}, as 'host:port'.
     kind: 'chief' or 'worker'.
-    task: Which one of that kind, from 0.
+    task: The index among workers of that kind, from 0.
   """
 
   jobs: Mapping[str, tuple[str, ...]]
@@ -71,14 +71,14 @@ class Cluster:
 
   @property
   def addresses(self) -> tuple[str, ...]:
-    """Returns those of all workers, in the order of their numbers."""
+    """Returns the addresses of all workers, in the order of their numbers."""
     return tuple(
       address for kind in _KINDS for address in self.jobs.get(kind, ())
     )
 
   @property
   def index(self) -> int:
-    """This worker's number, from 0; that of the chief is 0."""
+    """This worker's number, from 0; the chief has 0."""
     before = self.kind == 'worker' and len(self.jobs.get('chief', ()))
     return before + self.task
 
@@ -93,10 +93,10 @@ class Cluster:
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Cluster | None:
-  """Returns the workers that TF_CONFIG names; None if it names but one.
+  """Returns the workers in TF_CONFIG; None if there is only one.
 
   Raises:
-    ValueError: If TF_CONFIG cannot be understood.
+    ValueError: If TF_CONFIG is malformed.
   """
   text = environment.get(VARIABLE, '').strip()
   if not text:
@@ -141,30 +141,30 @@ def read(environment: Mapping[str, str] = os.environ) -> Cluster | None:
 
 
 class Records:
-  """What workers tell each other in files of model_dir, which all of them see.
+  """Messages between workers in files of model_dir, which all of them see.
 
-  worker_N.json is {'saved': the last step of which worker N knows that it is
-  saved, 'is_done': whether it has come to the end of what all do together}. A
-  worker that is done ends, and then does not answer any more, like one that is
-  lost.
+  worker_N.json is {'saved': the last step that worker N knows to be saved,
+  'is_done': whether it has finished the common work}. A worker that is done
+  ends, and then no longer answers, just like a lost one.
   """
 
   def __init__(self, model_dir: model_dirs.ModelDir, index: int):
-    """Names the files; `index` is this worker's number."""
+    """Sets the names of the files; `index` is this worker's number."""
     self._model_dir = model_dir
     self._index = index
     self._mine = {'saved': -1, 'is_done': False}
 
   def clear(self) -> None:
-    """Removes what this worker has told when it ran before.
+    """Removes this worker's message from an earlier run.
 
-    To be called before it listens: whoever has seen it finds no older record.
+    Call it before the worker listens, so that workers that have seen it find no
+    older message.
     """
     with contextlib.suppress(tf.errors.OpError):
       tf.io.gfile.remove(self._model_dir.join(self._name(self._index)))
 
   def tell(self, **changes: int | bool) -> None:
-    """Tells the others. Who cannot write is taken for lost once it has ended.
+    """Tells the others. A worker that cannot write looks lost once it ends.
 
     Args:
       **changes: `saved`, `is_done`.
@@ -176,15 +176,15 @@ class Records:
       logging.info('telling the other workers: %s', safe_text.one_line(error))
 
   def is_done(self, number: int) -> bool:
-    """Whether that worker has come to the end."""
+    """Whether that worker has finished."""
     return bool(self._read(number).get('is_done'))
 
   def saved(self, number: int) -> int:
-    """Returns the last step that worker knows to be saved; -1 before any."""
+    """Returns the last step that worker knows to be saved; -1 if none."""
     return int(self._read(number).get('saved', -1))
 
   def _read(self, number):
-    # What cannot be read may be half there, and is looked at again.
+    # A file that cannot be read may be incomplete, and is read again later.
     with contextlib.suppress(ValueError, OSError, tf.errors.OpError):
       found = self._model_dir.read_json(self._name(number))
       if isinstance(found, dict):
@@ -196,14 +196,14 @@ class Records:
 
 
 class Watchdog:
-  """Ends this process if another worker is gone while it is needed.
+  """Ends this process if another worker is lost while it is needed.
 
-  What workers compute together has no time limit: those that are left would
-  wait for ever.
+  Operations that workers do together have no time limit, so the remaining
+  workers would wait for ever.
 
   Attributes:
-    records: By which those that are done are told from those that are lost;
-      None if nobody can tell.
+    records: Distinguish finished workers from lost ones; None if that is
+      impossible.
   """
 
   def __init__(
@@ -215,15 +215,15 @@ class Watchdog:
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
   ):
-    """Makes a watchdog that is off guard.
+    """Makes a watchdog that is not guarding yet.
 
     Args:
       others: {number: 'host:port'} of the other workers.
       end: Called with the message; by default it ends the process.
-      probe_seconds: From one probe to the next.
-      probe: Whether an address answers within so many seconds.
+      probe_seconds: Seconds between two probes.
+      probe: Returns whether an address answers within a number of seconds.
       clock: Returns the time, in seconds.
-      sleep: What waits between two probes.
+      sleep: Waits between two probes.
     """
     self.records: Records | None = None
     self._others = others
@@ -232,21 +232,21 @@ class Watchdog:
     self._probe = probe
     self._clock = clock
     self._sleep = sleep
-    self._patience: float | None = None  # None while it is off guard.
+    self._patience: float | None = None  # None while it is not guarding.
     self._last_seen: dict[int, float] = {}
     self._thread = None
 
   @contextlib.contextmanager
   def guarding(self, patience: float | None = None):
-    """On guard within; yields the watchdog.
+    """Guards within; yields the watchdog.
 
     Args:
-      patience: How long a worker may be away, in seconds; by default, for three
-        probes.
+      patience: How many seconds a worker may be unreachable; the default is
+        three probes.
 
     Raises:
-      LostWorkerError: If TensorFlow finds out that a worker is gone, and says
-        so in its own way; an EndedWorkerError if all that are gone were done.
+      LostWorkerError: If TensorFlow itself reports that a worker is lost; an
+        EndedWorkerError if all missing workers had finished.
     """
     self._patience = self._default_patience if patience is None else patience
     if self._others and self._thread is None:
@@ -266,11 +266,11 @@ class Watchdog:
       self._patience = None
 
   def part(self) -> None:
-    """Ends what all do together: tells it, and waits for the others.
+    """Ends the common work: tells the others, and waits for them.
 
-    Whoever is behind, as the chief that saves the last step, still needs the
-    others: they wait, as long as it is there. One that is lost now is not
-    needed any more.
+    A slower worker, such as the chief that saves the last step, still needs the
+    others. So they wait as long as it is running. A worker that is lost now is
+    no longer needed.
     """
     if not self.records:
       return
@@ -282,7 +282,7 @@ class Watchdog:
       for number in [*seen]:
         if self._probe(self._others[number], self._probe_seconds):
           seen[number] = self._clock()
-        elif self._is_done(number):  # It has just ended.
+        elif self._is_done(number):  # It has just finished.
           del seen[number]
         elif self._clock() - seen[number] > self._default_patience:
           del seen[number]
@@ -300,7 +300,7 @@ class Watchdog:
       self._sleep(min(self._probe_seconds, _PARTING_SECONDS))
 
   def has_seen(self, number: int) -> bool:
-    """Whether that worker has been there, or is this one."""
+    """Whether that worker has been seen, or is this one."""
     return number in self._last_seen or number not in self._others
 
   @property
@@ -311,7 +311,7 @@ class Watchdog:
     return self.records is not None and self.records.is_done(number)
 
   def _silent(self):
-    """Probes all, and returns the numbers of those that do not answer."""
+    """Probes all workers; returns the numbers of those that do not answer."""
     silent = []
     for number, address in self._others.items():
       if self._probe(address, self._probe_seconds):
@@ -351,14 +351,14 @@ class Watchdog:
 
 
 class ReadingHook(tf1.train.SessionRunHook):
-  """Reads what the chief saves, when the chief saves, and keeps nothing.
+  """Reads the variables that the chief saves, at the same time.
 
-  A checkpoint has the mean of all replicas' moving statistics: the workers have
-  to compute it together.
+  A checkpoint has the mean of all replicas' moving statistics, which all
+  workers have to compute together.
   """
 
   def __init__(self, save_steps: int):
-    """Makes the hook; `save_steps` is that of the chief."""
+    """Makes the hook; `save_steps` is the chief's interval."""
     self._timer = tf1.train.SecondOrStepTimer(every_steps=save_steps)
 
   def begin(self):
@@ -377,7 +377,7 @@ class ReadingHook(tf1.train.SessionRunHook):
     return tf1.train.SessionRunArgs(self._step)
 
   def after_run(self, run_context, run_values):
-    # Whether the fetched value is that before the update is left to chance.
+    # The fetched value may be the one before or after the update.
     if self._timer.should_trigger_for_step(run_values.results + 1):
       step = run_context.session.run(self._step)
       if self._timer.should_trigger_for_step(step):
@@ -394,6 +394,6 @@ class ReadingHook(tf1.train.SessionRunHook):
 
 
 def _end_process(message):
-  # The main thread is inside TensorFlow and cannot be told.
+  # The main thread is inside TensorFlow and cannot be interrupted.
   print(f'main.py: stopped: {message}', file=sys.stderr, flush=True)
   os._exit(signals.EXIT_CODE if signals.received() else 1)

@@ -236,7 +236,7 @@ def answer_with(code: int) -> None:
 
 
 def _ignore():
-  """Ignores signals, since handlers end before Python, which has its code."""
+  """Ignores signals during shutdown, so that the exit code stays."""
   for number in _SIGNALS:
     signal.signal(number, signal.SIG_IGN)
 

@@ -53,7 +53,7 @@ class Status:
     state: One of the states above.
     stage: Number of the stage that is trained, from 1.
     step: Number of global steps done.
-    total_steps: Of how many.
+    total_steps: Total number of steps.
     images_per_second: Recent speed in training examples per second.
     seconds_left: Remaining training time at this speed.
     last_checkpoint: {'path', 'step', 'time'}.
@@ -204,7 +204,7 @@ class Writer:
     Args:
       state: One of RUNNING.
       step: The step of the newest checkpoint; 0 for a new run.
-      total_steps: Of how many.
+      total_steps: Total number of steps.
     """
     process = processes.this_process()
     is_new = self._name == TRAINER and not step
