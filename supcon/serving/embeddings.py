@@ -1,15 +1,16 @@
-"""What a model makes of many images, in a file: written, read back, searched.
+"""Writes, reads and searches files of embeddings.
 
-Files are written as the numbers come, whole or not at all: beside the target
-(for gs:// in the local directory for temporary files), then put in its place.
-There are two formats, and beside either lies FILE.json with the facts.
+Files are written incrementally, but appear complete or not at all: they are
+written beside the target (for gs:// in the local directory for temporary
+files), then moved to its place. There are two formats. Beside each file is a
+FILE.json with facts.
 
-FILE.npz, for NumPy, N examples:
+FILE.npz, for NumPy, with N examples:
   embeddings: float32 [N, D] at unit length.
   unnormalized_embeddings: float32 [N, D].
   projection: float32 [N, P] at unit length.
   logits: float32 [N, classes].
-  labels: int32 [N]; -1 where the class is not known.
+  labels: int32 [N]; -1 if the class is unknown.
   ids: strings [N], see `splits.Split.example_id`.
   class_names: strings [classes], in the order of the labels.
   made_by: strings [2], see `Origin`; missing if unknown.
@@ -17,8 +18,8 @@ FILE.npz, for NumPy, N examples:
 FILE.tfrecord, one tf.train.Example each:
   embedding, unnormalized_embedding, projection, logits: lists of floats.
   label: An integer, as above.
-  class_name, id: Bytes, UTF-8; no class name where the class is not known.
-  made_by: Two of these, see `Origin`; missing if unknown.
+  class_name, id: Bytes, UTF-8; no class name if the class is unknown.
+  made_by: Two byte strings, see `Origin`; missing if unknown.
 """
 
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ import tensorflow as tf
 from supcon.config import safe_text
 from supcon.data.sources import splits
 
-# Arrays of a .npz: what an example of a .tfrecord calls its row.
+# {array of a .npz: feature of a .tfrecord that holds a row of it}.
 _FEATURES = {
   'embeddings': 'embedding',
   'unnormalized_embeddings': 'unnormalized_embedding',
@@ -55,20 +56,20 @@ _MAKE_INDEX = 'make one with --mode=embed --output=FILE.npz'
 _COPY_BYTES = 2**20
 _IDS_AT_A_TIME = 4096
 
-# A search looks at so many queries at a time, and for them at blocks of the
-# index with so many numbers: 32 MiB in float64, as many for their cosines.
+# A search takes this many queries at a time, and blocks of the index with this
+# many numbers: 32 MiB in float64, and as much for their cosines.
 _QUERIES_AT_A_TIME = 256
 _NUMBERS_AT_A_TIME = 2**22
-# Of cosines, which float32 holds exactly.
+# Rounding step of cosines, exact in float32.
 _STEP = np.float32(2**-24)
 
 
 class Origin(NamedTuple):
-  """What made embeddings; only those of one origin can be compared.
+  """The origin of embeddings; only those of one origin are comparable.
 
   Attributes:
-    fingerprint: Of the checkpoint.
-    preprocessing: What was made of images, in one line.
+    fingerprint: The fingerprint of the checkpoint.
+    preprocessing: The preprocessing of the images, in one line.
   """
 
   fingerprint: str
@@ -82,7 +83,7 @@ def check_output(path: str) -> None:
   """Checks early that a file can be written; makes its directory.
 
   Raises:
-    ValueError: If the name has another ending, or cannot be written.
+    ValueError: If the name has another ending, or the file cannot be written.
   """
   _store_class(path)
   if tf.io.gfile.isdir(path):
@@ -112,24 +113,24 @@ def open_writer(
   facts: Mapping[str, Any],
   origin: Origin | None = None,
 ) -> Iterator['Writer']:
-  """Opens a file for embeddings, which is there once the context ends well.
+  """Opens a file for embeddings, which appears when the context ends well.
 
-  Of all examples only a batch is in memory. On disk a .npz takes the space of
-  its largest array more while it is put together. Who is killed leaves
-  FILE.tmp* behind, and nothing else.
+  Only one batch of examples is in memory. While a .npz is assembled, it
+  temporarily needs the extra disk space of its largest array. A killed process
+  leaves FILE.tmp* behind, and nothing else.
 
   Args:
-    path: FILE.npz or FILE.tfrecord, local or gs://. A file of that name is
-      replaced in the end, and remains as it is if there is an error.
-    num_examples: How many will be added.
-    class_names: In the order of the labels.
-    facts: What FILE.json shall say besides the numbers of examples and of
-      features and the names of the classes: data set, split, checkpoint ...
-    origin: What makes the embeddings; None if that is unknown.
+    path: FILE.npz or FILE.tfrecord, local or gs://. An existing file of that
+      name is replaced at the end, and kept if there is an error.
+    num_examples: Number of examples to be added.
+    class_names: The classes, in the order of the labels.
+    facts: The content of FILE.json besides the numbers of examples and features
+      and the names of the classes: data set, split, checkpoint ...
+    origin: The origin of the embeddings; None if unknown.
 
   Raises:
-    ValueError: If the name has another ending, or other examples were added
-      than announced.
+    ValueError: If the name has another ending, or the number of examples added
+      differs from `num_examples`.
     OSError, tf.errors.OpError: If the file cannot be written.
   """
   make_store = _store_class(path)
@@ -156,17 +157,17 @@ def open_writer(
       file.write(json.dumps(facts, indent=2) + '\n')
     record_path = f'{path}.json'
     with _near(path, whole) as new, _near(record_path, whole_record) as record:
-      # Better no facts for a moment than those of another file.
+      # No facts for a moment are better than those of another file.
       _remove(record_path)
       tf.io.gfile.rename(new, path, overwrite=True)
       tf.io.gfile.rename(record, record_path, overwrite=True)
 
 
 class Writer:
-  """Takes the examples of a file, batch by batch.
+  """Receives the examples of a file, batch by batch.
 
   Attributes:
-    num_features: {name of an array: how long its rows are}.
+    num_features: {name of an array: length of its rows}.
   """
 
   def __init__(self, store, num_examples, num_classes):
@@ -184,7 +185,7 @@ class Writer:
         [n, ...]; labels, integers [n]; ids, n strings.
 
     Raises:
-      ValueError: If the arrays do not fit together, or to those before.
+      ValueError: If the arrays do not match each other or earlier ones.
     """
     arrays = {name: np.asarray(batch[name], np.float32) for name in _FEATURES}
     num_features = {name: array.shape[1] for name, array in arrays.items()}
@@ -209,7 +210,7 @@ class Writer:
     self._store.add(arrays, ids)
 
   def check_is_complete(self) -> None:
-    """Raises ValueError unless as many examples were added as announced."""
+    """Raises ValueError if examples are missing."""
     if self._num_added != self._num_examples:
       raise ValueError(
         f'{self._num_added} examples were added instead of '
@@ -218,21 +219,23 @@ class Writer:
 
 
 class _NpzStore:
-  """A .npz file: an archive, not compressed, of one .npy file per array.
+  """A .npz file: an uncompressed archive of one .npy file per array.
 
-  In an archive a file follows the other, but of all arrays rows come at the
-  same time: each is written into a file of its own until all are there.
+  An archive stores one file after another, but the rows of all arrays arrive at
+  the same time. So each array is written to its own file until all rows are
+  there.
   """
 
   def __init__(self, directory, num_examples, class_names, origin):
     self._directory = directory
     self._num_examples = num_examples
-    # Those that do not grow.
+    # Arrays that do not grow.
     self._constants = {'class_names': np.array(class_names, np.str_)}
     if origin:
       self._constants['made_by'] = np.array(origin, np.str_)
     self._arrays = {}
-    # JSON, one a line: how wide the array has to be is known in the end.
+    # JSON, one id per line, because the width of the array is known only at the
+    # end.
     self._ids = open(os.path.join(directory, 'ids'), 'w+')
     self._longest_id = 1
 
@@ -248,12 +251,12 @@ class _NpzStore:
     self._longest_id = max(self._longest_id, *map(len, ids), 0)
 
   def finish(self):
-    """Returns the path of the whole file."""
+    """Returns the path of the complete file."""
     path = os.path.join(self._directory, 'npz')
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:
 
       def member(name):
-        # Without the time: the same numbers make the same file.
+        # Without the time, so that the same numbers give the same file.
         info = zipfile.ZipInfo(f'{name}.npy')
         return archive.open(info, 'w', force_zip64=True)
 
@@ -285,7 +288,7 @@ class _TfRecordStore:
   """A .tfrecord file."""
 
   def __init__(self, directory, num_examples, class_names, origin):
-    del num_examples  # The file ends where it ends.
+    del num_examples  # The format does not need it.
     self._origin = [text.encode() for text in origin or ()]
     self._path = os.path.join(directory, 'tfrecord')
     self._class_names = [name.encode() for name in class_names]
@@ -306,7 +309,7 @@ class _TfRecordStore:
       self._file.write(example.SerializeToString())
 
   def finish(self):
-    """Returns the path of the whole file."""
+    """Returns the path of the complete file."""
     self._file.close()
     return self._path
 
@@ -349,7 +352,7 @@ def _aside(path):
 
 @contextlib.contextmanager
 def _near(path, whole):
-  """Gives a local file, or a copy of it, from where it can become `path`."""
+  """Yields the file, or a copy of it, where it can be renamed to `path`."""
   if _is_local(path):
     yield whole
     return
@@ -362,7 +365,7 @@ def _near(path, whole):
 
 
 def _remove(path):
-  """Removes a file if it is there."""
+  """Removes a file if it exists."""
   with contextlib.suppress(tf.errors.NotFoundError):
     tf.io.gfile.remove(path)
 
@@ -372,15 +375,15 @@ def _remove(path):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Index:
-  """Embeddings to search in, all in memory.
+  """Embeddings to search, all in memory.
 
   Attributes:
     path: The file that holds them.
     embeddings: float32 [N, D] at unit length; zeros remain zeros.
     ids: Strings [N], or None.
-    labels: Integers [N], or None; -1 where the class is not known.
-    class_names: In the order of the labels; empty if they are not known.
-    origin: What made them; None if nothing says it.
+    labels: Integers [N], or None; -1 if the class is unknown.
+    class_names: The classes, in the order of the labels; empty if unknown.
+    origin: The origin of the embeddings; None if not recorded.
   """
 
   path: str
@@ -399,18 +402,18 @@ class Index:
     return self.embeddings.shape[1]
 
   def id_of(self, position: int) -> str:
-    """Returns the id of an example, or else its position."""
+    """Returns the id of an example, or its position if it has none."""
     return str(position if self.ids is None else self.ids[position])
 
   def class_of(self, position: int) -> str:
-    """Returns an example's class, or else its label, or '' if not known."""
+    """Returns an example's class, or its label, or '' if both are unknown."""
     label = -1 if self.labels is None else int(self.labels[position])
     if label < 0:
       return ''
     return self.class_names[label] if self.class_names else str(label)
 
   def check(self, embedding_size: int) -> None:
-    """Raises ValueError if the embeddings have another size than a model's."""
+    """Raises ValueError if the embeddings differ in size from a model's."""
     if embedding_size != self.embedding_size:
       raise ValueError(
         f'--index={self.path} holds embeddings of {self.embedding_size} '
@@ -421,14 +424,15 @@ class Index:
   def check_origin(self, origin: Origin, checkpoint: str) -> None:
     """Checks that a model has made the embeddings.
 
-    Where nothing says so, as in files of others or of before, that is logged.
+    It logs if the file does not record that, as in files of other programs or
+    older versions.
 
     Args:
-      origin: Of the model.
-      checkpoint: Its name.
+      origin: The origin that the model would record.
+      checkpoint: The name of its checkpoint.
 
     Raises:
-      ValueError: If another one has, or from other images.
+      ValueError: If another model or another preprocessing has.
     """
     if self.origin is None:
       logging.warning(
@@ -453,23 +457,23 @@ class Index:
   def nearest(
     self, queries: np.ndarray, k: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the nearest examples by cosine similarity, looking at all.
+    """Finds the nearest examples by cosine similarity, searching all.
 
     The order is exact: that of the products with `embeddings` in float64,
-    rounded to 2^-24, the precision of these; and of equal ones the lower
-    position comes first. This takes some 100 MiB, however many examples and
-    queries there are, besides what is returned.
+    rounded to 2^-24, their precision. Among equal ones, the lower position
+    comes first. This takes about 100 MiB besides the result, however many
+    examples and queries there are.
 
     Args:
-      queries: Floats [Q, D] of any length; zeros are as near to everything.
-      k: How many, at least 1; if there are fewer examples, all of them.
+      queries: Floats [Q, D] of any length; a zero query is equally near to all.
+      k: Number of results, at least 1; with fewer examples, all of them.
 
     Returns:
       int64 [Q, k], positions in the index, nearest first; float32 [Q, k],
       their cosine similarities, in [-1, 1].
 
     Raises:
-      ValueError: If queries are of another size, or no numbers.
+      ValueError: If queries have another size, or are not finite.
     """
     self.check(queries.shape[1])
     queries = queries.astype(np.float64)
@@ -488,16 +492,16 @@ class Index:
     return positions, cosines
 
   def _nearest_of_all(self, queries, k):
-    """Does what `nearest` does, for a few queries, float64 at unit length."""
+    """Does the work of `nearest` for a few queries, float64, unit length."""
     best = [(np.zeros([0], np.int64), np.zeros([0], np.float32))] * len(queries)
     for block in _slices(self.num_examples, _block_rows(self.embedding_size)):
       rows = self.embeddings[block].astype(np.float64)
-      # How a matrix product rounds depends on where in it a row stands, which
+      # The rounding of a matrix product depends on the position of a row, which
       # must not decide between equal rows.
       cosines = np.rint(queries @ rows.T / _STEP).astype(np.float32) * _STEP
       for query, row in enumerate(cosines):
         positions, kept = best[query]
-        # What only equals the last one comes after it.
+        # Values that only equal the last one come after it.
         bound = kept[-1] if len(kept) == k else -np.inf
         new = np.flatnonzero(row > bound)
         if len(new):
@@ -511,16 +515,17 @@ class Index:
 
 
 def read_index(path: str) -> Index:
-  """Reads embeddings, with ids and labels where there are any.
+  """Reads embeddings, with ids and labels if there are any.
 
-  Any .npz will do that has `embeddings`. Its other arrays are not read. All of
-  them are held in memory: 10 GiB for 1.28 million of 2048 numbers.
+  Any .npz with an array `embeddings` is accepted. Unknown arrays are not read.
+  Everything is held in memory: 10 GiB for 1.28 million embeddings of 2048
+  numbers.
 
   Args:
     path: FILE.npz, local or gs://.
 
   Raises:
-    ValueError: If the file is not there, or does not hold what it should.
+    ValueError: If the file does not exist or its content is invalid.
     tf.errors.OpError: If it cannot be read.
   """
   flag = f'--index={path}'
@@ -563,7 +568,7 @@ def read_index(path: str) -> Index:
   )
 
 
-# What an index may hold: the kinds of NumPy types, and what that means.
+# The arrays of an index: kinds of NumPy types, and their description.
 _KINDS = {
   'embeddings': ('f', 'floats [N, D]'),
   'ids': ('USiu', 'strings [N]'),
@@ -574,7 +579,7 @@ _KINDS = {
 
 
 def _read_arrays(path, flag):
-  """Returns those arrays of an .npz file that are in `_KINDS`."""
+  """Returns the arrays of an .npz file that are in `_KINDS`."""
   with contextlib.ExitStack() as stack:
     file = stack.enter_context(
       open(path, 'rb') if _is_local(path) else tf.io.gfile.GFile(path, 'rb')
@@ -583,7 +588,7 @@ def _read_arrays(path, flag):
       archive = np.load(file, allow_pickle=False)
     except (EOFError, ValueError, zipfile.BadZipFile):
       archive = None
-    # Anything else that NumPy reads is a single array.
+    # NumPy returns any other file as a single array.
     if not isinstance(archive, np.lib.npyio.NpzFile):
       raise ValueError(f'{flag} is no .npz file, or damaged; {_MAKE_INDEX}.')
     stack.enter_context(archive)
@@ -606,7 +611,7 @@ def _read_arrays(path, flag):
 
 
 def _check_kinds(arrays, flag):
-  """Raises ValueError if an array is not what its name promises."""
+  """Raises ValueError if an array has a wrong type or shape."""
   for name, array in arrays.items():
     kinds, meaning = _KINDS[name]
     is_known = isinstance(array, np.ndarray) and array.dtype.kind in kinds
@@ -621,7 +626,7 @@ def _check_kinds(arrays, flag):
 
 
 def _strings(array):
-  """Returns an array as strings: what is bytes is taken for UTF-8."""
+  """Returns an array as strings; decodes bytes as UTF-8."""
   if array is None or array.dtype.kind == 'U':
     return array
   if array.dtype.kind == 'S':
@@ -630,7 +635,7 @@ def _strings(array):
 
 
 def _unit_rows(embeddings, flag):
-  """Returns float32 rows of unit length, in the same memory if they fit."""
+  """Returns float32 rows of unit length, in place if possible."""
   unit = embeddings
   if unit.dtype != np.float32:
     unit = np.empty(embeddings.shape, np.float32)
@@ -654,20 +659,20 @@ def _normalized(rows):
 
 
 def _block_rows(num_columns):
-  """Returns how many rows make up a block, at least one."""
+  """Returns the number of rows of a block, at least one."""
   return math.ceil(_NUMBERS_AT_A_TIME / max(num_columns, _QUERIES_AT_A_TIME))
 
 
 def _slices(length, size):
-  """Yields slices that cover `length`, of `size` but for the last one."""
+  """Yields slices that cover `length`, all but the last one of `size`."""
   for start in range(0, length, size):
     yield slice(start, min(start + size, length))
 
 
 def _first(positions, cosines, k):
-  """Returns the k largest cosines, the first one first, and their positions."""
+  """Returns positions and values of the k largest cosines, in order."""
   if len(cosines) > k:
-    # All that equal the last one: their positions decide.
+    # Include all values equal to the last one; positions decide between them.
     is_near = cosines >= np.partition(cosines, -k)[-k]
     positions, cosines = positions[is_near], cosines[is_near]
   order = np.lexsort((positions, -cosines))[:k]

@@ -1,18 +1,20 @@
-"""Exports: a model in the formats in which others use it, in one directory.
+"""Exports a model in the formats that other programs use.
 
 DIRECTORY/TIME/, with the time in seconds since 1970, holds
 
   saved_model.pb, variables/: the SavedModel, if it is among the formats.
   assets.extra/: labels.txt, and whitening.json if images are whitened.
-  hub/: the TF-Hub module, if it is among the formats; with labels.txt and a
-    model_card.md of its own.
-  tfhub_module.pb: if it is the only one, for hub.Module to say where it is.
-  model_card.md: what the model is and how it is used, for people.
+  hub/: the TF-Hub module, if it is among the formats, with its own labels.txt
+    and model_card.md.
+  tfhub_module.pb: if that is the only format, so that hub.Module can say where
+    the module is.
+  model_card.md: a description of the model and its use, for people.
   export.json: the same for programs, with all hyper-parameters.
-  labels.txt: the names of the classes, one a line, in the order of the logits.
+  labels.txt: the names of the classes, one per line, in the order of the
+    logits.
 
-It is written aside and renamed when it is whole, as DIRECTORY may be on an
-object store, by tf.io.gfile alone.
+It is written to a temporary directory and renamed when it is complete. Only
+tf.io.gfile is used, because DIRECTORY may be on an object store.
 """
 
 from collections.abc import Collection
@@ -55,12 +57,12 @@ _SECONDS_OF_A_DAY = 24 * 60 * 60
 
 
 class Export(NamedTuple):
-  """What has been written.
+  """The paths of an export.
 
   Attributes:
     path: DIRECTORY/TIME.
-    saved_model: The directory of the SavedModel; None if it was not asked for.
-    hub_module: The directory of the TF-Hub module, likewise.
+    saved_model: The directory of the SavedModel; None without that format.
+    hub_module: The directory of the TF-Hub module; None without that format.
   """
 
   path: str
@@ -78,26 +80,26 @@ def write(
 ) -> Export:
   """Exports a model, and then removes the oldest exports.
 
-  Whenever it is killed, all that is called by a time is whole. (On an object
-  store a directory is renamed file by file: there the new one may be in parts,
-  but those before it are whole.) What a killed process left aside is removed
-  after a day, when nobody can be writing it any more.
+  If it is killed at any moment, every directory named by a time is complete.
+  (On an object store a directory is renamed file by file: there the new one may
+  be incomplete, but earlier ones are complete.) Temporary directories of killed
+  processes are removed after a day, when no process can still be writing them.
 
   Args:
     model: The model.
-    directory: Holds all exports of a run; made if it does not exist.
+    directory: The directory of all exports of a run; created if necessary.
     formats: One or more of run_options.EXPORT_FORMATS.
-    to_keep: How many exports may be left; 0 for all. Newer ones than this, and
-      whatever is not called by a number, are left alone.
-    facts: What is known of the training, each only if it is: dataset,
-      train_split, eval_split, num_train_examples, num_eval_examples,
-      total_steps, metrics {name: float}.
+    to_keep: Maximum number of exports to keep; 0 for all. Exports newer than
+      this one, and directories whose names are not numbers, are not touched.
+    facts: The known facts of the training, such as dataset, train_split,
+      eval_split, num_train_examples, num_eval_examples, total_steps, metrics
+      {name: float}. Unknown facts are absent.
     kept: See `prune`.
 
   Raises:
-    ValueError: If a format does not exist, or the checkpoint is of another
+    ValueError: If a format does not exist, or the checkpoint belongs to another
       model.
-    tf.errors.OpError: If something cannot be read or written.
+    tf.errors.OpError: If a file cannot be read or written.
   """
   _check(formats, to_keep)
   begun = time.time()
@@ -123,7 +125,7 @@ def write(
       saved_model.write(model, aside)
       _write_assets(model, os.path.join(aside, _ASSETS))
     if 'hub' in formats:
-      # The SavedModel's graphs are reference cycles that hold all variables.
+      # The SavedModel's graphs are reference cycles that keep all variables.
       gc.collect()
       hub_module.write(model, os.path.join(aside, _HUB))
       if 'saved_model' not in formats:
@@ -171,7 +173,7 @@ def _write_assets(model, path):
 
 
 def _write_texts(aside, formats, card):
-  """Writes what is for people."""
+  """Writes the files for people."""
   saved_model_path = '.' if 'saved_model' in formats else None
   hub_path = _HUB if 'hub' in formats else None
   _write_text(aside, LABELS, _labels(card.model))
@@ -187,7 +189,7 @@ def _labels(model):
 
 
 def _facts(card, formats):
-  """Returns what export.json holds."""
+  """Returns the content of export.json."""
   model = card.model
   return {
     'formats': [name for name in run_options.EXPORT_FORMATS if name in formats],
@@ -208,12 +210,12 @@ def _facts(card, formats):
 
 
 def _commit():
-  """Returns the commit of this code, '-dirty' if it was changed since.
+  """Returns the commit of this code, with '-dirty' if it has changed.
 
-  None if it is not a git checkout, or git cannot tell.
+  None if it is not in a git checkout, or git fails.
   """
   root = pathlib.Path(supcon.__file__).resolve().parent.parent
-  # Installed code may lie in somebody else's checkout.
+  # Installed code may be inside the checkout of another project.
   if not (root / '.git').exists():
     return None
   command = ('git', 'describe', '--always', '--dirty', '--abbrev=40')
@@ -246,7 +248,7 @@ def _to_json(value):
 
 
 def _publish(aside, directory, begun, formats):
-  """Gives what was written aside the name of the first free second."""
+  """Renames the temporary directory to the first unused second."""
   second = begun
   while True:
     path = os.path.join(directory, str(second))
@@ -263,20 +265,20 @@ def _publish(aside, directory, begun, formats):
     except (tf.errors.AlreadyExistsError, tf.errors.FailedPreconditionError):
       if not tf.io.gfile.exists(path):
         raise
-      continue  # Another process was quicker.
+      continue  # Another process was faster.
     return export
 
 
 def prune(
   directory: str, newest: str, to_keep: int, kept: Collection[str] = ()
 ) -> None:
-  """Removes the oldest exports, and what killed exports left aside.
+  """Removes the oldest exports, and leftovers of killed ones.
 
   Args:
-    directory: Holds all exports of a run.
-    newest: Path of the newest one that counts; see `write`.
-    to_keep: How many may be left; 0 for all.
-    kept: Paths of exports that are left beside those.
+    directory: The directory of all exports of a run.
+    newest: Path of the newest export that counts; see `write`.
+    to_keep: Maximum number of exports to keep; 0 for all.
+    kept: Paths of exports to keep in addition.
   """
   now = int(time.time())
   names = [name.rstrip('/') for name in tf.io.gfile.listdir(directory)]
@@ -295,11 +297,11 @@ def prune(
 
 
 def remove(path: str) -> None:
-  """Removes an export, if it is there."""
-  # A directory that is half removed must not look like an export.
+  """Removes an export if it exists."""
+  # A partly removed directory must not look like an export.
   directory, name = os.path.split(path)
   aside = os.path.join(directory, f'temp-{int(time.time())}-{name}')
-  with contextlib.suppress(tf.errors.OpError):  # Others prune as well.
+  with contextlib.suppress(tf.errors.OpError):  # Other processes prune, too.
     tf.io.gfile.rename(path, aside)
     _remove(aside)
 

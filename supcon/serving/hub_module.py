@@ -1,15 +1,16 @@
-"""The TF-Hub module, in the TF1 Hub format, for hub.Module of TensorFlow 1.
+"""Writes a TF-Hub module in the TF1 Hub format, for TensorFlow 1.
 
-It keeps what https://tfhub.dev/google/supcon/resnet_v1_50 promises: see `write`
-for tags, signatures and collections.
+It has the interface of https://tfhub.dev/google/supcon/resnet_v1_50: see
+`write` for tags, signatures and collections.
 
-TensorFlow alone writes it. tensorflow_hub 0.15 is the last one that could, and
-it needs TensorFlow 2.15 or older. A module is a directory with
+It is written with TensorFlow alone: tensorflow_hub 0.15 is the last version
+that could write it, and needs TensorFlow 2.15 or older. A module is a directory
+with
 
-  saved_model.pb: a SavedModel with one MetaGraphDef per set of tags. They say
-    nothing of where the variables are: whoever opens a module looks there.
+  saved_model.pb: a SavedModel with one MetaGraphDef per set of tags. They do
+    not name the location of the variables: readers look in the module.
   variables/: a checkpoint of the variables, under their names in the graphs.
-  tfhub_module.pb: a ModuleDef, by which tensorflow_hub knows the format.
+  tfhub_module.pb: a ModuleDef, which tells tensorflow_hub the format.
 """
 
 import os
@@ -30,7 +31,7 @@ _COLLECTIONS = (
   tf1.GraphKeys.UPDATE_OPS,
   tf1.GraphKeys.REGULARIZATION_LOSSES,
 )
-# What is attached to a graph; tensorflow_hub alone reads it.
+# Collection of attachments of a graph, which only tensorflow_hub reads.
 _ATTACHMENTS = 'hub_module_attachments'
 
 _MODULE_DEF = 'tfhub_module.pb'
@@ -40,18 +41,18 @@ _FORMAT_V3 = 3  # The only ModuleDef.Format that tensorflow_hub knows.
 def write(model: trained_models.TrainedModel, path: str) -> None:
   """Writes a module.
 
-  Its signatures are trained_models.IMAGE_SIGNATURES; images are RGB in [0, 1],
-  and `hub.get_expected_image_size` knows their size. Opened without tags, batch
-  norm uses the moving statistics. With tags={'train'} it uses those of the
-  batch, and each call adds to UPDATE_OPS what moves the moving ones.
+  Its signatures are trained_models.IMAGE_SIGNATURES. Images are RGB in [0, 1],
+  and `hub.get_expected_image_size` returns their size. Without tags, batch norm
+  uses the moving statistics. With tags={'train'} it uses those of the batch,
+  and each call adds the updates of the moving statistics to UPDATE_OPS.
 
-  Opened with trainable=True, REGULARIZATION_LOSSES holds three sums of the
-  weight norms: of the encoder up to the final pooling, of the projection head,
-  of the classifier. No weight decay scales them; biases are among the weights
-  if the model was trained with --use_bias_weight_decay.
+  With trainable=True, REGULARIZATION_LOSSES holds three weight norms: of the
+  encoder up to the final pooling, of the projection head, and of the
+  classifier. They are not scaled by a weight decay. They include biases if the
+  model was trained with --include_bias_in_weight_decay.
 
   Args:
-    model: What is exported.
+    model: The model to export.
     path: The directory to write.
   """
   graphs = []
@@ -72,22 +73,22 @@ def write(model: trained_models.TrainedModel, path: str) -> None:
 
 
 def write_signpost(path: str, where: str) -> None:
-  """Has hub.Module(path) end with an error that says where the module is.
+  """Makes hub.Module(path) fail with an error that says where to look.
 
-  tensorflow_hub refuses a module that requires a feature it does not know, and
-  quotes that. Nothing else to be loaded may be there: beside such a file a
-  SavedModel is none to hub.load and hub.KerasLayer.
+  tensorflow_hub rejects a module that requires an unknown feature, and quotes
+  that feature. The directory must not hold anything else to load: with such a
+  file, hub.load and hub.KerasLayer do not accept a SavedModel.
 
   Args:
-    path: The directory that is no module.
-    where: The directory of the module, seen from there.
+    path: The directory that is not a module.
+    where: The directory of the module, relative to `path`.
   """
   text = f'this directory is no module: its TF-Hub module is in {where}/'
   _write_file(os.path.join(path, _MODULE_DEF), _module_def(text))
 
 
 def _meta_graph(model, network, tags, training):
-  """Builds on a network in the current graph; returns a MetaGraphDef."""
+  """Adds to a network's graph, the current one; returns a MetaGraphDef."""
   size = model.image_size
   images = tf1.placeholder(
     tf.float32, [None, size, size, 3], trained_models.IMAGES
@@ -99,8 +100,8 @@ def _meta_graph(model, network, tags, training):
     tf1.add_to_collection(tf1.GraphKeys.REGULARIZATION_LOSSES, norm)
   for update in layers.move_averages(raw.batch_statistics):
     tf1.add_to_collection(tf1.GraphKeys.UPDATE_OPS, update.op)
-  # Without attributes of default values: another version of TensorFlow may not
-  # know them.
+  # Without attributes that have default values, because another version of
+  # TensorFlow may not know them.
   graph = tf1.train.export_meta_graph(
     collection_list=_COLLECTIONS, clear_devices=True, strip_default_attrs=True
   )
@@ -117,7 +118,7 @@ def _meta_graph(model, network, tags, training):
 
 
 def _set_info(info, tensor):
-  """Makes a TensorInfo say which tensor it is about."""
+  """Makes a TensorInfo describe a tensor."""
   info.name = tensor.name
   info.dtype = tensor.dtype.as_datatype_enum
   info.tensor_shape.CopyFrom(tensor.shape.as_proto())
@@ -128,7 +129,7 @@ def _write_variables(variables, checkpoint, directory):
   tf.io.gfile.makedirs(directory)
   names = [variable.op.name for variable in variables]
   slices = [''] * len(names)
-  # Nothing is computed that would be worth an accelerator, which may be busy.
+  # On CPU: the work is not worth an accelerator, which may be busy.
   config = tf1.ConfigProto(device_count={'GPU': 0})
   with tf.Graph().as_default(), tf1.Session(config=config) as session:
     values = tf.raw_ops.RestoreV2(
@@ -166,7 +167,7 @@ def _saved_model(graphs):
 
   message SavedModel { repeated MetaGraphDef meta_graphs = 2; }
   """
-  # Maps in one order: the same model is the same file.
+  # Maps in a fixed order, so that the same model gives the same file.
   return b''.join(
     _embedded(2, graph.SerializeToString(deterministic=True))
     for graph in graphs
@@ -210,6 +211,6 @@ def _embedded(field, value):
 
 
 def _varint(value):
-  """Returns 7 bits a byte, the lowest first; all but the last have the top."""
+  """Encodes 7 bits per byte, lowest first; the top bit means more follow."""
   high, low = divmod(value, 128)
   return bytes([low | 128]) + _varint(high) if high else bytes([low])

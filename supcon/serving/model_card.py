@@ -1,4 +1,4 @@
-"""The model card: what a model is, how it was trained, how it is used."""
+"""The model card: describes a model, its training and its use."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from supcon.config import hparams
 from supcon.serving import saved_model
 from supcon.serving import trained_models
 
-# With which an export goes elsewhere, as tests/serving/onnx_test.py does.
+# Packages for converting an export, see tests/serving/onnx_test.py.
 ONNX_PACKAGES = (
   'tensorflow==2.15.1',
   'tf2onnx==1.17.0',
@@ -32,15 +32,15 @@ _ENCODERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-  """What a model card tells.
+  """The content of a model card.
 
   Attributes:
     model: The model.
     embedding_size: Length of an embedding.
-    num_parameters: Its trainable parameters.
-    facts: What is known of its training, see `exports.write`.
-    version: Of the code.
-    commit: Of the code; None if it is not a git checkout.
+    num_parameters: Number of trainable parameters.
+    facts: The known facts of its training, see `exports.write`.
+    version: The version of the code.
+    commit: The commit of the code; None if it is not a git checkout.
   """
 
   model: trained_models.TrainedModel
@@ -55,13 +55,14 @@ class Card:
   ) -> str:
     """Returns the card in Markdown.
 
-    Its examples run as they are in the directory of the card, which may have
-    been moved or copied since it was written.
+    Its examples run unchanged in the directory of the card, which may have been
+    moved or copied.
 
     Args:
-      saved_model_path: Where the SavedModel is, seen from there; None if there
-        is none.
-      hub_module_path: Where the TF-Hub module is, likewise.
+      saved_model_path: The SavedModel, relative to that directory; None if
+        there is none.
+      hub_module_path: The TF-Hub module, relative to that directory; None if
+        there is none.
     """
     parts = [self._overview(), self._input_and_output()]
     if saved_model_path:
@@ -111,7 +112,7 @@ stride {architecture.first_conv_stride}, {max_pool}max pooling |
 """
 
   def _trained_on(self):
-    """Returns on what it was trained, in words, as far as that is known."""
+    """Describes the training data in words, as far as it is known."""
     name, count = map(self.facts.get, ('data_name', 'num_train_examples'))
     images = f'{count:,} images' if count else 'images'
     if not name and not count:
@@ -371,7 +372,7 @@ ones lack it.
         ('num_eval_examples', 'Evaluation examples'),
       )
       if facts.get(name, '') != ''
-      # One data set is enough to name.
+      # Do not name the same data set twice.
       and (name != 'eval_dataset' or facts[name] != facts.get('dataset'))
     ]
     training = _table(('Training', ''), [*rows, ('Steps', steps)])
@@ -469,7 +470,7 @@ def _numbers(values):
 
 
 def _plain(value):
-  """Returns a hyper-parameter as it is written in flags."""
+  """Returns a hyper-parameter in the form of flags."""
   if isinstance(value, tuple):
     return ','.join(map(str, value))
   return getattr(value, 'name', value)
@@ -481,7 +482,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _code(value):
-  """Returns anything as code in a cell: one short line, whatever is in it."""
+  """Returns any value as code in a table cell: one short line."""
   text = ''.join(c if c.isprintable() else ' ' for c in str(value))
   text = ' '.join(text.split()).replace('`', "'")
   if len(text) > _MAX_LENGTH:

@@ -1,4 +1,4 @@
-"""The graph that computes what a model says of a batch of images."""
+"""The graph that computes a model's outputs for a batch of images."""
 
 from collections.abc import Callable
 import dataclasses
@@ -18,14 +18,14 @@ tf1 = tf.compat.v1
 class PredictFn:
   """A model_fn for TPUEstimator that predicts.
 
-  Predictions are those of `trained_models.named`, and the labels and weights of
-  the features, see inputs.predict_input_fn.
+  Predictions are the outputs of `trained_models.named`, plus the labels and
+  weights among the features, see inputs.predict_input_fn.
 
   Attributes:
-    model: The model; the hyper-parameters are those of its images, too.
-    dtype: Of the images that the encoder sees.
-    start: What gives the variables their values, if a checkpoint under their
-      own names does not.
+    model: The model, whose hyper-parameters also define the preprocessing.
+    dtype: Type of the images that the encoder sees.
+    start: Initializes the variables; None if a checkpoint under their own names
+      does.
   """
 
   model: trained_models.TrainedModel

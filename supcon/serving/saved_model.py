@@ -1,20 +1,21 @@
-"""The TensorFlow 2 SavedModel: to be served, and to be built upon.
+"""Writes a TensorFlow 2 SavedModel, for serving and for further training.
 
-`tf.saved_model.load(path)` opens it without any further argument. It is a
-reusable SavedModel, https://www.tensorflow.org/hub/reusable_saved_models, so
-that hub.KerasLayer and tf.GradientTape train it further; and it has signatures:
+`tf.saved_model.load(path)` opens it without further arguments. It is a reusable
+SavedModel, https://www.tensorflow.org/hub/reusable_saved_models, which
+hub.KerasLayer and tf.GradientTape can train further. It has these signatures:
 
   contrastive_train, contrastive_eval, serving_default: the published ones. They
     take `INPUT`, float32 [N, S, S, 3] in [-1, 1], whitened if the model was
     trained on whitened images: the caller does the preprocessing. The first one
-    runs batch norm on the statistics of the batch and moves none.
+    uses the batch norm statistics of the batch, without updating the moving
+    ones.
   default, image_classification, image_feature_vector: see trained_models.py.
     They take RGB images in [0, 1].
-  serving_bytes: takes `IMAGE_BYTES`, string [N], image files of any size; the
-    preprocessing of evaluation is inside.
+  serving_bytes: takes `IMAGE_BYTES`, string [N], image files of any size; it
+    includes the preprocessing of evaluation.
 
-Tools that are not told which signature to take take the first one: that is
-serving_default, in the file and in what TensorFlow loads.
+Tools that are not given a signature take the first one. That is
+serving_default, in the file and in the object that TensorFlow loads.
 """
 
 from collections.abc import Iterator
@@ -34,29 +35,30 @@ from supcon.serving import trained_models
 INPUT = 'input'
 IMAGE_BYTES = 'image_bytes'
 BYTES_SIGNATURE = 'serving_bytes'
-# What __call__ takes for `output` to return all of trained_models.OUTPUTS.
+# Value of `output` in __call__ that returns all of trained_models.OUTPUTS.
 ALL = 'all'
 
 _DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 
 
 def write(model: trained_models.TrainedModel, path: str) -> None:
-  """Writes a SavedModel; the process may be one of TensorFlow 1.
+  """Writes a SavedModel; TensorFlow may be in graph mode.
 
-  What is loaded has
+  The loaded object has
     __call__(images, training=False, output='logits'): images float32
-      [N, S, S, 3], RGB in [0, 1]; `training` a Python bool, True runs batch
-      norm on the statistics of the batch and moves the moving ones; `output`
+      [N, S, S, 3], RGB in [0, 1]; `training` a Python bool, where True uses the
+      batch norm statistics of the batch and updates the moving ones; `output`
       one of trained_models.OUTPUTS. Returns float32 [N, ...]; with
       output='all', {name: float32 [N, ...]} of all of them.
-    variables, trainable_variables: as in the checkpoint, by the same names.
+    variables, trainable_variables: the variables, under the names of the
+      checkpoint.
     regularization_losses: of encoder, projection head and classifier, each a
-      function without arguments. They are scaled, unlike those of a TF-Hub
-      module, because Keras adds them to the loss as they are: by the weight
-      decay of the first stage that trained anything.
+      function without arguments. Unlike those of a TF-Hub module they are
+      scaled, by the weight decay of the first stage that trains, because Keras
+      adds them to the loss as they are.
 
   Args:
-    model: What is exported.
+    model: The model to export.
     path: The directory to write.
   """
   # Nothing is computed that would be worth an accelerator, which may be busy.
@@ -74,15 +76,15 @@ def write(model: trained_models.TrainedModel, path: str) -> None:
 
 
 class _Graphs:
-  """The network's two graphs, which everything that is exported calls.
+  """The network's two graphs, which all exported functions call.
 
-  So each is in the file once, whatever the number of signatures.
+  So each graph is in the file only once, whatever the number of signatures.
 
   Attributes:
-    infer: From model input, float32 [N, S, S, 3], to what
-      `trained_models.named` returns. Batch norm uses the moving statistics.
-    train: Likewise, from model input and whether the moving statistics move,
-      bool []. Batch norm uses the statistics of the batch.
+    infer: A function from model input, float32 [N, S, S, 3], to the result of
+      `trained_models.named`. Batch norm uses the moving statistics.
+    train: The same from model input and whether to update the moving
+      statistics, bool []. Batch norm uses the statistics of the batch.
   """
 
   def __init__(self, model, network):
@@ -139,12 +141,12 @@ def _reusable(model, network, graphs):
 
 
 def regularization_coefficient(params: hparams.HParams) -> float:
-  """Returns the weight decay of the first stage that trains anything."""
+  """Returns the weight decay of the first stage that trains."""
   return next(stage.weight_decay for stage in params.stages if stage.epochs)
 
 
 def _regularization_losses(params, network):
-  """Returns a function for each of encoder, projection head and classifier."""
+  """Returns a function for each part: encoder, projection head, classifier."""
   coefficient = regularization_coefficient(params)
 
   def norms():
@@ -205,7 +207,7 @@ def _signatures(model, graphs):
 
 
 def evaluation_crop(encoded: tf.Tensor, params: hparams.HParams) -> tf.Tensor:
-  """The view of an image file that an evaluation classifies.
+  """Returns the view of an image file that an evaluation classifies.
 
   Args:
     encoded: A string scalar, the bytes of a JPEG, PNG, BMP or GIF.
@@ -214,8 +216,8 @@ def evaluation_crop(encoded: tf.Tensor, params: hparams.HParams) -> tf.Tensor:
   Returns:
     uint8 [S, S, 3].
   """
-  # The view depends neither on others nor on augmentation; without, the graph
-  # is a small one.
+  # The view does not depend on other views or augmentation, and the graph is
+  # small without them.
   alone = dataclasses.replace(
     params.input_data.preprocessing,
     num_views=1,
@@ -276,19 +278,19 @@ def _put_first(name, path):
 
 
 def with_signature_first(content: bytes, name: str) -> bytes:
-  """Returns a serialised SavedModel in which a signature comes first.
+  """Returns a serialised SavedModel with a signature moved to the front.
 
   Args:
     content: The SavedModel.
-    name: Of the signature. Where there is none of it nothing changes.
+    name: Name of the signature. If it does not exist, nothing changes.
   """
   for graph in _fields(content, 0, len(content), _META_GRAPHS):
     entries = [*_fields(content, graph.value, graph.end, _SIGNATURE_DEF)]
-    # Python sorts without changing the order of equals.
+    # Python's sort is stable.
     ordered = sorted(entries, key=lambda e: _key(content, e) != name.encode())
     moved = b''.join(content[entry.begin : entry.end] for entry in ordered)
     begin = entries[0].begin if entries else graph.end
-    # As long as nothing is between them, which no protobuf writes.
+    # Only if they are contiguous, as every protobuf writes them.
     if content[begin : begin + len(moved)] == b''.join(
       content[entry.begin : entry.end] for entry in entries
     ):
@@ -302,7 +304,7 @@ def _key(content, entry):
 
 
 def _fields(content, begin, end, number) -> Iterator[_Field]:
-  """Yields the fields of one number in the message content[begin:end]."""
+  """Yields the fields with a number in the message content[begin:end]."""
   while begin < end:
     tag, value = _varint(content, begin)
     wire_type = tag & 7

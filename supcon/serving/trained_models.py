@@ -1,4 +1,4 @@
-"""A model that has been trained: what whoever uses it has to know of it."""
+"""A trained model with the facts that its users need."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -14,16 +14,16 @@ from supcon.runs import checkpoint_files
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-  """A checkpoint, and what the numbers that go in and come out mean.
+  """A checkpoint, and the meaning of its inputs and outputs.
 
   Attributes:
     params: The hyper-parameters that it was trained with.
     checkpoint: Checkpoint prefix, such as DIR/model.ckpt-100, that holds every
       variable of the model under its own name.
-    class_names: In the order of the logits.
+    class_names: The classes, in the order of the logits.
     mean: The mean color by which images are whitened, on the scale [-1, 1];
-      None if they are not.
-    std: Their standard deviation, likewise.
+      None without whitening.
+    std: The standard deviation, on the same scale; None without whitening.
   """
 
   params: hparams.HParams
@@ -38,12 +38,12 @@ class TrainedModel:
 
   @property
   def fingerprint(self) -> str:
-    """What tells the weights from others."""
+    """A text that identifies the weights."""
     return checkpoint_files.fingerprint(self.checkpoint)
 
   @property
   def preprocessing(self) -> str:
-    """What makes images of the same weights' embeddings, in one line."""
+    """One line on all preprocessing that affects the embeddings."""
     options = self.params.input_data.preprocessing
     crop = options.eval_crop_method.name
     if options.eval_crop_method != enums.EvalCropMethod.IDENTITY:
@@ -68,10 +68,10 @@ class TrainedModel:
       return self.build().encoder.embedding_size
 
   def build(self) -> contrastive.ContrastiveModel:
-    """Makes the model; its variables do not have their values yet.
+    """Makes the model; its variables are not initialized yet.
 
-    Gradients reach the encoder from both heads. Where training stops them it
-    keeps one loss from another; whoever uses the model has losses of their own.
+    Gradients reach the encoder from both heads. Training may stop them to
+    separate its losses, but users of the model have losses of their own.
     """
     architecture = dataclasses.replace(
       self.params.architecture,
@@ -89,12 +89,12 @@ class TrainedModel:
     Returns:
       float32 [N, S, S, 3], in [-1, 1] before whitening.
     """
-    # Of grey levels / 255 this makes, bit for bit, what training makes of grey
+    # For grey levels / 255 the result is bit for bit that of training for grey
     # levels.
     return self._whitened(images * 2.0 - 1.0)
 
   def from_grey_levels(self, images: tf.Tensor) -> tf.Tensor:
-    """Maps images in 0..255, uint8 or float32, as `from_unit_range` does."""
+    """Maps images in 0..255, uint8 or float32, like `from_unit_range`."""
     return self._whitened(image_ops.to_model_range(images, tf.float32))
 
   def _whitened(self, images):
@@ -103,7 +103,7 @@ class TrainedModel:
     return image_ops.whiten(images, self.mean, self.std)
 
 
-# What can be had of an image, by every name for it: {name: key of `outputs`}.
+# The outputs for an image, under all their names: {name: key of `outputs`}.
 OUTPUTS = {
   'logits': 'logits',
   'embeddings': 'embeddings',
@@ -125,14 +125,14 @@ IMAGES = 'images'
 
 
 def named(outputs: contrastive.Outputs) -> Mapping[str, tf.Tensor]:
-  """What a model says of the first views, under the published names.
+  """Returns the outputs for the first views, under the published names.
 
   Args:
-    outputs: Of the model, for N samples.
+    outputs: The outputs of the model for N samples.
 
   Returns:
-    float32 each: embeddings [N, D] at unit length, unnormalized_embeddings
-    [N, D], projection [N, P] at unit length, logits [N, classes].
+    All float32: embeddings [N, D] at unit length, unnormalized_embeddings [N,
+    D], projection [N, P] at unit length, logits [N, classes].
   """
   return {
     'embeddings': outputs.normalized_embedding[:, 0],
