@@ -1,19 +1,19 @@
 #!/bin/bash
-# Named groups of flags, to be sourced: source "$(dirname "$0")/configs.sh"
+# Named groups of flags. To use: source "$(dirname "$0")/configs.sh"
 #
-# A published configuration is a sum of groups and the few values of its own.
-# A flag that is given twice counts as it comes last, so the user's flags, which
-# every script passes last, win. What a flag means: see hparams_flags.py.
+# A published configuration consists of groups and a few values of its own. If a
+# flag is given twice, the last value counts. So the user's flags win, because
+# every script passes them last. hparams_flags.py explains the flags.
 #
-# Also defines ROOT, the checkout, and run_main, which becomes main.py.
+# This also defines ROOT, the checkout, and run_main, which executes main.py.
 #
 # shellcheck disable=SC2034,SC2054  # Used by the scripts; commas inside values.
 
-# CDPATH would send a relative cd elsewhere, and make it print.
+# CDPATH could redirect a relative cd, and make it print.
 ROOT="$(CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-# Prints the interpreter: $PYTHON if that is set, else that of the checkout's
-# .venv if there is one, else python3.
+# Prints the interpreter: $PYTHON if it is set; otherwise that of the checkout's
+# .venv if it exists; otherwise python3.
 interpreter() {
   local default_python=python3
   if [[ -x "$ROOT/.venv/bin/python" ]]; then
@@ -22,21 +22,21 @@ interpreter() {
   echo "${PYTHON:-$default_python}"
 }
 
-# Becomes main.py with the given flags.
+# Executes main.py with the given flags.
 run_main() {
   exec "$(interpreter)" "$ROOT/main.py" "$@"
 }
 
-# Prints a number that is another one for other arguments.
+# Prints a number that identifies the arguments.
 checksum_of() {
   local checksum
   checksum="$(printf '%s\n' "$@" | cksum)"
   printf '%08x' "${checksum%% *}"
 }
 
-# Takes a script's arguments and leaves them in REFERENCE_FLAGS, of which the
-# first, unless it is a flag, becomes --reference_ckpt. Ends the script unless
-# there is a reference, or only help is asked for.
+# Stores a script's arguments in REFERENCE_FLAGS. The first one, unless it is a
+# flag, becomes --reference_ckpt. Ends the script if there is no reference,
+# except for --help.
 require_reference() {
   if [[ -n "${1:-}" && "$1" != -* ]]; then
     set -- "--reference_ckpt=$1" "${@:2}"
@@ -71,7 +71,7 @@ RESNET50=("${RESNET[@]}" --resnet_depth=50)
 RESNET101=("${RESNET[@]}" --resnet_depth=101)
 RESNET200=("${RESNET[@]}" --resnet_depth=200)
 
-# --- Data sets, with the stem of the encoder that suits their images --------
+# --- Data sets, with the encoder stem for their images ----------------------
 
 IMAGENET_INPUT=(
   --input_fn=imagenet
@@ -131,7 +131,7 @@ CROSS_ENTROPY=(
   --stage_2_update_encoder_batch_norm=False
 )
 
-# Stage 1 trains encoder and projection head, stage 2 the classifier alone.
+# Stage 1 trains encoder and projection head, stage 2 only the classifier.
 CONTRASTIVE=(
   --stop_gradient_before_classification_head=True
   --contrast_mode=ALL_VIEWS
@@ -187,11 +187,11 @@ SIMCLR=(
   --zero_initialize_classifier=True
 )
 
-# Stage 1 trains the classifier alone, on an encoder from --reference_ckpt. To
-# stand after a group that sets the same flags otherwise. A script that starts
-# from a reference gives no flag of an encoder, stem or crop: these are the
-# reference's, or where nothing is known of it the defaults, which are those of
-# a ResNet-50 for ImageNet; the user's flags win over both.
+# Stage 1 trains only the classifier, on an encoder from --reference_ckpt. This
+# group comes after groups that set the same flags. A script that starts from a
+# reference sets no flag of the encoder, stem or crop. These come from the
+# reference or, if nothing is known about it, from the defaults, those of a
+# ResNet-50 for ImageNet. The user's flags override both.
 CLASSIFIER_ONLY=(
   --warm_start_encoder=True
   --stage_1_contrastive_loss_weight=0.0
@@ -206,10 +206,10 @@ CLASSIFIER_ONLY=(
 
 # --- The main job on the embedded data set ----------------------------------
 
-# Small enough for two CPU cores. ADAM learns in few steps, whatever the seed;
-# with MOMENTUM some seeds need twice as long. Crops are all the augmentation:
-# colors say nothing about grey digits, and a mirrored digit is none. A projection
-# head of one layer has no relu that a large rate could silence for good.
+# Small enough for two CPU cores. ADAM learns in few steps with every seed; with
+# MOMENTUM some seeds need twice as long. Crops are the only augmentation, since
+# grey digits have no color, and a mirrored digit is not a digit. A projection
+# head with one layer has no relu that a large rate could silence for good.
 DIGITS=(
   --input_fn=digits
   --shard_per_host=False

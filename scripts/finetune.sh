@@ -1,17 +1,17 @@
 #!/bin/bash
-# Fine-tuning of a pretrained encoder, with a new classifier, on any data set.
-# Hardware: one GPU; a TPU with --tpu_name and a larger batch. Published top-1:
-# none.
+# Fine-tunes a pretrained encoder with a new classifier on any data set.
+# Hardware: one GPU; or a TPU with --tpu_name and a larger batch. Published
+# top-1: none.
 #
 # Usage: scripts/finetune.sh REFERENCE --input_fn=NAME \
 #          --mode=train_then_eval --use_tpu=False --data_dir=DIR --model_dir=DIR \
 #          [FLAGS]
 #
 # REFERENCE is a checkpoint, a training directory, an export, or a TF-Hub module
-# (a directory or a URL). All of the network is trained with cross-entropy at a
-# small learning rate; the classifier is new, as large as the data set has
-# classes. What is known of the reference, its architecture, stem, image size,
-# crop and whitening, is taken over; your flags win over it.
+# (a directory or a URL). The whole network is trained with cross-entropy at a
+# small learning rate; the new classifier has as many outputs as the data set
+# has classes. Architecture, stem, image size, crop and whitening come from the
+# reference, as far as they are known; your flags override them.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/configs.sh"
 require_reference "$@"

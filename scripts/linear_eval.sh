@@ -1,16 +1,17 @@
 #!/bin/bash
-# Linear evaluation of a pretrained encoder on any data set: only the classifier
-# is trained. Hardware: one GPU, or a CPU where the data set is small.
+# Linear evaluation of a pretrained encoder on any data set: trains only the
+# classifier. Hardware: one GPU, or a CPU for a small data set.
 # Published top-1: none.
 #
 # Usage: scripts/linear_eval.sh REFERENCE --input_fn=NAME \
 #          --mode=train_then_eval --use_tpu=False --data_dir=DIR --model_dir=DIR \
 #          [FLAGS]
 #
-# REFERENCE: see finetune.sh. The encoder and its batch norm statistics stay as
-# they are. It sees the evaluation crop of every training image, without
-# augmentation, so its embeddings are computed once, and an epoch costs next to
-# nothing. --train_on_eval_views=False augments, and computes them anew.
+# REFERENCE: see finetune.sh. The encoder and its batch norm statistics do not
+# change. It sees the evaluation crop of every training image, without
+# augmentation, so its embeddings are computed only once, and an epoch costs
+# almost nothing. --train_on_eval_views=False augments, and recomputes the
+# embeddings in every epoch.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/configs.sh"
 require_reference "$@"

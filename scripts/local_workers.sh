@@ -1,15 +1,16 @@
 #!/bin/bash
-# Tries several machines out on one: starts N workers that train together, each
-# with its own TF_CONFIG, on free ports of localhost. On real machines start the
-# script itself, with the TF_CONFIG that supcon/compute/README.md shows.
+# Simulates several machines on one: starts N workers that train together, each
+# with its own TF_CONFIG, on free ports of localhost. On real machines, start
+# SCRIPT itself, with the TF_CONFIG shown in supcon/compute/README.md.
 #
 # Usage: scripts/local_workers.sh N SCRIPT [FLAGS]
 #   scripts/local_workers.sh 2 scripts/supcon_cifar10_resnet50.sh \
 #     --use_tpu=False --mode=train_then_eval --data_dir=... --model_dir=...
 #
-# Output is marked with the number of its worker. Ends when all have ended, with
-# status 1 if one has failed, or 75 if they were interrupted: Ctrl-C and kill
-# reach all of them. They run on CPU unless CUDA_VISIBLE_DEVICES is set.
+# Each line of output has the number of its worker. The script ends when all
+# workers have ended, with status 1 if one has failed, or 75 if they were
+# interrupted: it forwards Ctrl-C and kill to all of them. The workers run on
+# CPU unless CUDA_VISIBLE_DEVICES is set.
 set -euo pipefail
 
 if [[ $# -lt 2 || ! "$1" =~ ^[1-9][0-9]*$ ]]; then
@@ -21,7 +22,7 @@ count="$1"
 shift
 export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-}"
 
-# Prints a port at which nobody listens, below those that the system gives away.
+# Prints an unused port, below the range that the system assigns.
 free_port() {
   local port
   while true; do
@@ -45,7 +46,7 @@ addresses="[${addresses:2}]"
 
 workers=()
 writers=()
-# As SIGTERM, for bash has what runs in the background ignore SIGINT.
+# As SIGTERM, because bash makes background processes ignore SIGINT.
 forward() {
   signalled=1
   kill -TERM "${workers[@]}" 2> /dev/null || true
@@ -65,7 +66,7 @@ done
 
 status=0
 for index in "${!workers[@]}"; do
-  # A signal ends wait, too; then what it returns is not the worker's status.
+  # A signal also ends wait; its result is then not the worker's status.
   while true; do
     signalled=''
     ended=0

@@ -2,9 +2,9 @@
 
   python scripts/own_images.py DIR [FLAGS of main.py]
 
-Prints the flags that it has chosen, one a line, and on standard error what it
-has seen and why it chose them. With anything wrong it prints a line for each
-mistake instead, all at once, and ends with status 2.
+It prints the chosen flags, one per line, and prints on standard error what it
+has found and why it chose them. If anything is wrong, it instead prints a line
+for each mistake, all at once, and ends with status 2.
 """
 
 import os
@@ -65,7 +65,7 @@ def main(argv):
       mistakes += survey.mistakes_in(
         data_dir, layout, given.get('skip_bad_images', False)
       )
-  except ValueError as error:  # A name that cannot be read.
+  except ValueError as error:  # An unreadable name.
     mistakes.append(str(error))
   if mistakes:
     return _refuse(mistakes)
@@ -105,7 +105,7 @@ def main(argv):
   chosen = [
     f'--{name}={value}' for name, value in chosen.items() if name not in given
   ]
-  # What is chosen goes with what is given, or it is not printed.
+  # Print the chosen flags only if they are valid together with the given ones.
   if mistake := _mistake_in([*chosen, *arguments]):
     return _refuse([mistake])
   for line in recipe.reasons:
@@ -121,7 +121,7 @@ def main(argv):
 
 
 def _num_cores():
-  """Returns how many cores of the CPU this process may use."""
+  """Returns the number of CPU cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
@@ -130,14 +130,14 @@ def _num_cores():
 def _num_gpus(given):
   import tensorflow as tf
 
-  with terminal.hidden_stderr():  # CUDA has something to say.
+  with terminal.hidden_stderr():  # Hides output of CUDA.
     found = len(tf.config.list_physical_devices('GPU'))
   wanted = given.get('num_gpus', -1)
   return found if wanted < 0 else min(found, wanted)
 
 
 def _mistake_in(arguments):
-  """Returns what is wrong with flags taken together; '' if nothing."""
+  """Returns what is wrong with a combination of flags; '' if nothing."""
   values = flags.FlagValues()
   hparams_flags.define(values)
   flags.DEFINE_integer('verbosity', 0, '', flag_values=values)
@@ -161,5 +161,5 @@ def _say(line):
 
 
 if __name__ == '__main__':
-  logging.set_verbosity(logging.ERROR)  # What is seen is said in other words.
+  logging.set_verbosity(logging.ERROR)  # Findings are printed in other words.
   sys.exit(main(sys.argv))

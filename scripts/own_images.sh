@@ -1,16 +1,17 @@
 #!/bin/bash
-# Trains on images of your own: looks at them, chooses network, views and
-# schedule to go with them, says what and why, then SupCon pretraining, a linear
+# Trains on your own images. It examines them, chooses network, views and
+# schedule, explains the choice, then runs SupCon pretraining, a linear
 # classifier, evaluation and export. Small images take minutes on two CPU cores.
 #
 # Usage: scripts/own_images.sh DIR [FLAGS]
 #   scripts/own_images.sh ~/digits                   # ~/digits/CLASS/*.png
 #   scripts/own_images.sh ~/photos --image_size=64   # a smaller, faster recipe
 #
-# DIR holds a folder of images for each class, of which a fifth is kept for the
-# evaluation; or train/ and val/ that do. Flags pass through, and win. Without
-# $PYTHON, .venv is made first if it is not there, as scripts/quickstart.sh does.
-# Trained models go to runs/, one directory for each DIR and list of flags.
+# DIR holds a folder of images for each class, and a fifth of each is kept for
+# evaluation; or DIR holds train/ and val/ with such folders. Your flags
+# override the chosen ones. Without $PYTHON, the script first creates .venv if
+# it does not exist, like scripts/quickstart.sh. Trained models go to runs/, one
+# directory per DIR and list of flags.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/configs.sh"
 
@@ -25,7 +26,7 @@ while IFS= read -r flag; do
   flags+=("$flag")
 done <<< "$chosen"
 
-# As a whole, if it is a local one.
+# An absolute path, if it is local.
 directory="$(CDPATH='' cd -- "$1" 2> /dev/null && pwd)" || directory="$1"
 shift
 run="$(basename -- "$directory" | tr -c '[:alnum:]._\n-' _)"

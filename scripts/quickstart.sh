@@ -1,17 +1,16 @@
 #!/bin/bash
 # The main job on the embedded handwritten digits: SupCon pretraining of a
 # narrow ResNet-18, then a linear classifier, then evaluation and export.
-# Hardware: two CPU cores, about 2 minutes after installation. Expected top-1: 99,
-# at least 98.0.
+# Hardware: two CPU cores, about 2 minutes after installation. Expected top-1:
+# 99, at least 98.0.
 #
 # Usage: scripts/quickstart.sh [FLAGS]
 #   scripts/quickstart.sh
 #   scripts/quickstart.sh --use_labels=False    # SimCLR
 #
-# Makes .venv first if it is not there; PYTHON=... names the Python 3.10 to 3.13
-# to make it with, by default the newest that is found. Trained models go to
-# runs/, one directory for each list of flags, so that what has been trained is
-# not trained again.
+# First creates .venv if it does not exist. PYTHON=... names the Python 3.10 to
+# 3.13 for it; the default is the newest one found. Trained models go to runs/,
+# one directory per list of flags, so the same model is not trained twice.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Makes a virtual environment, to be sourced by quickstart.sh, test.sh and CI:
+# Creates a virtual environment; sourced by quickstart.sh, test.sh and CI:
 #
 #   prepare_environment FILE...   # then "$PYTHON" is its interpreter.
 #
-# VENV=... says where, by default .venv in the checkout; PYTHON=... with which
-# Python, by default the newest supported one that is found.
+# VENV=... sets its directory, by default .venv in the checkout. PYTHON=... sets
+# the Python for it, by default the newest supported one found.
 
 source "$(dirname "${BASH_SOURCE[0]}")/configs.sh"
 
@@ -13,9 +13,10 @@ VENV="${VENV:-$ROOT/.venv}"
 # The versions of Python that the pinned packages have wheels for, best first.
 SUPPORTED=(3.13 3.12 3.11 3.10)
 
-# Written into the environment: a stamp per requirements file, with the checksum
-# of what was installed, and UNFINISHED while pip is at work. A package that pip
-# was stopped in the middle of can look installed, so then it is made anew.
+# Files in the environment: a stamp per requirements file, with the checksum of
+# what was installed, and UNFINISHED while pip runs. A package whose
+# installation was interrupted can look installed, so the environment is then
+# created again.
 STAMPS="$VENV/requirements-stamps"
 UNFINISHED="$VENV/requirements-unfinished"
 
@@ -28,10 +29,10 @@ fail() {
   exit 1
 }
 
-# Sets PROBED_VERSION, PROBED_PATH and PROBED_LACK to what an interpreter is and
-# lacks; fails if no environment can be made with it. The path is that of the
-# interpreter below a virtual environment or a shim. The Python in here has to
-# work in any Python, even in Python 2.
+# Sets PROBED_VERSION, PROBED_PATH and PROBED_LACK to the version and path of an
+# interpreter and to what it lacks; fails if it cannot create an environment.
+# The path is that of the interpreter behind a virtual environment or a shim.
+# The Python code below has to work in any Python, even Python 2.
 probe_python() {
   local probed
   PROBED_VERSION='' PROBED_PATH='' PROBED_LACK=''
@@ -51,7 +52,7 @@ else:
   is_supported "$PROBED_VERSION" && [[ -z "$PROBED_LACK" ]]
 }
 
-# Prints what `probe_python` has found.
+# Prints the result of `probe_python`.
 probed() {
   echo "$PROBED_VERSION${PROBED_LACK:+ without $PROBED_LACK}, $PROBED_PATH"
 }
@@ -64,12 +65,12 @@ is_supported() {
   return 1
 }
 
-# Prints interpreters that may exist, one a line, not in order.
+# Prints interpreters that may exist, one per line, in no particular order.
 candidate_pythons() {
   local version
   for version in "${SUPPORTED[@]}"; do
     type -aP "python$version" || true
-    # Versions that pyenv has installed but does not show at the moment.
+    # Versions that pyenv has installed but does not expose at the moment.
     if command -v pyenv > /dev/null; then
       ls "$(pyenv root)/versions/$version".*/bin/python 2> /dev/null || true
     fi
@@ -77,8 +78,8 @@ candidate_pythons() {
   type -aP python3 python || true
 }
 
-# Prints 'VERSION PATH' of the Pythons that can make an environment, one for each
-# minor version, the newest first.
+# Prints 'VERSION PATH' of the Pythons that can create an environment, one per
+# minor version, newest first.
 installed_pythons() {
   local candidate
   while IFS= read -r candidate; do
@@ -88,7 +89,7 @@ installed_pythons() {
   done < <(candidate_pythons) | sort -t. -k1,1nr -k2,2nr -u
 }
 
-# Sets BASE_PYTHON and BASE_VERSION to an interpreter that can make an
+# Sets BASE_PYTHON and BASE_VERSION to an interpreter that can create an
 # environment, or ends the script.
 find_python() {
   local candidate found=''
@@ -117,8 +118,8 @@ find_python() {
     "PYTHON=/path/to/python3.13 scripts/${0##*/}"
 }
 
-# Whether the environment works and is of the version that $PYTHON asks for, if
-# that is a supported one.
+# Whether the environment works and has the version of $PYTHON, if that is a
+# supported one.
 is_venv_usable() {
   local version
   [[ ! -e "$UNFINISHED" && -x "$VENV/bin/python" ]] || return 1
@@ -135,8 +136,8 @@ stamp_of() {
   echo "$STAMPS/${1//\//-}"
 }
 
-# Runs pip. Shows the large downloads and when it begins to install; all of its
-# output goes to a file, the end of which is shown if it fails.
+# Runs pip. Shows large downloads and the start of the installation. All output
+# goes to a file, the end of which is shown if pip fails.
 pip_install() {
   local log="$VENV/pip.log" line
   {
@@ -160,8 +161,8 @@ pip_install() {
   fi
 }
 
-# Makes the environment, with what the given requirements files list, unless that
-# is there already. The files are named relative to the checkout. Sets PYTHON.
+# Creates the environment with the packages of the given requirements files,
+# unless it exists already. The files are relative to the checkout. Sets PYTHON.
 prepare_environment() {
   local file started=$SECONDS
   local -a missing
@@ -187,8 +188,8 @@ prepare_environment() {
   say "Installing the packages of $* (once: up to 700 MB to download, 2 GB on" \
     'disk, a minute or more).'
   touch "$UNFINISHED"
-  # The pip that comes with Python 3.10 takes minutes to resolve what newer
-  # ones resolve in seconds.
+  # The pip of Python 3.10 takes minutes to resolve requirements that newer
+  # versions resolve in seconds.
   pip_install --upgrade pip
   pip_install "${missing[@]}"
   mkdir -p "$STAMPS"

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Installs what the code needs beside a TensorFlow that must stay: the one of a
-# Cloud TPU VM, or of a cluster's image, 2.15.1 to 2.21. Whatever is there
-# already is left as it is.
+# Installs the requirements of the code beside a TensorFlow that must not
+# change: the one of a Cloud TPU VM or of a cluster's image, 2.15.1 to 2.21.
+# Installed packages are not changed.
 #
 # Usage: scripts/setup_tpu.sh
 #   PYTHON=... names the interpreter that has TensorFlow; default: python3.
@@ -17,7 +17,7 @@ fail() {
   exit 1
 }
 
-# Prints the version of TensorFlow, without importing it or what it needs.
+# Prints the version of TensorFlow without importing it or its requirements.
 tensorflow_version() {
   "$python" -c '
 import importlib.metadata as metadata
@@ -50,9 +50,10 @@ if ((major > 2 || minor > 21)); then
     'tried.'
 fi
 
-# Writes $work/constraints, which pins all that is installed, and $work/alone
-# and $work/others, the requirements that are missing: those of which pip must
-# not follow the needs, for it would come to another TensorFlow, and the others.
+# Writes $work/constraints, which pins all installed packages, and the missing
+# requirements: $work/alone has those that pip must install without their own
+# requirements, which would lead to another TensorFlow; $work/others has the
+# rest.
 "$python" - "$major" "$minor" "$work" << 'END'
 import importlib.metadata
 import pathlib
@@ -66,8 +67,8 @@ for distribution in importlib.metadata.distributions():
   name = re.sub(r'[-_.]+', '-', distribution.metadata['Name'] or '').lower()
   installed.setdefault(name, distribution.version)
 
-# cloud-tpu-client asks for a client of Google's APIs of 2020, which goes with no
-# later google-auth; it works with later ones.
+# cloud-tpu-client requires a client of Google's APIs from 2020, which conflicts
+# with every later google-auth; but it works with later clients.
 alone = ['tensorflow-hub==0.16.1', 'cloud-tpu-client==0.10']
 if (major, minor) >= (2, 16):
   alone += ['tensorflow-estimator==2.15.0', f'tf_keras=={major}.{minor}.*']
@@ -90,12 +91,12 @@ def is_missing(requirement):
 constraints = [
   f'{name}=={version}'
   for name, version in installed.items()
-  # What Debian calls a version need not be one for pip.
+  # pip does not accept every version string of Debian.
   if name and re.fullmatch(r'[0-9][0-9a-zA-Z.]*(\+[\w.]+)?', version)
 ]
 protobuf = installed.get('protobuf', '7.0').split('.')[:2]
 if tuple(map(int, protobuf)) < (6, 31):
-  # Later ones are made for protobuf 6.31, and do not say so.
+  # Later versions need protobuf 6.31, but do not declare it.
   constraints.append('tensorflow-metadata<1.18')
 for name, lines in (
   ('constraints', constraints),

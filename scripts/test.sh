@@ -7,8 +7,8 @@
 #   scripts/test.sh -x tests/losses_test.py
 #   scripts/test.sh -n 4    # on four processes; -n 0 on one; otherwise on two
 #
-# Makes .venv first if it is not there; PYTHON=... names the Python 3.10 to 3.13
-# to make it with, by default the newest that is found.
+# First creates .venv if it does not exist. PYTHON=... names the Python 3.10 to
+# 3.13 for it; the default is the newest one found.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 

@@ -1,4 +1,4 @@
-"""Shows examples of a run beside their views, as the model would see them."""
+"""Draws training examples beside their views, as the model sees them."""
 
 import dataclasses
 import math
@@ -19,19 +19,19 @@ from supcon.reports import pipeline_probes
 
 tf1 = tf.compat.v1
 
-# At least so many views are shown of each image. Those that the run does not
-# make at a time are such as it makes in other epochs.
+# Minimum number of views to show of each image. If the run makes fewer at a
+# time, the others are views from other epochs.
 _MIN_VIEWS = 4
 
 # Smaller tiles are enlarged, each pixel to a square.
 _MIN_TILE_SIDE = 96
 
-# Light, but neither white nor black nor mid-grey, which are in views.
+# Light, but not white, black or mid-grey, which occur in views.
 _PAPER, _INK = 228, 80
 _GAP = 6
 _WIDE_GAP = 24
 
-# Of the names of classes, in pixels and letters; longer ones are cut.
+# Maximum size of class names, in pixels and letters; longer ones are cut.
 _MAX_NAME_WIDTH = 160
 _MAX_NAME_LENGTH = 40
 
@@ -54,11 +54,11 @@ class Row(NamedTuple):
   """An example of the contact sheet.
 
   Attributes:
-    position: In the training split.
-    class_name: Of the label that training is given.
-    stored_class_name: Of the label before --label_noise_prob.
+    position: The position in the training split.
+    class_name: The class of the label used in training.
+    stored_class_name: The class of the label before --label_noise_prob.
     size: (height, width) of the image in pixels.
-    where: Its file, or its record.
+    where: The file or the record.
     original: uint8 [tile, tile, 3], the whole image fitted into a square.
     views: uint8 [views, side, side, 3].
   """
@@ -74,17 +74,17 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ContactSheet:
-  """The first training examples of a run, one a row.
+  """The first training examples of a run, one per row.
 
-  On the left stands the row's number; then the name of its class, with the one
-  before --label_noise_prob if that is another; then the whole image; then the
-  views that the run starts with; then others, which chance might make of the
-  same image. Above all of them are titles.
+  From left to right, a row has its number; the name of its class, with the one
+  before --label_noise_prob if that differs; the whole image; the views that the
+  run starts with; and other random views of the same image. Titles are above
+  the rows.
 
   Attributes:
-    rows: From the first on, numbered from 0.
-    num_views: How many views of an image the run makes at a time.
-    zoom: How many pixels of the sheet each pixel of a view is wide.
+    rows: The rows, numbered from 0.
+    num_views: Number of views of an image that the run makes at a time.
+    zoom: Width of each pixel of a view, in pixels of the sheet.
   """
 
   rows: tuple[Row, ...]
@@ -103,11 +103,11 @@ class ContactSheet:
     ]
 
   def titles(self) -> np.ndarray:
-    """Returns what stands above the rows, uint8 [height, width, 3]."""
+    """Returns the titles above the rows, uint8 [height, width, 3]."""
     strip = self.strips()[0]
     side = self.rows[0].original.shape[0]
     num_views = len(self.rows[0].views)
-    # From the right, where the columns of all sheets are the same.
+    # From the right, because the right columns are the same in all sheets.
     left = strip.shape[1] - _WIDE_GAP
     titles = []
     for index in reversed(range(num_views)):
@@ -161,7 +161,7 @@ class ContactSheet:
     }
 
   def describe(self) -> str:
-    """Returns what stands in the rows, for people."""
+    """Describes the rows in words."""
     cells = [('row', 'class', 'example', 'size', 'where')]
     for number, row in enumerate(self.rows):
       height, width = row.size
@@ -181,7 +181,7 @@ class ContactSheet:
     """Writes contact_sheet.png, and the same for TensorBoard.
 
     Args:
-      directory: Where to. What was written there before is replaced.
+      directory: The directory to write to. Earlier files are replaced.
 
     Returns:
       The path of the PNG file.
@@ -221,15 +221,15 @@ class ContactSheet:
 def make(
   dataset: datasets.Dataset, params: hparams.HParams, num_examples: int = 16
 ) -> ContactSheet:
-  """Shows the examples that the run sees first.
+  """Makes a contact sheet of the examples that the run sees first.
 
   Args:
     dataset: The data set.
     params: The hyper-parameters of the run.
-    num_examples: How many; at most as many as there are.
+    num_examples: Number of examples, at most all of them.
 
   Raises:
-    ValueError: If there are more examples than can be told apart.
+    ValueError: If the data set has too many examples to tell them apart.
     tf.errors.OpError: If an image cannot be decoded.
   """
   if dataset.num_train_examples > pipeline_probes.MAX_NUMBERED:
@@ -274,7 +274,7 @@ def _first(batches, count):
 
 
 def _positions(dataset, params, count):
-  """Returns which examples come first."""
+  """Returns the positions of the first examples."""
   dataset = pipeline_probes.numbered_images(dataset)
   params = pipeline_probes.unaugmented(params, image_size=1, num_views=1)
   with tf.Graph().as_default():
@@ -287,7 +287,7 @@ def _positions(dataset, params, count):
 
 
 def _views(dataset, params, num_views, count):
-  """Returns what the model would see of the first examples, and their labels.
+  """Returns the model's inputs for the first examples, and their labels.
 
   Returns:
     A list of (uint8 [num_views, side, side, 3], label).
@@ -298,12 +298,12 @@ def _views(dataset, params, num_views, count):
     return _grey_levels(features, params, dataset.info), labels[0]
 
   with tf.Graph().as_default():
-    # One by one: until here, views are float32.
+    # One by one, because the views are still float32 here.
     return _first(pipeline_probes.batches(dataset, params, 1).map(shown), count)
 
 
 def _grey_levels(features, params, info):
-  """Returns what the model sees of one example, uint8 [V, side, side, 3]."""
+  """Returns the model's input for one example, uint8 [V, side, side, 3]."""
   options = params.input_data.preprocessing
   images = preprocessing.finish(
     features, options, info.mean, info.std, tf.float32
@@ -312,12 +312,12 @@ def _grey_levels(features, params, info):
   views = tf.ensure_shape(images[0], [options.num_views, side, side, 3])
   if options.apply_whitening and info.mean is not None:
     views = views * info.std + info.mean
-  # Half a level more, for fractions are dropped.
+  # Adds half a level, because fractions are dropped.
   return image_ops.to_grey_levels(views + 0.5 / 127.5)
 
 
 def _originals(split, positions, side):
-  """Returns whole images, fitted into squares, with the labels as stored.
+  """Returns whole images fitted into squares, with the stored labels.
 
   Returns:
     A list of (uint8 [side, side, 3], label, int32 [2] height and width).
@@ -334,7 +334,7 @@ def _originals(split, positions, side):
 
 
 def _fitted(image, size, side):
-  """Returns the image in the middle of a square of paper."""
+  """Returns the image centered on a square of paper."""
   longer = tf.cast(tf.reduce_max(size), tf.float32)
   fitted_size = tf.cast(tf.cast(size, tf.float32) * (side / longer), tf.int32)
   fitted_size = tf.clip_by_value(fitted_size, 1, side)
@@ -354,16 +354,16 @@ def _fitted(image, size, side):
 
 
 def _class_of(row):
-  """Returns the lines that say of which class an example is."""
+  """Returns the lines on the class of an example."""
   if row.class_name == row.stored_class_name:
     return [row.class_name]
   return [row.class_name, f'(was {row.stored_class_name})']
 
 
 def _lines_of_text(lines, height, max_width=_MAX_NAME_WIDTH):
-  """Returns lines in the middle of a column, uint8 [height, width, 3].
+  """Returns lines centered in a column, uint8 [height, width, 3].
 
-  Without a way to write, the column has no width.
+  If no font is available, the column has width 0.
   """
   inks = [lettering.line(line, max_width) for line in lines]
   if any(ink is None for ink in inks):
@@ -379,7 +379,7 @@ def _lines_of_text(lines, height, max_width=_MAX_NAME_WIDTH):
 
 
 def _widened(column, width):
-  """Returns a column of text and the gap behind it; nothing if it has none."""
+  """Returns a column of text with the gap behind it; nothing if empty."""
   height, own_width, _ = column.shape
   if not width:
     return column
@@ -392,10 +392,10 @@ def _paper(height, width):
 
 
 def _numeral(digits, height):
-  """Returns a string of digits in the middle of a margin."""
+  """Returns a string of digits centered in a margin."""
   scale = 4  # Pixels of the sheet per pixel of a digit.
   rows = [_DIGITS[int(digit)] for digit in digits]
-  # A fourth pixel, which is always 0, keeps digits apart.
+  # A fourth pixel, always 0, separates digits.
   bits = [[f'{int(row):03b}0' for row in digit] for digit in rows]
   ink = np.array(
     [[bit == '1' for bit in ''.join(line)] for line in zip(*bits)]

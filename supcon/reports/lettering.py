@@ -1,4 +1,4 @@
-"""Words in pictures."""
+"""Draws text."""
 
 import unicodedata
 
@@ -6,20 +6,20 @@ import numpy as np
 
 from supcon.config import safe_text
 
-# Pixels, about those of an upper-case letter and its margins.
+# In pixels, about the height of an upper-case letter with its margins.
 SIZE = 14
 
 
 def line(text: str, max_width: int) -> np.ndarray | None:
-  """Returns how much ink each pixel of a line of text has, in [0, 1].
+  """Returns the amount of ink in each pixel of a line, in [0, 1].
 
   Args:
-    text: What to write; what cannot be shown is escaped.
+    text: The text; characters that cannot be shown are escaped.
     max_width: In pixels. A longer text is cut and ends in three dots.
 
   Returns:
-    float32 [height, width], the height being the same for all texts; None
-    without Pillow, which TensorBoard needs, too, since 2.16.
+    float32 [height, width], with the same height for all texts; None without
+    Pillow, which TensorBoard also needs since 2.16.
   """
   try:
     from PIL import Image
@@ -31,7 +31,7 @@ def line(text: str, max_width: int) -> np.ndarray | None:
     font = ImageFont.load_default(SIZE)
   except TypeError:  # Before Pillow 10.1.
     font = ImageFont.load_default()
-  text = _in_ascii(text)[:max_width]  # No letter is without any pixel.
+  text = _in_ascii(text)[:max_width]  # Every letter has a pixel.
   shown = text
   while font.getlength(shown) > max_width and text:
     text = text[:-1]
@@ -43,9 +43,9 @@ def line(text: str, max_width: int) -> np.ndarray | None:
 
 
 def _in_ascii(text):
-  """Returns a text without accents, and other letters as escapes.
+  """Returns a text without accents, and with other letters escaped.
 
-  The font that is there everywhere has no others.
+  The font that is always available has no others.
   """
   parts = unicodedata.normalize('NFKD', safe_text.printable(text))
   plain = ''.join(part for part in parts if not unicodedata.combining(part))

@@ -1,4 +1,4 @@
-"""Measures the input pipeline of training: its speed, the cost of each part."""
+"""Measures the training input pipeline: its speed, the cost of each part."""
 
 from collections.abc import Callable
 import dataclasses
@@ -19,18 +19,19 @@ from supcon.reports import pipeline_probes
 
 tf1 = tf.compat.v1
 
-# A larger batch tells nothing more about the speed.
+# A larger batch would not give more information on the speed.
 _MAX_BATCH_BYTES = 32 * 2**20
 _MAX_BATCH_SIZE = 256
 
-# Parts are measured on so many images at most, which are held in memory.
+# Maximum number and bytes of images to measure parts on; they are held in
+# memory.
 _MAX_SAMPLED = 256
 _MAX_SAMPLED_BYTES = 32 * 2**20
 
-# Reading is so fast that handing over one by one would hide it.
+# Reading is so fast that single elements would mostly measure overhead.
 _READING_BATCH_SIZE = 64
 
-# Views are made in batches that take so long.
+# Duration of a batch in which views are made.
 _SMALL_BATCH_MS = 10
 
 _NUM_WINDOWS = 5
@@ -39,7 +40,7 @@ _NUM_ROUNDS = 8
 _IDLE_SECONDS = 0.01
 _MAX_IDLE_WAIT_SECONDS = 10.0
 
-# In the order in which they are done.
+# The parts in the order of processing.
 _PARTS = (
   'read',
   'overhead',
@@ -57,11 +58,11 @@ _PARTS = (
 
 
 class Clock(NamedTuple):
-  """What tells the time, in seconds since any moment.
+  """Functions that return times, in seconds since a fixed moment.
 
   Attributes:
-    wall: The time that passes.
-    work: What this process has computed so far, on all cores together.
+    wall: The wall-clock time.
+    work: The CPU time of this process so far, over all cores.
   """
 
   wall: Callable[[], float]
@@ -72,11 +73,11 @@ REAL_TIME = Clock(time.perf_counter, time.process_time)
 
 
 class Part(NamedTuple):
-  """What a part of the input pipeline costs.
+  """The cost of a part of the input pipeline.
 
   Attributes:
-    milliseconds: Of one core per example, in all its views.
-    spread: Half of the range in which the middle half of all rounds lies.
+    milliseconds: Core milliseconds per example with all its views.
+    spread: Half of the interquartile range over the rounds.
   """
 
   milliseconds: float
@@ -85,17 +86,17 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-  """How fast the input pipeline is.
+  """The speed of the input pipeline.
 
   Attributes:
-    examples_per_second: With all cores, the median of the windows.
+    examples_per_second: With all cores; the median of the windows.
     windows: Examples per second in each window of time.
-    batch_size: Examples per batch while this was measured.
-    num_views: Of each example.
-    first_batch_seconds: From nothing to the first batch.
-    busy_cores: How many cores worked at a time, on average.
-    num_cores: How many there are.
-    parts: By name, in the order in which they are done.
+    batch_size: Examples per batch during the measurement.
+    num_views: Number of views of each example.
+    first_batch_seconds: Time from the start to the first batch.
+    busy_cores: Average number of busy cores.
+    num_cores: Number of cores.
+    parts: The parts by name, in the order of processing.
   """
 
   examples_per_second: float
@@ -109,12 +110,12 @@ class Speed:
 
   @property
   def milliseconds(self) -> float:
-    """Of one core per example: the sum of the parts."""
+    """Core milliseconds per example, as the sum of the parts."""
     return sum(part.milliseconds for part in self.parts.values())
 
   @property
   def milliseconds_end_to_end(self) -> float:
-    """Of one core per example: what all threads took at the same time."""
+    """Core milliseconds per example, with all threads at work."""
     return 1e3 * self.busy_cores / self.examples_per_second
 
   def to_json(self) -> dict:
@@ -134,7 +135,7 @@ class Speed:
     }
 
   def describe(self) -> str:
-    """Returns some lines for people."""
+    """Returns a description in some lines."""
     width = max(map(len, (*self.parts, 'end to end')))
     lines = [
       f'{self.examples_per_second:.0f} images/s, {self.num_views} views of '
@@ -164,19 +165,19 @@ def measure(
   seconds: float = 12.0,
   clock: Clock = REAL_TIME,
 ) -> Speed:
-  """Measures the input pipeline of training: its speed, and its parts.
+  """Measures the speed of the training input pipeline, and its parts.
 
-  A part is the difference between two pipelines of which one does one thing
-  more. They are measured in turn, on the same images with the same random
-  draws, with one thread each. What counts is the time of the processor, which
-  other programs hardly disturb. Waiting for files is not in it: that shows in
-  cores that are not busy.
+  The cost of a part is the difference between two pipelines, one of which does
+  one thing more. They are measured in turn, on the same images with the same
+  random draws, with one thread each. It is measured in processor time, which
+  other programs hardly disturb. That does not include waiting for files, which
+  shows up as idle cores.
 
   Args:
     dataset: The data set.
     params: The hyper-parameters of the run.
-    seconds: How long to measure. Building the pipelines comes on top.
-    clock: What measures.
+    seconds: How long to measure, in addition to building the pipelines.
+    clock: The clock.
 
   Raises:
     tf.errors.OpError: If an image cannot be decoded.
@@ -210,13 +211,13 @@ def measure(
 
 
 def _end_to_end(dataset, params, batch_size, seconds, clock):
-  """Returns the fields of `Speed` that are about all cores at work."""
+  """Returns the fields of `Speed` that describe all cores at work."""
   begun = clock.wall()
   with tf.Graph().as_default(), pipeline_probes.session() as session:
     batches = pipeline_probes.batches(dataset, params, batch_size)
     pipeline = _Pipeline(session, batches, clock)
     first_batch_seconds = clock.wall() - begun
-    # It takes a while until tf.data has found out how many threads do best.
+    # tf.data needs a while to find the best number of threads.
     pipeline.take_for(seconds / 3)
     windows = []
     begun, work_before = clock.wall(), clock.work()
@@ -234,7 +235,7 @@ def _end_to_end(dataset, params, batch_size, seconds, clock):
 
 
 def _sample(dataset):
-  """Returns a data set of so few training examples that they are held."""
+  """Returns a data set of few enough training examples to hold in memory."""
   split = dataset.train
   example_bytes = max(1, split.num_bytes // split.num_examples)
   size = min(
@@ -246,15 +247,15 @@ def _sample(dataset):
   return dataclasses.replace(
     dataset,
     train=split.select(range(size)),
-    # Images of unknown sizes are not held decoded, as all would be if so few.
+    # Images of unknown size are held encoded, although so few would fit.
     image_shape=dataset.image_shape if is_decoded else None,
   )
 
 
 def _reading(dataset, sample, params, seconds, clock):
-  """Returns the Part that reads, and puts in order what is read.
+  """Returns the Part that reads examples and puts them in order.
 
-  Of a set that is held in memory as the sample is, it is almost nothing.
+  For a data set in memory, like the sample, it is almost zero.
   """
   params = pipeline_probes.unaugmented(params, image_size=1, num_views=1)
   with tf.Graph().as_default():
@@ -270,19 +271,19 @@ def _reading(dataset, sample, params, seconds, clock):
 
 
 def _making(sample, params, batch_size, core_ms, seconds, clock):
-  """Returns {name: Part}, what is done with an image that is read.
+  """Returns {name: Part} of the processing of an image after reading.
 
   Args:
     sample: The data set.
     params: The hyper-parameters.
-    batch_size: That of `Speed`.
-    core_ms: What an example takes in all, about.
+    batch_size: The batch size of `Speed`.
+    core_ms: Approximate core milliseconds of an example in total.
     seconds: How long to measure.
-    clock: What measures.
+    clock: The clock.
   """
   steps = list(_steps(sample, params))
-  # Small, for few examples are to be made in vain, but not so small that it
-  # counts how threads wait for one another.
+  # Small, so that few examples are made in vain, but large enough that the
+  # waiting of threads for each other does not matter.
   small = min(batch_size, math.ceil(_SMALL_BATCH_MS / max(core_ms, 1e-3)))
   with tf.Graph().as_default():
     pipelines = [
@@ -306,22 +307,22 @@ def _making(sample, params, batch_size, core_ms, seconds, clock):
 
 
 def _increments(costs):
-  """Returns by how much each column exceeds the one before, a list of Part."""
+  """Returns a list of Parts, the differences of successive columns."""
   return [_part(each) for each in np.diff(costs).T]
 
 
 def _part(costs):
-  """Returns the Part that cost so much in each round."""
+  """Returns the Part with these costs in each round."""
   low, middle, high = np.percentile(costs, [25, 50, 75]).tolist()
   # Noise may make a difference negative.
   return Part(max(middle, 0.0), (high - low) / 2)
 
 
 class _Step(NamedTuple):
-  """A pipeline that does one thing more than the one before.
+  """A pipeline that does one thing more than the previous one.
 
   Attributes:
-    part: What it does more.
+    part: The additional part.
     dataset: The data set.
     params: The hyper-parameters.
   """
@@ -332,9 +333,9 @@ class _Step(NamedTuple):
 
 
 def _steps(dataset, params):
-  """Yields _Step, from images of a pixel to what the run does.
+  """Yields _Steps, from images of one pixel to the pipeline of the run.
 
-  What takes long to build comes last, where it is built once.
+  Parts that take long to build come last, where they are built only once.
   """
   options = params.input_data.preprocessing
   info = dataset.info
@@ -360,7 +361,7 @@ def _steps(dataset, params):
 
 
 def _augmentation_steps(options):
-  """Returns (part, fields of hparams.Preprocessing that add it), a list."""
+  """Returns a list of (part, fields of hparams.Preprocessing for it)."""
   kinds = enums.AugmentationType
   simclr = [
     (
@@ -401,7 +402,7 @@ class _Pipeline:
     """Reads the first batch."""
     self._clock = clock
     iterator = tf1.data.make_initializable_iterator(batches)
-    # Not the images, which would be copied once more.
+    # Not the images, which would have to be copied.
     _, self._labels = iterator.get_next()
     self._session = session
     session.run(iterator.initializer)
@@ -412,7 +413,7 @@ class _Pipeline:
       self._session.run(self._labels)
 
   def take_for(self, seconds: float) -> float:
-    """Reads at least one batch; returns how many per second."""
+    """Reads at least one batch; returns batches per second."""
     begun = now = self._clock.wall()
     count = 0
     while not count or now - begun < seconds:
@@ -422,7 +423,7 @@ class _Pipeline:
     return count / (now - begun)
 
   def core_milliseconds(self, count: int) -> float:
-    """Reads batches; returns the work until as many are ready as before."""
+    """Reads batches; returns the core time until the buffers are full again."""
     begun = self._clock.work()
     self.take(count)
     wait_until_idle(self._clock)
@@ -430,10 +431,10 @@ class _Pipeline:
 
 
 def _costs(pipelines, seconds, clock):
-  """Returns milliseconds of one core per batch, [rounds, pipelines].
+  """Returns core milliseconds per batch, [rounds, pipelines].
 
-  In a round as many batches are taken of each pipeline, so that the same
-  examples stand in a row.
+  A round takes the same number of batches from each pipeline, so a row compares
+  the same examples.
   """
   options = tf.data.Options()
   options.autotune.enabled = False
@@ -450,8 +451,8 @@ def _costs(pipelines, seconds, clock):
       return [each.core_milliseconds(count) / count for each in pipelines]
 
     per_round = 1e3 * seconds / _NUM_ROUNDS
-    # Where two batches take no time at all, as by the clock of a test, there
-    # would be no end to what fits into a round.
+    # Two batches may take no time, for example with the clock of a test; then a
+    # round would have no end.
     count = max(1, round(per_round / max(sum(one_round(2)), 0.1)))
     begun = clock.wall()
     rounds = []
@@ -461,10 +462,10 @@ def _costs(pipelines, seconds, clock):
 
 
 def wait_until_idle(clock: Clock = REAL_TIME) -> None:
-  """Returns when this process computes nothing any more, or after 10 s."""
+  """Returns once this process is idle, or after 10 s."""
   begun = clock.wall()
   idle_polls = 0
-  # Once might be a thread that waits for a core.
+  # A single idle poll could be a thread that waits for a core.
   while idle_polls < 2 and clock.wall() - begun < _MAX_IDLE_WAIT_SECONDS:
     work = clock.work()
     time.sleep(_IDLE_SECONDS)

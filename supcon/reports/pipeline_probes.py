@@ -1,8 +1,8 @@
-"""Asks the input pipeline of training for other things than a run does.
+"""Probes the training pipeline: single examples, and the time of each part.
 
 Only `inputs.train_input_fn` knows how examples are chosen and views are made.
-What it does shows in what it makes of other hyper-parameters, and of images
-that are numbers. Everything runs on the CPU.
+Its behaviour is inferred from its results for other hyper-parameters, and for
+images that encode numbers. Everything runs on the CPU.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from supcon.data.views import image_ops
 
 tf1 = tf.compat.v1
 
-# What three channels of 8 bits can tell apart.
+# Number of values of three 8-bit channels.
 MAX_NUMBERED = 2**24
 
 
 def session() -> tf1.Session:
-  """Returns one on the CPU: a GPU may be busy with a training run."""
+  """Returns a session on the CPU, since a GPU may be busy with training."""
   return tf1.Session(config=tf1.ConfigProto(device_count={'GPU': 0}))
 
 
@@ -47,7 +47,7 @@ def with_preprocessing(
 
 
 def unaugmented(params: hparams.HParams, **fields: Any) -> hparams.HParams:
-  """Returns hyper-parameters of crop, resize and flip alone.
+  """Returns hyper-parameters with crop, resize and flip only.
 
   Args:
     params: The hyper-parameters of the run.
@@ -62,10 +62,10 @@ def unaugmented(params: hparams.HParams, **fields: Any) -> hparams.HParams:
 
 
 def numbered_images(dataset: datasets.Dataset) -> datasets.Dataset:
-  """Returns a data set whose training images say at which position they are.
+  """Returns a data set whose training images encode their positions.
 
-  Each is a PNG of one pixel. It is read from the same files, in the same order
-  and with the same labels as the image that it takes the place of.
+  Each image is a PNG of one pixel. It is read from the same files, in the same
+  order and with the same labels as the image that it replaces.
   """
   return dataclasses.replace(
     dataset, train=_Numbered(dataset.train), image_shape=(1, 1)
@@ -73,10 +73,10 @@ def numbered_images(dataset: datasets.Dataset) -> datasets.Dataset:
 
 
 def positions_in(pixels: np.ndarray) -> np.ndarray:
-  """Returns at which positions numbered images are.
+  """Returns the positions that numbered images encode.
 
   Args:
-    pixels: uint8 [N, 3]. Those of more than MAX_NUMBERED examples repeat.
+    pixels: uint8 [N, 3]. With more than MAX_NUMBERED examples they repeat.
 
   Returns:
     int64 [N].
@@ -126,9 +126,9 @@ def image_sizes(split: splits.Split, most: int = 256) -> list[tuple[int, int]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Numbered:
-  """A split whose images are numbers.
+  """A split whose images encode numbers.
 
-  It offers what `inputs` asks of a `splits.Split`.
+  It has the parts of a `splits.Split` that `inputs` uses.
   """
 
   split: splits.Split
@@ -188,7 +188,7 @@ _NUMBERED_STORAGES = {
 
 def _number(position, encoded, label):
   """Returns (PNG of the position, label)."""
-  # Adds 0 in a way that no optimizer sees through: it would not read the file.
+  # Adds 0 in a way that no optimizer can remove, so that the file is read.
   number = tf.cast(position, tf.int32)
   number += tf.minimum(tf.strings.length(encoded), 0)
   levels = tf.bitwise.right_shift(number, [0, 8, 16]) % 256
