@@ -155,7 +155,7 @@ def update_if(predicate, update, changed):
     # XLA fuses the selection into the loop that updates a variable, where it
     # costs nothing. A conditional would keep the two apart.
     before = [variable.read_value() for variable in changed]
-    # One op for all of them: every op that follows has an edge from it.
+    # A single op for all of them, since every later op gets an edge from it.
     with tf.control_dependencies([tf.group(before)]):
       updated = update()
     with tf.control_dependencies([updated]):

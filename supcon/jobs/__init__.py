@@ -28,7 +28,7 @@ class Job(Protocol):
   """A job of main.py that has passed all checks."""
 
   def announce(self) -> None:
-    """Says what the job will do, and records its settings.
+    """Logs what the job will do, and records its settings.
 
     Raises:
       ValueError: If nothing can be written.

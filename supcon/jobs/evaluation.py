@@ -352,7 +352,7 @@ class EvaluateOnce:
     self._checkpoint = self._run.checkpoint
 
   def announce(self) -> None:
-    """Says what the job will do.
+    """Logs what the job will do.
 
     Raises:
       ValueError: If nothing can be written.
@@ -482,7 +482,7 @@ class EvaluateEach:
     self._sign = self._started = time.monotonic()
 
   def announce(self) -> None:
-    """Says what the job will do.
+    """Logs what the job will do.
 
     Raises:
       ValueError: If nothing can be written.

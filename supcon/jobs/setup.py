@@ -284,7 +284,7 @@ class Run:
         )
     elif before or step > now.last_step:
       # A checkpoint of an older version, or of the published code, does not
-      # record its plan, so nobody knows what has moved.
+      # record its plan, so it is unknown what has moved.
       plan, says = before or now, 'these flags make'
       if before:
         says = f'{self.model_dir.join(model_dirs.HPARAMS)} tells of'

@@ -57,7 +57,7 @@ class Train:
       )
 
   def announce(self) -> None:
-    """Locks model_dir, and says what the job will do.
+    """Locks model_dir, and logs what the job will do.
 
     Raises:
       ValueError: If another trainer is running, or nothing can be written.

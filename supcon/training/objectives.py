@@ -125,7 +125,7 @@ def compose(
 
   Returns:
     {'total': what the stage minimises, each term as it was given,
-    'weight_decay': likewise}, float32 scalars, in this order.
+    'weight_decay': as it was given}, float32 scalars, in this order.
   """
   total = weight_decay
   for name, weight in stage.loss_weights.items():

@@ -229,7 +229,7 @@ def directory_names(directory: str) -> list[str]:
   """Returns the names in a directory; none if it does not exist."""
   if not tf.io.gfile.isdir(directory):
     return []
-  # Object stores mark a directory by a trailing slash.
+  # Object stores mark directories with a trailing slash.
   return [name.rstrip('/') for name in tf.io.gfile.listdir(directory)]
 
 

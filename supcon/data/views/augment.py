@@ -36,9 +36,9 @@ _DETAIL[1, 1] = 8 / 13
 # ------------------------------------------------------------------- colors
 #
 # Arithmetic on whole images takes a quarter of the time of tf.where or of a
-# look-up in a table, so that these are used only where nothing else will do.
-# Channels are kept apart in image rows [width * 3]: what is broadcast over the
-# three channels alone is slow.
+# table look-up, so these are used only where arithmetic is impossible. Images
+# are handled as rows of channel values [width * 3], because broadcasting over
+# the three channels alone is slow.
 
 
 def invert(image):

@@ -78,10 +78,10 @@ def _clip(planes):
 
 # ------------------------------------------------------------------ effects
 #
-# Planes in [0, 1] stay in it. TensorFlow's brightness is an offset, its
-# contrast is relative to the mean of each channel and its saturation acts in
-# HSV space; torchvision's three are blends, with black, with the mean luma and
-# with each pixel's luma.
+# Planes stay in [0, 1]. TensorFlow's brightness is an offset, its contrast is
+# relative to the mean of each channel, and its saturation acts in HSV space.
+# The three effects of torchvision are blends: with black, with the mean luma,
+# and with the luma of each pixel.
 
 
 def _luma(planes):

@@ -47,9 +47,9 @@ _MARK_LENGTH = len(_MARKED[0])
 # a color profile may take several.
 _MAX_SEGMENTS = 300
 _ORIENTATION_TAG = 0x112
-_SHORT, _LONG = 3, 4  # Types of its value.
+_SHORT, _LONG = 3, 4  # Types of the tag's value.
 
-# Masks of red, green and blue where 32 bits are blue, green, red, alpha.
+# Masks of red, green and blue if 32 bits are blue, green, red, alpha.
 _USUAL_MASKS = np.array([0xFF0000, 0xFF00, 0xFF], np.int32)
 
 
