@@ -218,7 +218,7 @@ def embeddings_input_fn(
 
 
 def _host(params):
-  """Returns the host that calls an input function."""
+  """Returns the host that an input function is for."""
   context = params.get('context')
   if context is None:
     return hosts.Host()

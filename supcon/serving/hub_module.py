@@ -49,7 +49,7 @@ def write(model: trained_models.TrainedModel, path: str) -> None:
   With trainable=True, REGULARIZATION_LOSSES holds three weight norms: of the
   encoder up to the final pooling, of the projection head, and of the
   classifier. They are not scaled by a weight decay. They include biases if the
-  model was trained with --include_bias_in_weight_decay.
+  model was trained with --use_bias_weight_decay.
 
   Args:
     model: The model to export.

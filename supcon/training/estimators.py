@@ -38,7 +38,7 @@ def build(
 ) -> tpu_estimator.TPUEstimator:
   """Returns the estimator of one stage, for a TPU or one device.
 
-  Off TPU it only evaluates and exports; `train` trains in its own ways.
+  Off TPU one device evaluates and exports, whatever devices train.
   """
   return tpu_estimator.TPUEstimator(
     model_fn=model_fn,

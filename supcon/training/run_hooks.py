@@ -39,7 +39,7 @@ class StopHook(tf1.train.SessionRunHook):
     """Makes the hook.
 
     Args:
-      deferral: Starts with the first step. Before that there is nothing to
+      deferral: Begins with the first step. Before that there is nothing to
         save, and a signal ends the process at once.
     """
     self.step: int | None = None
