@@ -36,7 +36,7 @@ class NanLossError(RuntimeError):
 
 
 class BrokenVariableError(NanLossError):
-  """Raised before saving; with several machines, only the saver raises it."""
+  """Raised before saving; of several machines, only the saving one raises."""
 
 
 class ProgressHook(tf1.train.SessionRunHook):

@@ -184,7 +184,7 @@ def update(
   gradients: Sequence[tf.Tensor | None],
   step: tf.Variable,
 ) -> steps.Update:
-  """Returns the update of the weights, which also increments `step`.
+  """Returns the update of the weights, which increments `step` at the end.
 
   Variables that the loss does not reach get a gradient of zero: they do not
   change, and their slots decay as in the published implementation.
@@ -213,7 +213,7 @@ def update(
 
 
 def _variables_of(optimizer, variables):
-  """Returns the variables of an optimizer: slots, and those without."""
+  """Returns the variables of an optimizer: slots and others."""
   return [
     *(
       optimizer.get_slot(variable, name)
