@@ -95,7 +95,9 @@ def _fake_python(directory, name, version, lack=''):
 
 def _run(script, *flags, cwd, **environment):
   """Runs a script; a variable that is None is unset."""
-  variables = {**os.environ, 'PYTHON': None, 'PYTHONPATH': None, **environment}
+  # A VENV of the user's is not for tests to make anew.
+  unset = dict.fromkeys(('PYTHON', 'PYTHONPATH', 'VENV'))
+  variables = {**os.environ, **unset, **environment}
   return subprocess.run(
     [str(script), *flags],
     cwd=cwd,

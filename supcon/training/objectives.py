@@ -3,7 +3,7 @@
 A stage weighs the terms by its fields NAME_loss_weight, which also say which
 part of the model a term trains. All other code that handles losses (metrics,
 hooks, evaluation) iterates over the names. To add a term, add a row to TERMS
-and a field to hparams.Stage.
+and a field to hparams.Stage, with its flag and what may change of it.
 """
 
 from collections.abc import Mapping
