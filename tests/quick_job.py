@@ -7,6 +7,7 @@ and classifies an image. Needs the packages of requirements.txt alone.
 """
 
 import json
+import os
 import pathlib
 import platform
 import re
@@ -34,7 +35,9 @@ def main():
     places = {'model_dir': model_dir, 'data_dir': directory / 'data'}
 
     def run(flags, program=command.MAIN):
-      finished = command.succeed(flags, directory, program=program)
+      finished = command.succeed(
+        flags, directory, program=program, VENV=os.environ['VENV']
+      )
       # No library is to say anything that nobody has asked for.
       lines = finished.stderr.splitlines()
       noise = [line for line in lines if not _OURS.match(line)]
