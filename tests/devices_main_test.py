@@ -65,6 +65,7 @@ def _run_workers(directory, flags, count=2):
     directory,
     program=_LOCAL_WORKERS,
     first=[str(count), sys.executable, str(command.MAIN)],
+    is_small=True,
     **_ON_CPU,
   )
 
