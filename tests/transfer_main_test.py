@@ -41,7 +41,8 @@ _LINEAR = {
   'stage_1_epochs': 2,
 }
 _TAKEN = (
-  'taken from {checkpoint}: encoder_depth=18, encoder_width=0.0625, '
+  'taken from {checkpoint}: encoder_architecture=TINY, encoder_depth=18, '
+  'encoder_width=0.0625, '
   'first_conv_kernel_size=3, first_conv_stride=1, use_initial_max_pool=False, '
   'image_size=16, eval_crop_method=CROP_THEN_RESIZE, crop_padding=0'
 )
