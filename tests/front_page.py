@@ -24,6 +24,7 @@ _PICTURE = _ROOT / 'supcon' / 'reports' / 'front_page.png'
 
 _ROWS = 3  # Of the contact sheet.
 _SHEET_ROWS = 16
+_TITLES = 0.28  # Height of the titles above them, in rows.
 _PAPER = (255, 255, 255)
 # Told apart by people with any kind of colour vision, and in print; the digits
 # themselves say the rest.
@@ -75,8 +76,9 @@ def main():
 
 
 def _first_rows(sheet):
-  """Returns the first rows of a contact sheet, whose rows are equally high."""
-  height = round(sheet.height * _ROWS / _SHEET_ROWS)
+  """Returns the titles and first rows of a contact sheet."""
+  row = sheet.height / (_TITLES + _SHEET_ROWS)
+  height = round((_TITLES + _ROWS) * row)
   return sheet.crop((0, 0, sheet.width, height))
 
 

@@ -96,7 +96,9 @@ class ContactSheet:
     digits = len(str(len(self.rows) - 1))
     side = self.rows[0].original.shape[0]
     names = [_lines_of_text(_class_of(row), side) for row in self.rows]
-    width = max(name.shape[1] for name in names)
+    # The title stands above the names.
+    title = _lines_of_text(['class'], names[0].shape[0])
+    width = max(column.shape[1] for column in (title, *names))
     return [
       self._strip(f'{number:0{digits}d}', _widened(name, width), row)
       for number, (name, row) in enumerate(zip(names, self.rows))
