@@ -699,8 +699,9 @@ def main():
   options = parser.parse_args()
   tasks = queue.Queue()
   for kind in _KINDS:
-    for number in range(getattr(options, kind)):
-      tasks.put((kind, number))
+    for _ in range(getattr(options, kind)):
+      # A number is of one run only: by it, the run's files are removed.
+      tasks.put((kind, tasks.qsize()))
   total = tasks.qsize()
   with tempfile.TemporaryDirectory() as name:
     directory = pathlib.Path(name)

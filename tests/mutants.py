@@ -35,7 +35,7 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 _TIMEOUT_SECONDS = 600.0
-_LEFT_OUT = ('.git', '.venv', 'runs', '__pycache__', '*.pyc', '.pytest_cache')
+_LEFT_OUT = ('.git', '.venv', '__pycache__', '*.pyc', '.pytest_cache')
 
 # How pytest ends.
 _PASSED, _FAILED = 0, 1
@@ -1762,6 +1762,13 @@ def _fork(tree, tests, log):
     os._exit(code)
 
 
+def _left_out(directory, names):
+  found = shutil.ignore_patterns(*_LEFT_OUT)(directory, names)
+  # What was trained, not the packages of this name.
+  is_top = pathlib.Path(directory) == ROOT
+  return found | ({'runs'} & {*names} if is_top else set())
+
+
 class _Pool:
   """Copies of the tree, in each of which one run at a time is made."""
 
@@ -1769,9 +1776,7 @@ class _Pool:
     self._trees = []
     for number in range(size):
       tree = pathlib.Path(directory) / f'tree{number}'
-      shutil.copytree(
-        ROOT, tree, ignore=shutil.ignore_patterns(*_LEFT_OUT), symlinks=True
-      )
+      shutil.copytree(ROOT, tree, ignore=_left_out, symlinks=True)
       self._trees.append(tree)
 
   def run(self, tasks):
