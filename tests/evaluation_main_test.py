@@ -38,6 +38,7 @@ from supcon.serving import exports
 from supcon.training import facts
 from supcon.training import positions
 from tests import command
+from tests import killing
 
 tf1 = tf.compat.v1
 
@@ -360,12 +361,8 @@ class _Clock:
         self.events.pop(when)()
 
 
-class _KilledError(BaseException):
-  """Ends a job as a signal does."""
-
-
 def _kill():
-  raise _KilledError
+  raise killing.KilledError
 
 
 def _write(directory, step, value=None, is_listed=True):
@@ -469,7 +466,7 @@ def job(tmp_path, monkeypatch):
       )
       each.announce()
       each.run()
-    except _KilledError:
+    except killing.KilledError:
       return 'killed'
     return 'ended'
 
@@ -976,30 +973,15 @@ def test_best_takes_no_part_of_a_checkpoint(tmp_path):
 
 def test_best_is_whole_whenever_it_is_killed(tmp_path, monkeypatch):
   """After each operation on files but those that only read."""
-  names = ('copy', 'rename', 'remove', 'makedirs')
-  functions = {name: getattr(tf.io.gfile, name) for name in names}
-  left = math.inf
-
-  def be_killed(function):
-    def call(*args, **kwargs):
-      nonlocal left
-      left -= 1
-      if left < 0:
-        raise _KilledError
-      return function(*args, **kwargs)
-
-    return call
-
-  for name, function in functions.items():
-    monkeypatch.setattr(tf.io.gfile, name, be_killed(function))
+  killer = killing.Killer(monkeypatch)
   _consider(tmp_path, 1, 0.2)
   number_of_kills = 0
   for kill_after in itertools.count():
-    left = kill_after
+    killer.left = kill_after
     try:
       _consider(tmp_path, 2, 0.3)
       break
-    except _KilledError:
+    except killing.KilledError:
       number_of_kills += 1
     # Whoever reads it, by either name, finds a whole one.
     best = tmp_path / 'best'
@@ -1013,7 +995,7 @@ def test_best_is_whole_whenever_it_is_killed(tmp_path, monkeypatch):
       assert tf.train.load_checkpoint(checkpoint).get_tensor('w')[0] == step
     if facts['step'] == 2:
       # From the beginning.
-      left = math.inf
+      killer.left = math.inf
       shutil.rmtree(best)
       _consider(tmp_path, 1, 0.2)
   assert number_of_kills > 6

@@ -19,6 +19,7 @@ from tensorflow.python.training import checkpoint_state_pb2
 
 from supcon.config import path_names
 from supcon.config import safe_text
+from supcon.runs import storage
 
 # --- Whole or not -------------------------------------------------------------
 
@@ -162,7 +163,7 @@ class Stamp(NamedTuple):
 def stamp(path: str) -> Stamp | None:
   """Returns the current state of a file; None if it does not exist."""
   try:
-    if '://' in path:
+    if storage.is_remote(path):
       remote = tf.io.gfile.stat(path)
       return Stamp(path, remote.length, remote.mtime_nsec, 0)
     # For local files, TensorFlow returns times in whole seconds only.

@@ -43,6 +43,7 @@ import tensorflow as tf
 
 from supcon.config import safe_text
 from supcon.data.sources import splits
+from supcon.runs import storage
 
 # {array of a .npz: feature of a .tfrecord that holds a row of it}.
 _FEATURES = {
@@ -137,7 +138,8 @@ def open_writer(
   directory, name = os.path.split(path)
   tf.io.gfile.makedirs(directory or '.')
   with tempfile.TemporaryDirectory(
-    prefix=f'{name}.tmp', dir=(directory or '.') if _is_local(path) else None
+    prefix=f'{name}.tmp',
+    dir=None if storage.is_remote(path) else directory or '.',
   ) as scratch:
     with contextlib.closing(
       make_store(scratch, num_examples, class_names, origin)
@@ -342,10 +344,6 @@ def _write_npy_header(file, dtype, *shape):
   )
 
 
-def _is_local(path):
-  return '://' not in path
-
-
 def _aside(path):
   return f'{path}.tmp{os.getpid()}'
 
@@ -353,7 +351,7 @@ def _aside(path):
 @contextlib.contextmanager
 def _near(path, whole):
   """Yields the file, or a copy of it, where it can be renamed to `path`."""
-  if _is_local(path):
+  if not storage.is_remote(path):
     yield whole
     return
   aside = _aside(path)
@@ -582,7 +580,9 @@ def _read_arrays(path, flag):
   """Returns the arrays of an .npz file that are in `_KINDS`."""
   with contextlib.ExitStack() as stack:
     file = stack.enter_context(
-      open(path, 'rb') if _is_local(path) else tf.io.gfile.GFile(path, 'rb')
+      tf.io.gfile.GFile(path, 'rb')
+      if storage.is_remote(path)
+      else open(path, 'rb')
     )
     try:
       archive = np.load(file, allow_pickle=False)

@@ -13,6 +13,7 @@ from supcon import losses
 from supcon.compute import replicas
 from supcon.config import enums
 from tests import golden
+from tests import graphs
 from tests import mirrored
 
 tf1 = tf.compat.v1
@@ -320,17 +321,6 @@ def test_a_tpu_gathers_by_one_all_to_all():
   assert found['AllToAll'].get_attr('split_count') == 8
 
 
-def _ancestors(op):
-  """Returns the operations that run before `op` does."""
-  found, waiting = set(), [op]
-  while waiting:
-    op = waiting.pop()
-    before = {*op.control_inputs, *(tensor.op for tensor in op.inputs)}
-    waiting.extend(before - found)
-    found |= before
-  return found
-
-
 def test_on_a_tpu_what_is_kept_is_read_before_the_update():
   # It would go well by chance nearly always, so the graph must say it.
   with tf.Graph().as_default() as graph, tpu_function.tpu_shard_context(1):
@@ -349,9 +339,9 @@ def test_on_a_tpu_what_is_kept_is_read_before_the_update():
     done = replicas.update_if(tf.constant(False), update, variables)
   assert len(reads) == 2
   for each in updates:
-    assert {*reads} <= _ancestors(each)
+    assert {*reads} <= graphs.ancestors(each)
   # And what is kept is written after the update.
-  assert {*updates} <= _ancestors(done)
+  assert {*updates} <= graphs.ancestors(done)
 
 
 def test_a_tpu_core_asks_the_hardware_for_its_id():

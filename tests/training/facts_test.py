@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import shutil
 
 import numpy as np
@@ -18,6 +19,7 @@ from supcon.runs import model_dirs
 from supcon.training import facts
 from supcon.training import positions
 from tests import command
+from tests import killing
 
 tf1 = tf.compat.v1
 
@@ -32,10 +34,6 @@ _NEW = dataclasses.replace(
   params=_PARAMS.replace('loss.contrastive.temperature', 0.5),
   counting=positions.Counting(48, 16, (2, 3)),
 )
-
-
-class _KilledError(BaseException):
-  """Ends a trainer as kill -9 does."""
 
 
 def _write(directory, step, value=None):
@@ -175,7 +173,7 @@ def test_it_holds_whenever_a_trainer_is_killed(tmp_path, monkeypatch):
     nonlocal left
     left -= 1
     if left < 0:
-      raise _KilledError
+      raise killing.KilledError
     write(model_dir, name, text)
 
   _train(tmp_path / 'begun', _OLD, [0, 6])
@@ -187,7 +185,7 @@ def test_it_holds_whenever_a_trainer_is_killed(tmp_path, monkeypatch):
     try:
       _train(directory, _NEW, [6, 9], files={'labels.txt': 'dog\n'})
       break
-    except _KilledError:
+    except killing.KilledError:
       pass
     has_saved = command.newest_step(directory) == 9
     assert has_saved == (number > 0)
@@ -319,33 +317,18 @@ def test_move_to_the_same_step(tmp_path):
 def test_move_is_done_or_not_whenever_it_is_killed(tmp_path, monkeypatch):
   """After each operation on files but those that only read."""
   _train(tmp_path / 'begun', _OLD, [0, 3, 6])
-  left = 10**6
-
-  def be_killed(function):
-    def call(*args, **kwargs):
-      nonlocal left
-      left -= 1
-      if left < 0:
-        raise _KilledError
-      return function(*args, **kwargs)
-
-    return call
-
-  for name in ('copy', 'rename', 'makedirs', 'remove'):
-    monkeypatch.setattr(
-      tf.io.gfile, name, be_killed(getattr(tf.io.gfile, name))
-    )
+  killer = killing.Killer(monkeypatch)
   outcomes = set()
   for number in itertools.count():
     directory = tmp_path / str(number)
     shutil.copytree(tmp_path / 'begun', directory)
     model_dir = model_dirs.ModelDir(str(directory))
-    left = number
+    killer.left = number
     try:
       facts.move(model_dir, _OLD, _FEWER)
       break
-    except _KilledError:
-      left = 10**6
+    except killing.KilledError:
+      killer.left = math.inf
     model_dir = model_dirs.ModelDir(str(directory))
     newest = model_dir.newest()
     assert checkpoint_files.damage(newest) is None

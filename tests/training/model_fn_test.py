@@ -19,6 +19,7 @@ from supcon.serving import trained_models
 from supcon.training import hooks
 from supcon.training import stages
 from tests import golden
+from tests import graphs
 from tests import model_functions
 from tests.tpu import cases
 from tests.tpu import offline
@@ -380,17 +381,6 @@ def test_a_training_step(checkpoint, predict, train_batch_norm):
       assert not is_same, name
 
 
-def _ancestors(op):
-  """Returns the operations that run before `op` does."""
-  found, waiting = set(), [op]
-  while waiting:
-    op = waiting.pop()
-    before = {*op.control_inputs, *(tensor.op for tensor in op.inputs)}
-    waiting.extend(before - found)
-    found |= before
-  return found
-
-
 def test_every_update_waits_for_what_is_measured():
   # It would go well by chance nearly always, so the graph must say it.
   images, labels = _examples(4)
@@ -399,12 +389,12 @@ def test_every_update_waits_for_what_is_measured():
     measured = {tensor.op.inputs[0].op for tensor in spec.host_call[1].values()}
     updates = [
       op
-      for op in [spec.train_op, *_ancestors(spec.train_op)]
+      for op in [spec.train_op, *graphs.ancestors(spec.train_op)]
       if op.type.startswith(('ResourceApply', 'Assign'))
     ]
     assert len(updates) > len(tf1.trainable_variables())
     for update in updates:
-      assert measured <= _ancestors(update), update.name
+      assert measured <= graphs.ancestors(update), update.name
 
 
 def test_training_is_watched():

@@ -12,6 +12,7 @@ from supcon.config import safe_text
 from supcon.data.sources import folder
 from supcon.data.sources import splits
 from supcon.data.views import image_files
+from supcon.runs import storage
 
 # Their classes are unknown.
 NO_LABEL = -1
@@ -174,7 +175,7 @@ def _search(root):
 
 def _real(path):
   """Returns a path with links resolved; object stores have none."""
-  if '://' in path:
+  if storage.is_remote(path):
     return path
   return os.path.realpath(path)
 
