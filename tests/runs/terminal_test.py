@@ -14,15 +14,15 @@ from supcon.runs import terminal
 
 def main(argv):
   logging.set_verbosity(logging.INFO)
-  logs.shorten()
+  terminal.shorten()
   progress = {{'is_progress': True}}
   logging.info('begin')
   logging.info('step 1 of 3 with more', extra=progress)
   logging.info('step 2 of 3', extra=progress)
   logging.info('between')
   logging.info('step 3 of 3', extra=progress)
-  logs.say('main.py: stopped')
-  logs.say('end')
+  terminal.say('main.py: stopped')
+  terminal.say('end')
 
 app.run(main)
 """
@@ -79,7 +79,7 @@ from supcon.runs import terminal
 def fail():
   raise RuntimeError(threading.current_thread().name)
 
-logs.quiet_tensorflow()
+terminal.quiet_tensorflow()
 for name in ('EventLoggerThread', 'another'):
   thread = threading.Thread(target=fail, name=name)
   thread.start()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 # Knows nothing of this project.
 _PROGRAM = """
-import json, sys
+import json, os, sys
 import keras, numpy as np
 
 path, images, example = sys.argv[1:]
@@ -36,6 +36,7 @@ for endpoint, name in (('serving_default', 'model_input'), ('default', 'unit')):
     key: np.asarray(value).tolist()
     for key, value in model.predict(images[name], verbose=0).items()
   }
+os.chdir(path)  # Where the model card says that it runs.
 exec(example, variables := {})
 found['example'] = list(variables['logits'].shape)
 
