@@ -37,8 +37,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 _TIMEOUT_SECONDS = 600.0
 _LEFT_OUT = ('.git', '.venv', '__pycache__', '*.pyc', '.pytest_cache')
 
-# How pytest ends.
-_PASSED, _FAILED = 0, 1
+# Exit codes of pytest. Code that fails when it is imported stops the collection.
+_PASSED, _FAILED, _NOT_COLLECTED = 0, 1, 2
 
 # What becomes of a mutant.
 CAUGHT = 'caught'
@@ -1815,7 +1815,7 @@ def _outcome(run, without):
   if without is not None and without.code != _PASSED:
     return BROKEN
   # What crashes is noticed as well, or has no end, so that it is killed.
-  if run.code == _FAILED or run.code < 0:
+  if run.code in (_FAILED, _NOT_COLLECTED) or run.code < 0:
     return CAUGHT
   return SURVIVED if run.code == _PASSED else BROKEN
 

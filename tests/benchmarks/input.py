@@ -2,7 +2,7 @@
 
   python -m tests.benchmarks.input
 
-Photographs: 500x375 JPEGs of about 72 kB, nothing cached, two views of 224,
+Photographs: 500x375 JPEGs of about 80 kB, nothing cached, two views of 224,
 batches of 64. Against each augmentation stand the floor (decode once, two
 random crops, bilinear resize, batch, nothing else) and the design of the
 published pipeline (see published_input.py). CIFAR-10: images of 32x32 in
