@@ -6,6 +6,7 @@ a CPU device; the replicas train together on one global batch.
 
 import dataclasses
 import functools
+import pathlib
 
 import tensorflow as tf
 
@@ -22,6 +23,12 @@ cluster_resolver = tf.distribute.cluster_resolver
 _CONNECT_SECONDS = 10.0
 _GPU = 'GPU'
 
+# The first generation of GPUs that computes in bfloat16 (Ampere), and the names
+# that Linux gives to the instructions of CPUs that do: Intel's and AMD's vector
+# and matrix instructions, and Arm's.
+_BFLOAT16_CAPABILITY = (8, 0)
+_BFLOAT16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'}
+
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
@@ -36,6 +43,8 @@ class Devices:
       replica, or on TPU.
     cluster: The machines, if there are several; None on TPU, where one process
       serves all hosts.
+    has_bfloat16: Whether a replica computes in bfloat16 itself, rather than
+      emulating it in float32, at a tenth of the speed.
   """
 
   kind: str
@@ -44,6 +53,7 @@ class Devices:
   resolver: cluster_resolver.ClusterResolver | None = None
   strategy: tf.distribute.Strategy | None = None
   cluster: workers.Cluster | None = None
+  has_bfloat16: bool = False
 
   @property
   def is_gpu(self) -> bool:
@@ -94,6 +104,31 @@ class Devices:
   def watchdog(self) -> workers.Watchdog:
     """The watchdog of the other machines."""
     return workers.Watchdog(self.cluster.others if self.cluster else {})
+
+  def encoder_dtype(self, allow_mixed_precision: bool) -> tf.DType:
+    """Returns the type of the encoder's activations; all else is float32."""
+    return (
+      tf.bfloat16 if allow_mixed_precision and self.has_bfloat16 else tf.float32
+    )
+
+  def image_dtype(self, encoder_dtype: tf.DType) -> tf.DType:
+    """Returns the type in which the input pipeline hands over images.
+
+    A TPU receives what its encoder sees, which is half as much to transfer. A
+    CPU is slow at single operations in bfloat16, so elsewhere the model casts.
+    """
+    return encoder_dtype if self.resolver else tf.float32
+
+  def describe_dtype(self, allow_mixed_precision: bool) -> str:
+    """Returns a line about the encoder's precision; '' for plain float32."""
+    if not allow_mixed_precision:
+      return ''
+    if self.has_bfloat16:
+      return 'the encoder computes in bfloat16, all else in float32'
+    return (
+      f'the encoder computes in float32: this {self.kind} has no instructions '
+      'for the bfloat16 of --allow_mixed_precision, and would emulate it slowly'
+    )
 
   def share(self, batch_size: int) -> int:
     """Returns each replica's part of a global batch."""
@@ -146,6 +181,7 @@ def find(options: run_options.RunOptions) -> Devices:
     allow_soft_placement=True,
     device_count={'GPU': num_gpus, 'CPU': 1 if num_gpus else count},
   )
+  has_bfloat16 = _gpus_have_bfloat16() if num_gpus else cpu_has_bfloat16()
   if cluster:
     return Devices(
       kind,
@@ -161,9 +197,12 @@ def find(options: run_options.RunOptions) -> Devices:
         )
       ),
       cluster=cluster,
+      has_bfloat16=has_bfloat16,
     )
   strategy = tf.distribute.MirroredStrategy(names) if names[1:] else None
-  return Devices(kind, len(names), config, strategy=strategy)
+  return Devices(
+    kind, len(names), config, strategy=strategy, has_bfloat16=has_bfloat16
+  )
 
 
 def check_batches(
@@ -229,6 +268,27 @@ def _find_tpu(options):
     # Several sessions may use the same TPU.
     tf1.ConfigProto(allow_soft_placement=True, isolate_session_state=True),
     resolver=resolver,
+    has_bfloat16=True,
+  )
+
+
+def cpu_has_bfloat16(cpuinfo: str = '/proc/cpuinfo') -> bool:
+  """Returns whether Linux lists instructions for bfloat16 in this file."""
+  try:
+    words = pathlib.Path(cpuinfo).read_text(encoding='utf-8').split()
+  except OSError:  # Another system than Linux.
+    return False
+  return not _BFLOAT16_FLAGS.isdisjoint(words)
+
+
+def _gpus_have_bfloat16():
+  details = map(
+    tf.config.experimental.get_device_details,
+    tf.config.get_visible_devices('GPU'),
+  )
+  return all(
+    each.get('compute_capability', (0, 0)) >= _BFLOAT16_CAPABILITY
+    for each in details
   )
 
 

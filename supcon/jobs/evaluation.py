@@ -228,7 +228,7 @@ def _measure(run, checkpoint, name):
     _unchanged(run.model_dir, checkpoint),
   ):
     metrics = estimator.evaluate(
-      inputs.eval_input_fn(dataset, params, run.dtype),
+      inputs.eval_input_fn(dataset, params, run.devices.image_dtype(run.dtype)),
       steps=math.ceil(dataset.num_eval_examples / params.eval.batch_size),
       checkpoint_path=checkpoint,
       name=name or None,

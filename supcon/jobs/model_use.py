@@ -201,8 +201,9 @@ class Embed:
       faults.BadExampleError: If an image cannot be decoded.
     """
     split, model = self._split, self._model
-    mixed = model.params.input_data.preprocessing.allow_mixed_precision
-    dtype = tf.bfloat16 if mixed and self._options.use_tpu else tf.float32
+    dtype = self._devices.encoder_dtype(
+      model.params.input_data.preprocessing.allow_mixed_precision
+    )
     facts_of_file = {
       'checkpoint': model.checkpoint,
       'fingerprint': model.fingerprint,

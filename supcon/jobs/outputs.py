@@ -39,7 +39,7 @@ def compute(
       preprocessed (as in an evaluation).
     dataset: The data set of the split.
     split: The examples.
-    dtype: Type of the images that the encoder sees.
+    dtype: Type of the encoder's activations.
     start: See predictions.PredictFn; if given, the model's checkpoint is not
       used.
 
@@ -65,7 +65,7 @@ def compute(
     seed=params.seed,
   )
   batches = estimator.predict(
-    inputs.predict_input_fn(dataset, params, dtype),
+    inputs.predict_input_fn(dataset, params, devices.image_dtype(dtype)),
     checkpoint_path=None if start else model.checkpoint,
     yield_single_examples=False,
   )

@@ -555,6 +555,11 @@ class Run:
       logging.warning('WARNING: %s', line)
     if options.trains:
       logging.info('%s', self.devices.describe(self.params.batch_size))
+    if precision := self.devices.describe_dtype(
+      self.params.input_data.preprocessing.allow_mixed_precision
+    ):
+      logging.info('%s', precision)
+    if options.trains:
       if self._footprint:
         logging.info('%s', self._footprint)
     self._warn_of_flips()
@@ -661,9 +666,10 @@ class Run:
 
   @property
   def dtype(self) -> tf.DType:
-    """Type of the images that the encoder sees."""
-    mixed = self.params.input_data.preprocessing.allow_mixed_precision
-    return tf.bfloat16 if mixed and self.options.use_tpu else tf.float32
+    """Type of the images that the encoder sees, and of its activations."""
+    return self.devices.encoder_dtype(
+      self.params.input_data.preprocessing.allow_mixed_precision
+    )
 
   def _warn_of_other_classes(self):
     """Warns if the meaning of the labels has changed."""

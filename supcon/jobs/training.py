@@ -269,7 +269,10 @@ class Train:
     if fixed_embeddings.is_worth_it(run):
       return fixed_embeddings.Embeddings(run).input_fn
     return functools.partial(
-      inputs.train_input_fn, run.dataset, run.params, run.dtype
+      inputs.train_input_fn,
+      run.dataset,
+      run.params,
+      run.devices.image_dtype(run.dtype),
     )
 
   def _roll_back(self, error):

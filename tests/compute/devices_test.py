@@ -39,6 +39,12 @@ def gpus(monkeypatch):
 
   monkeypatch.setattr(tf.config, 'list_physical_devices', list_physical_devices)
   monkeypatch.setattr(tf.config, 'set_visible_devices', set_visible_devices)
+  monkeypatch.setattr(tf.config, 'get_visible_devices', list_physical_devices)
+  monkeypatch.setattr(
+    tf.config.experimental,
+    'get_device_details',
+    lambda gpu: {'compute_capability': (9, 0)},
+  )
   return visible
 
 
@@ -130,6 +136,57 @@ class TestSeveralMachines:
   def test_refuses_to_evaluate(self):
     with pytest.raises(ValueError, match='--mode=eval .* TF_CONFIG .* unset'):
       _find(mode='eval')
+
+
+# --- Precision ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  'line, has_bfloat16',
+  [
+    ('flags\t\t: fpu avx512f avx512_bf16 sse', True),  # AMD Zen 4, Intel.
+    ('flags\t\t: fpu amx_bf16 amx_tile', True),  # Intel Sapphire Rapids.
+    ('Features\t: fp asimd bf16 i8mm', True),  # Arm.
+    ('flags\t\t: fpu avx2 avx512f not_bf16', False),
+  ],
+)
+def test_linux_says_whether_a_cpu_has_bfloat16(tmp_path, line, has_bfloat16):
+  path = tmp_path / 'cpuinfo'
+  path.write_text(f'processor\t: 0\n{line}\n')
+  assert devices.cpu_has_bfloat16(str(path)) is has_bfloat16
+  assert not devices.cpu_has_bfloat16(str(tmp_path / 'absent'))
+
+
+def test_a_cpu_computes_in_bfloat16_if_it_can():
+  assert _find().has_bfloat16 == devices.cpu_has_bfloat16()
+
+
+@pytest.mark.parametrize('capability', [(7, 5), (8, 0), (9, 0)])
+def test_gpus_since_ampere_compute_in_bfloat16(gpus, monkeypatch, capability):
+  monkeypatch.setattr(
+    tf.config.experimental,
+    'get_device_details',
+    lambda gpu: {'compute_capability': capability},
+  )
+  assert _find(num_gpus=1).has_bfloat16 == (capability >= (8, 0))
+
+
+@pytest.mark.parametrize('has_bfloat16', [True, False])
+def test_bfloat16_is_used_where_it_is_allowed_and_fast(has_bfloat16):
+  found = devices.Devices('GPU', 1, None, has_bfloat16=has_bfloat16)
+  assert found.encoder_dtype(False) == tf.float32
+  assert not found.describe_dtype(False)
+  dtype = tf.bfloat16 if has_bfloat16 else tf.float32
+  assert found.encoder_dtype(True) == dtype
+  assert f'the encoder computes in {dtype.name}' in found.describe_dtype(True)
+
+
+@pytest.mark.parametrize('resolver', [None, object()])
+def test_only_a_tpu_is_given_images_in_bfloat16(resolver):
+  found = devices.Devices('TPU core', 1, None, resolver, has_bfloat16=True)
+  dtype = tf.bfloat16 if resolver else tf.float32
+  assert found.image_dtype(tf.bfloat16) == dtype
+  assert found.image_dtype(tf.float32) == tf.float32
 
 
 # --- Batches ------------------------------------------------------------------

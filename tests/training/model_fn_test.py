@@ -514,14 +514,14 @@ def test_warm_start_begins_where_the_reference_ended(checkpoint):
 # --- Mixed precision and blur -------------------------------------------------
 
 
-def test_bfloat16_images_give_float32_losses(checkpoint, predict):
+def test_a_bfloat16_encoder_gives_float32_losses(checkpoint, predict):
   images, labels = _examples(4)
   with tf.Graph().as_default() as graph, tf1.Session() as session:
     features = {
-      'images': tf.cast(tf.constant(images), tf.bfloat16),
+      'images': tf.constant(images),
       'weights': tf.ones([4]),
     }
-    function = _function(num_eval_examples=4)
+    function = _function(num_eval_examples=4, dtype=tf.bfloat16)
     spec = function.evaluate(features, tf.constant(labels))
     dtypes = [
       op.outputs[0].dtype
@@ -542,7 +542,7 @@ def test_bfloat16_images_give_float32_losses(checkpoint, predict):
 def test_training_on_tpu():
   images, labels = _examples(4)
   with tf.Graph().as_default():
-    function = _function(use_tpu=True)
+    function = _function(use_tpu=True, dtype=tf.bfloat16)
     spec = _spec(function, tf.cast(tf.constant(images), tf.bfloat16), labels)
     assert {v.dtype for v in tf1.trainable_variables()} == {tf.float32}
     assert spec.loss.dtype == tf.float32

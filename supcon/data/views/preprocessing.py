@@ -559,6 +559,7 @@ def finish(features, params, mean, std, dtype):
     images = _to_model_input(images, params, mean, std, dtype)
   if defers_blurring(params):
     images = image_ops.gaussian_blur(images, views['blur_sigmas'])
+  images = tf.cast(images, dtype)  # Off TPU, they come in float32.
   return tf.reshape(images, [-1, *features['images'].shape[1:]])
 
 
