@@ -26,8 +26,8 @@ class _Job:
     pass
 
   def run(self):
-    with signals.deferral() as deferral:
-      deferral.begin()
+    with signals.deferral() as begin:
+      begin()
       if self._number:
         os.kill(os.getpid(), self._number)
         assert signals.received()

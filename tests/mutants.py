@@ -1530,15 +1530,15 @@ _OTHERS = (
   Mutant(
     'cleaning_is_interrupted',
     _SIGNALS,
-    'if not self._is_deferred() and not self._has_raised:',
-    'if not self._is_deferred():',
+    'if not self.is_deferred and not self._has_raised:',
+    'if not self.is_deferred:',
     'tests/runs/signals_test.py -k "not training"',
     'cleaning up is interrupted once more',
   ),
   Mutant(
     'no_patience_while_deferred',
     _SIGNALS,
-    '      if self._is_deferred():\n        patient_since = now\n      elif',
+    '      if self.is_deferred:\n        patient_since = now\n      elif',
     '      if',
     'tests/runs/signals_test.py -k "not training"',
     'a step that takes long is cut off',

@@ -174,8 +174,8 @@ class Train:
     run = self._run
     stop_step = self._rollbacks.until(step, stage.stop_step)
     logging.info('stage %d: steps %d to %d', stage.number, step, stop_step)
-    with faults.naming(run.dataset.train), signals.deferral() as deferral:
-      function, stop_hook = run.model_fn(stage), run_hooks.StopHook(deferral)
+    with faults.naming(run.dataset.train), signals.deferral() as defer:
+      function, stop_hook = run.model_fn(stage), run_hooks.StopHook(defer)
       own_hooks, listeners = [stop_hook], []
       if run.devices.cluster:
         function.stop_hook = stop_hook

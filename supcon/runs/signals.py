@@ -4,15 +4,19 @@ A machine that is about to be taken away sends SIGTERM a few seconds before. The
 current work then ends at once with exit code 75, except that training finishes
 and saves its step first. A second signal ends the process immediately.
 
-Python calls handlers in the main thread between two of its own instructions,
-which may take long while TensorFlow computes. So a separate thread also sees
-the signals, and ends the process if the main thread does not.
+Ending means to raise Interrupted in the main thread, as Python does with
+KeyboardInterrupt: the lock is released, status and log are finished, temporary
+files are removed. None of this is needed to continue the run, which survives a
+`kill -9` at any moment. So a separate thread, which also sees the signals, ends
+the process if the main thread does not, be it inside TensorFlow, which may take
+minutes, or in a place where Python drops exceptions.
 
 This module does not use TensorFlow, because signals can interrupt even its
 import.
 """
 
 import atexit
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import os
@@ -44,131 +48,66 @@ class Interrupted(BaseException):
   """
 
 
-class Deferral:
-  """Defers signals once it has begun.
-
-  Attributes:
-    has_begun: Whether it has begun.
-  """
-
-  def __init__(self):
-    self.has_begun = False
-
-  def begin(self) -> None:
-    """Defers signals from now on.
-
-    Raises:
-      Interrupted: If there has already been a signal.
-    """
-    check()
-    self.has_begun = True
-
-
 class _Watch:
-  """Watches for signals in the main thread and in a thread of its own.
+  """What is known of signals to this process.
 
   Attributes:
     number: The first signal; None before.
     has_come: Set once there is a signal.
-    deferral: The current deferral, if any.
+    is_deferred: Whether the current work is finished first.
   """
 
-  def __init__(self, same_seconds: float, patience_seconds: float):
-    self._same_seconds = same_seconds
-    self._patience_seconds = patience_seconds
+  def __init__(self):
     self.number: int | None = None
     self.has_come = threading.Event()
-    self.deferral: Deferral | None = None
+    self.is_deferred = False
     self._has_raised = False
-    self._is_swallowed = False
-    self._num_own = 0  # Signals that this watch has sent itself.
-    self._reader, self._writer = socket.socketpair()
-    self._writer.setblocking(False)
-    self._thread = threading.Thread(target=self._run, daemon=True)
-
-  def start(self) -> int:
-    """Returns the file descriptor to which Python should write signals."""
-    self._thread.start()
-    return self._writer.fileno()
-
-  def close(self) -> None:
-    self._writer.close()  # The thread reads the end.
-    self._thread.join()
-    self._reader.close()
 
   def handle(self, number, frame) -> None:
     """Handler for Python. Raises only once, so that clean-up is undisturbed."""
     del frame
-    self._note(number)
-    if not self._is_deferred() and not self._has_raised:
+    self.number = self.number or number
+    if not self.is_deferred and not self._has_raised:
       self.check()
 
   def check(self) -> None:
-    if self.number is not None:
+    if self.number:
       self._has_raised = True
+      # A destructor drops it; see the thread below.
+      sys.unraisablehook = lambda unraisable: None
       raise Interrupted(_describe(self.number))
 
-  def swallowed(self) -> None:
-    """Records that the exception was raised where Python drops exceptions.
-
-    One such place is a destructor. The thread makes it be raised again
-    elsewhere.
-    """
-    self._is_swallowed = True
-
-  def _is_deferred(self):
-    deferral = self.deferral
-    return deferral is not None and deferral.has_begun
-
-  def _note(self, number):
-    if self.number is None:
-      self.number = number
-
-  def _run(self):
+  def run(self, reader, same_seconds, patience_seconds) -> None:
+    """Sees signals while the main thread does not; in a thread."""
     first_seen = patient_since = None
     while True:
-      try:
-        received = self._reader.recv(64)
-        if not received:
-          return
-      except TimeoutError:
-        received = b''
-      now = time.monotonic()
-      for number in received:
-        if number not in _SIGNALS:
-          continue
-        if self._num_own:
-          self._num_own -= 1
-          continue
-        if first_seen is None:
-          first_seen = patient_since = now
-          self._note(number)
-          # Not in the handler, since the main thread may be inside wait() then.
-          self.has_come.set()
-          self._reader.settimeout(_POLL_SECONDS)
-          if self._is_deferred():
-            name = signal.Signals(number).name
-            _say(
-              f'{time.strftime("%H:%M:%S")} {name}: stopping after this step, '
-              'which is saved; a second signal ends at once'
-            )
-        elif now - first_seen > self._same_seconds:
-          os._exit(128 + number)
-      if first_seen is None:
-        continue
-      if self._is_swallowed:
-        self._is_swallowed = self._has_raised = False
-        self._num_own += 1
+      timeout = None if first_seen is None else _POLL_SECONDS
+      is_there = select.select([reader], [], [], timeout)[0]
+      received = reader.recv(1) if is_there else b'\0'
+      if not received:
+        return
+      now, number = time.monotonic(), received[0]
+      if number in _SIGNALS and first_seen is None:
+        first_seen = patient_since = now
+        self.number = self.number or number
+        # Not in the handler, since the main thread may be inside wait() then.
+        self.has_come.set()
+        if self.is_deferred:
+          name = signal.Signals(number).name
+          _say(
+            f'{time.strftime("%H:%M:%S")} {name}: stopping after this step, '
+            'which is saved; a second signal ends at once'
+          )
+      elif number in _SIGNALS and now - first_seen > same_seconds:
+        os._exit(128 + number)
+      if self.is_deferred:
         patient_since = now
-        signal.pthread_kill(threading.main_thread().ident, self.number)
-      if self._is_deferred():
-        patient_since = now
-      elif now - patient_since > self._patience_seconds:
+      elif first_seen and now - patient_since > patience_seconds:
         _say(f'main.py: interrupted: {_describe(self.number)}')
         os._exit(EXIT_CODE)
 
 
-_watch: _Watch | None = None  # Signals concern the whole process.
+_watch = _Watch()  # Signals concern the whole process.
 
 
 @contextlib.contextmanager
@@ -191,23 +130,22 @@ def handled(
   """
   global _watch
   atexit.register(_ignore)  # Registered first, so called last.
-  _watch = _Watch(same_seconds, patience_seconds)
+  _watch = _Watch()
+  reader, writer = socket.socketpair()
+  writer.setblocking(False)
+  limits = same_seconds, patience_seconds
+  thread = threading.Thread(
+    target=_watch.run, args=(reader, *limits), daemon=True
+  )
+  thread.start()
   before = {}
   for number in _SIGNALS:
     handler = signal.getsignal(number)
     if number == signal.SIGINT and handler in (signal.SIG_IGN, None):
       continue
     before[number] = signal.SIG_DFL if handler is None else handler
-  descriptor = signal.set_wakeup_fd(_watch.start(), warn_on_full_buffer=False)
+  descriptor = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
   hook = sys.unraisablehook
-
-  def hook_of_ours(unraisable):
-    if _watch and isinstance(unraisable.exc_value, Interrupted):
-      _watch.swallowed()
-    else:
-      hook(unraisable)
-
-  sys.unraisablehook = hook_of_ours
   try:
     for number in before:
       signal.signal(number, _watch.handle)
@@ -220,8 +158,10 @@ def handled(
       signal.signal(number, handler)
     signal.set_wakeup_fd(descriptor)
     sys.unraisablehook = hook
-    _watch.close()
-    _watch = None
+    writer.close()  # The thread reads the end.
+    thread.join()
+    reader.close()
+    _watch = _Watch()
 
 
 def answer_with(code: int) -> None:
@@ -242,26 +182,28 @@ def _ignore():
 
 
 @contextlib.contextmanager
-def deferral() -> Iterator[Deferral]:
-  """Yields a Deferral, which ends with the block.
+def deferral() -> Iterator[Callable[[], None]]:
+  """Yields a function; signals are deferred from its call until the block ends.
 
   Raises:
-    Interrupted: At the end, if a signal came during the deferral.
+    Interrupted: At the end, if a signal came meanwhile. The function raises it
+      if one came before.
   """
-  result = Deferral()
-  if _watch:
-    _watch.deferral = result
+
+  def begin():
+    check()
+    _watch.is_deferred = True
+
   try:
-    yield result
+    yield begin
   finally:
-    if _watch:
-      _watch.deferral = None
+    _watch.is_deferred = False
   check()
 
 
 def received() -> bool:
   """Returns whether there has been a signal."""
-  return _watch is not None and _watch.number is not None
+  return _watch.number is not None
 
 
 def check() -> None:
@@ -270,8 +212,7 @@ def check() -> None:
   Raises:
     Interrupted: If there has been a signal.
   """
-  if _watch:
-    _watch.check()
+  _watch.check()
 
 
 def interruption(what: str) -> Interrupted:
@@ -280,7 +221,7 @@ def interruption(what: str) -> Interrupted:
   Args:
     what: Says in words what has been saved.
   """
-  return Interrupted(_describe(_watch and _watch.number, f'{what}; '))
+  return Interrupted(_describe(_watch.number, f'{what}; '))
 
 
 def sleep(seconds: float) -> None:
@@ -289,11 +230,8 @@ def sleep(seconds: float) -> None:
   Raises:
     Interrupted: If there has been a signal.
   """
-  if not _watch:
-    time.sleep(seconds)
-    return
   _watch.has_come.wait(seconds)
-  _watch.check()
+  check()
 
 
 def _describe(number, what=''):

@@ -35,15 +35,15 @@ class StopHook(tf1.train.SessionRunHook):
     step: The step after which a signal stopped training; None if none did.
   """
 
-  def __init__(self, deferral: signals.Deferral):
+  def __init__(self, defer_signals: Callable[[], None]):
     """Makes the hook.
 
     Args:
-      deferral: Begins with the first step. Before that there is nothing to
-        save, and a signal ends the process at once.
+      defer_signals: Called before the first step; see signals.deferral. Until
+        then there is nothing to save, and a signal ends the process at once.
     """
     self.step: int | None = None
-    self._deferral = deferral
+    self._defer_signals = defer_signals
     self._has_stopped = False
     self._ballots = []
     self._votes = None
@@ -64,7 +64,7 @@ class StopHook(tf1.train.SessionRunHook):
     self._step = tf1.train.get_global_step()
 
   def after_create_session(self, session, coord):
-    self._deferral.begin()
+    self._defer_signals()
 
   def before_run(self, run_context):
     if self._votes is None:
