@@ -62,9 +62,7 @@ def main(argv):
     if isinstance(layout, str):
       mistakes.append(layout)
     else:
-      mistakes += survey.mistakes_in(
-        data_dir, layout, given.get('skip_bad_images', False)
-      )
+      mistakes += survey.mistakes_in(data_dir, layout)
   except ValueError as error:  # An unreadable name.
     mistakes.append(str(error))
   if mistakes:

@@ -55,7 +55,7 @@ def _run(
     trains_batch_norm=trains_batch_norm,
     plan=stages.plan(params, 4),  # Of one step an epoch.
     dataset=types.SimpleNamespace(num_train_examples=num_examples),
-    model_dir=types.SimpleNamespace(newest_step=lambda: step),
+    step=step,
   )
 
 

@@ -186,9 +186,7 @@ class Records:
   def _read(self, number):
     # A file that cannot be read may be incomplete, and is read again later.
     with contextlib.suppress(ValueError, OSError, tf.errors.OpError):
-      found = self._model_dir.read_json(self._name(number))
-      if isinstance(found, dict):
-        return found
+      return self._model_dir.read_json(self._name(number)) or {}
     return {}
 
   def _name(self, number):

@@ -1,13 +1,13 @@
 """Measures and stores the mean and standard deviation of image colors."""
 
 import dataclasses
-import json
 import math
 
 import tensorflow as tf
 
 from supcon.data.sources import splits
 from supcon.data.views import image_ops
+from supcon.runs import storage
 
 tf1 = tf.compat.v1
 
@@ -37,11 +37,11 @@ class Statistics:
   reference: str = ''
 
   def to_json(self) -> str:
-    """Returns the content of a file; `read` reads it back."""
+    """Returns the text of a file; `from_json` is the inverse."""
     fields = dataclasses.asdict(self)
     if not self.reference:
       del fields['reference']
-    return json.dumps(fields, indent=2) + '\n'
+    return storage.to_json(fields)
 
   def describe(self) -> str:
     """Returns 'mean (...), standard deviation (...), from DIR', or 'none'."""
@@ -103,31 +103,22 @@ def measure(split: splits.Split, image_size: int) -> Statistics:
   )
 
 
-def read(path: str) -> Statistics | None:
-  """Returns the `Statistics` in a file; None if the file does not exist.
+IN_WORDS = 'mean and standard deviation'
+
+
+def from_json(fields: dict) -> Statistics:
+  """Returns the `Statistics` of a JSON object, which must be in order.
 
   Raises:
-    ValueError: If the file is malformed.
+    LookupError, TypeError, ValueError: If it is not.
   """
-  if not tf.io.gfile.exists(path):
-    return None
-  with tf.io.gfile.GFile(path) as file:
-    text = file.read()
-  try:
-    fields = json.loads(text)
-    if (fields['mean'] is None) != (fields['std'] is None):
-      raise ValueError('one of them is missing')
-    for name in ('mean', 'std'):
-      if fields[name] is None:
-        continue
-      fields[name] = tuple(map(float, fields[name]))
-      if len(fields[name]) != 3 or not all(map(math.isfinite, fields[name])):
-        raise ValueError(f'{name} is {fields[name]}')
-    if fields['std'] and min(fields['std']) <= 0:
-      raise ValueError(f'std is {fields["std"]}')
-    return Statistics(**fields)
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(
-      f'{path} holds no mean and standard deviation ({error}); restore it, '
-      'or take another --model_dir.'
-    ) from error
+  if (fields['mean'] is None) != (fields['std'] is None):
+    raise ValueError('one of them is missing')
+  colors = {name: fields[name] for name in ('mean', 'std') if fields[name]}
+  for name, values in colors.items():
+    colors[name] = tuple(map(float, values))
+    if len(values) != 3 or not all(map(math.isfinite, colors[name])):
+      raise ValueError(f'{name} is {values}')
+  if colors and min(colors['std']) <= 0:
+    raise ValueError(f'std is {fields["std"]}')
+  return Statistics(**{**fields, **colors})

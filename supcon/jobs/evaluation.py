@@ -467,7 +467,7 @@ class EvaluateEach:
     self._run = setup.Run(options, params)
     self._model_dir = self._run.model_dir
     self._sleep = sleep
-    self._is_compared = bool(self._model_dir.newest())
+    self._is_compared = bool(self._run.checkpoint)
     # What the last look found, and whether nothing is left to do about it.
     self._look = None
     self._is_settled = False
@@ -628,7 +628,7 @@ class EvaluateEach:
     self._begun = time.monotonic()
     if not self._is_compared:
       # Restoring would silently adopt the shapes of the checkpoint.
-      run.check_checkpoints()
+      run.check_checkpoint(checkpoint)
       self._is_compared = True
       # A checkpoint exists now, so its facts can be read.
       run = self._run = run.as_trained(checkpoint)

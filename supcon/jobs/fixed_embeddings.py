@@ -55,9 +55,8 @@ class Embeddings:
       split.num_examples,
     )
     # A run that has just started has no checkpoint of its own.
-    newest = run.model_dir.newest()
-    model = run.trained_model(newest or run.reference)
-    start = None if newest else functools.partial(_start, run)
+    model = run.trained_model(run.checkpoint or run.reference)
+    start = functools.partial(_start, run) if run.reference else None
     self._run = run
     self._directory = tempfile.TemporaryDirectory(prefix='supcon_embeddings_')
     self._path = os.path.join(self._directory.name, 'embeddings')
@@ -95,7 +94,7 @@ def _start(run, model):
 def _ahead(run):
   # A run that starts in the middle must do the same as one that starts at the
   # beginning.
-  step = 0 if run.options.deterministic else run.model_dir.newest_step()
+  step = 0 if run.options.deterministic else run.step
   return [stage for stage in run.plan.stages if stage.stop_step > step]
 
 

@@ -28,6 +28,7 @@ from supcon.runs import locks
 from supcon.runs import model_dirs
 from supcon.runs import retries
 from supcon.runs import signals
+from supcon.runs import storage
 from supcon.runs import storage_errors
 from supcon.serving import trained_models
 from supcon.training import checkpoints
@@ -100,13 +101,13 @@ class Run:
       names.
     plan: The stages.
     model_dir: The directory of the checkpoints.
-    checkpoint: The newest checkpoint, or that of --checkpoint; None if there is
-      none.
+    checkpoint: The checkpoint that the job uses or continues from: the newest
+      one when it last looked, or that of --checkpoint; None if there is none.
     known: The facts about that checkpoint.
     announced_last_step: The last step of a run with the command's flags on the
       run's training set.
     reference: The checkpoint to start from; None without --reference_ckpt, or
-      once model_dir has a checkpoint of its own.
+      if there is a `checkpoint`.
     output: The directory for files. An inspection has its own, and changes
       nothing that a run has written.
   """
@@ -138,7 +139,7 @@ class Run:
     self.dataset = load_dataset(options, params)
     self.class_names = self.dataset.class_names
     self._check_data()
-    self.reference: str | None = None
+    self._reference: str | None = None
     self._origins: list[str] = []  # Sources of variables.
     self._warnings: list[str] = []  # To be logged first.
     self._footprint = ''  # Memory needed, in words.
@@ -146,7 +147,7 @@ class Run:
     # The content of whitening.json.
     self._whitening: whitening.Statistics | None = None
     if not options.inspects:
-      self.check_checkpoints()
+      self.check_checkpoint(self.checkpoint)
     if options.trains and self.known:
       self._check_facts(self.known)
     self._check_fits()
@@ -187,6 +188,24 @@ class Run:
       )
     return found
 
+  @property
+  def step(self) -> int:
+    """The step of `checkpoint`; 0 without one."""
+    return checkpoint_files.step_of(self.checkpoint) if self.checkpoint else 0
+
+  @property
+  def reference(self) -> str | None:
+    return None if self.checkpoint else self._reference
+
+  def look_again(self) -> int:
+    """Looks for the newest checkpoint, which becomes `checkpoint`.
+
+    Returns:
+      Its step; 0 without one.
+    """
+    self.checkpoint = self.model_dir.newest()
+    return self.step
+
   def _check_data(self):
     """Makes the plan and checks the data against it."""
     if self.options.mode == 'eval' and self.known and self.known.counting:
@@ -205,18 +224,17 @@ class Run:
     options, num_classes = self.options, self.dataset.num_classes
     if options.inspects or not (room := footprint.room(self.devices)):
       return
-    step = self.model_dir.newest_step()
     if options.trains:
       training = [
         footprint.training_step(
           self.params, stage.params, num_classes, self.devices.num_replicas
         )
         for stage in self.plan.stages
-        if stage.params.epochs and stage.stop_step > step
+        if stage.params.epochs and stage.stop_step > self.step
       ]
       # A run that has trained before has fitted. With --force, or after a kill,
       # another trainer is about to free its memory.
-      footprint.check(training, room, not (step or options.force))
+      footprint.check(training, room, not (self.step or options.force))
       if training:
         largest = max(training, key=footprint.Step.num_bytes)
         self._footprint = footprint.describe(largest, room)
@@ -268,8 +286,8 @@ class Run:
     Raises:
       ValueError: If it does not, and the user has not accepted that.
     """
-    step = self.model_dir.newest_step()
-    before, now = self._counting_before(), self.facts.counting
+    step, now = self.step, self.facts.counting
+    before = self._counting_before()
     if before and step <= before.last_step:
       if not positions.is_moved(before, now, step):
         return
@@ -311,7 +329,7 @@ class Run:
     self.model_dir.settle(self.options.max_checkpoints_to_keep)
     facts_lib.settle(self.model_dir)
     before, now = self._counting_before(), self.facts.counting
-    step = self.model_dir.newest_step()
+    step = self.look_again()
     if not before or not positions.is_moved(before, now, step):
       return
     aside = facts_lib.move(
@@ -320,7 +338,7 @@ class Run:
     logging.warning(
       'WARNING: another plan was accepted: what was %s is %s%s',
       positions.place(before, step),
-      positions.place(now, self.model_dir.newest_step()),
+      positions.place(now, self.look_again()),
       f'; the former checkpoints are in {aside}' if aside else '',
     )
 
@@ -349,7 +367,7 @@ class Run:
     if self._whitening:
       found[model_dirs.WHITENING] = self._whitening.to_json()
     if self.skipped.found:
-      found[model_dirs.BAD_IMAGES] = model_dirs.to_json(self.skipped.found)
+      found[model_dirs.BAD_IMAGES] = storage.to_json(self.skipped.found)
     return found
 
   def as_trained(self, checkpoint: str) -> 'Run':
@@ -367,6 +385,7 @@ class Run:
     return result
 
   def _be_as_trained(self, checkpoint):
+    self.checkpoint = checkpoint
     known = self.known = facts_lib.find(self.model_dir, checkpoint)
     if known:
       self.params = changes.as_used(known.params, self._wished)
@@ -377,24 +396,21 @@ class Run:
       self.class_names = names
     self._set_colors(*self._colors_of_run())
 
-  def check_checkpoints(self) -> None:
-    """Checks the checkpoints of model_dir and --reference_ckpt, if any.
+  def check_checkpoint(self, checkpoint: str | None) -> None:
+    """Checks a checkpoint of model_dir, or without one, --reference_ckpt.
 
     Raises:
-      ValueError: If one is missing or belongs to another model.
+      ValueError: If it is missing or belongs to another model.
     """
-    newest = (
-      self.checkpoint if self.options.checkpoint else self.model_dir.newest()
-    )
     is_eval = self.options.mode == 'eval'
-    if not newest and (is_eval or not self.options.reference_ckpt):
+    if not checkpoint and (is_eval or not self.options.reference_ckpt):
       return
     with tf.Graph().as_default():
       model = contrastive.ContrastiveModel(
         self.params.architecture, self.dataset.num_classes
       )
-      if not newest:
-        self.reference = warm_start.find(self.options.reference_ckpt)
+      if not checkpoint:
+        self._reference = warm_start.find(self.options.reference_ckpt)
         wanted = (model, self.params.warm_start, self.reference)
         warm_start.assignment_map(*wanted)  # Raises if it does not fit.
         self._origins = warm_start.describe(*wanted)
@@ -411,9 +427,9 @@ class Run:
         )
         variables = tf1.global_variables()
       adopted = checkpoints.require_same(
-        variables, [model.name], newest, optional
+        variables, [model.name], checkpoint, optional
       )
-      self._origins = adopted.describe(newest)
+      self._origins = adopted.describe(checkpoint)
 
   def _compare_with_reference(self):
     for is_warning, line in facts_lib.compare_with_reference(
@@ -526,7 +542,7 @@ class Run:
       self._write_for_inspection()
     elif options.mode == 'eval':
       self._warn_of_other_classes()
-    is_ahead = self.model_dir.newest_step() < self.plan.total_steps
+    is_ahead = self.step < self.plan.total_steps
     where = ''
     if options.inspects or (options.trains and is_ahead):
       where = f', in full in {self.output.join(model_dirs.HPARAMS)}'
@@ -584,12 +600,12 @@ class Run:
         logging.warning('WARNING: %s', found.advice())
 
   def _write_for_inspection(self):
-    before = self.model_dir.read_json(model_dirs.HPARAMS)
+    before = facts_lib.recorded_params(self.model_dir.path)
     if before:
-      _log_changes(before['hparams'], self.params.to_json())
+      _log_changes(before.to_json(), self.params.to_json())
     self._warn_of_other_classes()
     files = self.files(is_new=True)
-    files[model_dirs.HPARAMS] = model_dirs.to_json(self.announcement)
+    files[model_dirs.HPARAMS] = storage.to_json(self.announcement)
     try:
       tf.io.gfile.makedirs(self.output.path)
       for name, text in files.items():
@@ -636,7 +652,6 @@ class Run:
   def model_fn(self, stage) -> model_fn.ModelFn:
     """Returns the model_fn of a stage."""
     options, params = self.options, self.params
-    newest = self.model_dir.newest()
     return model_fn.ModelFn(
       params=params,
       run=self.plan,
@@ -651,9 +666,9 @@ class Run:
         stage.stop_step - stage.start_step
       ),
       use_tpu=options.use_tpu,
-      reference_checkpoint=None if newest else self.reference,
+      reference_checkpoint=self.reference,
       train_batch_norm=self.trains_batch_norm,
-      start_step=checkpoint_files.step_of(newest) if newest else 0,
+      start_step=self.step,
     )
 
   @property

@@ -79,9 +79,7 @@ class Train:
         self._writer = stack.enter_context(
           status.Writer(quick, verify=self._lock.verify, explain=setup.reason)
         )
-        self._writer.begin(
-          status.TRAINING, run.model_dir.newest_step(), run.plan.total_steps
-        )
+        self._writer.begin(status.TRAINING, run.step, run.plan.total_steps)
       run.announce()
       self._held = stack.pop_all()  # Until the end of run().
 
@@ -104,7 +102,7 @@ class Train:
 
   def _evaluate(self):
     self._writer.write(state=status.EVALUATING)
-    newest = self._run.model_dir.newest()
+    newest = self._run.checkpoint
     result = self._retries.call(
       f'evaluating {newest}', lambda: evaluation.evaluate(self._run, newest)
     )
@@ -129,7 +127,7 @@ class Train:
       self._keeper = run.keeper()
     if run.devices.cluster:
       self._meet()
-    step = run.model_dir.newest_step()
+    step = run.look_again()
     if step:
       logging.info(
         'model_dir holds step %d of %d: %s',
@@ -186,7 +184,7 @@ class Train:
           ),
           function.speed_hook,
         ]
-        self._keeper.begin(run.model_dir.newest())
+        self._keeper.begin(run.checkpoint)
         listeners += [
           run_hooks.SaveListener(
             self._lock, self._writer, run.model_dir.path, self._keeper
@@ -237,9 +235,8 @@ class Train:
     Raises:
       setup.CutShortError: If it has not. TensorFlow mistakes some errors for
         the end of the data, such as a file that exceeds a size limit.
-        end of the data, as that of a file that may not become so large.
     """
-    newest = self._run.model_dir.newest_step()
+    newest = self._run.look_again()
     if self._run.devices.is_chief and newest < step:
       raise setup.CutShortError(
         f'training ended before step {step}, and the newest checkpoint is that '
@@ -257,7 +254,7 @@ class Train:
     """
     if self._run.devices.cluster:
       raise error
-    step = self._run.model_dir.newest_step()
+    step = self._run.look_again()
     if step > begun:
       self._retries.succeeded()
     self._retries.wait(f'training from step {step} on', error)
@@ -293,7 +290,7 @@ class Train:
         f'many as --max_rollbacks={options.max_rollbacks} allows',
         error.step,
       ) from error
-    step = run.model_dir.newest_step()
+    step = run.look_again()
     if error.step < step:  # It was restored, not trained.
       raise error
     rollback = self._rollbacks.add(
@@ -354,13 +351,12 @@ class Train:
 
     Otherwise it would start the next stage from an older checkpoint.
     """
-    model_dir = self._run.model_dir
     records = self._run.devices.watchdog.records
     if self._run.devices.is_chief:
       records.tell(saved=step)
     self._wait_for(
       f'checkpoint of step {step}',
-      lambda: model_dir.newest_step() >= step,
+      lambda: self._run.look_again() >= step,
       is_written=lambda: records.saved(0) >= step,
       most_seconds=_SAVING_SECONDS,
     )

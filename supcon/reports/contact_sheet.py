@@ -312,7 +312,7 @@ def _grey_levels(features, params, info):
   )
   side = options.image_size
   views = tf.ensure_shape(images[0], [options.num_views, side, side, 3])
-  if options.apply_whitening and info.mean is not None:
+  if info.mean is not None:
     views = views * info.std + info.mean
   # Adds half a level, because fractions are dropped.
   return image_ops.to_grey_levels(views + 0.5 / 127.5)

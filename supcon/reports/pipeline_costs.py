@@ -339,9 +339,12 @@ def _steps(dataset, params):
   """
   options = params.input_data.preprocessing
   info = dataset.info
-  unflipped = dataclasses.replace(
-    dataset, info=dataclasses.replace(info, flips=False)
-  )
+
+  def plain(**fields):
+    plain_info = dataclasses.replace(info, mean=None, std=None, **fields)
+    return dataclasses.replace(dataset, info=plain_info)
+
+  unflipped = plain(flips=False)
   pixels = pipeline_probes.numbered_images(unflipped)
   params = pipeline_probes.unaugmented(params)
   yield _Step(
@@ -350,9 +353,8 @@ def _steps(dataset, params):
   yield _Step('crop and resize', pixels, params)
   yield _Step('decode', unflipped, params)
   if info.flips:
-    yield _Step('flip', dataset, params)
-  if options.apply_whitening and info.mean is not None:
-    params = pipeline_probes.with_preprocessing(params, apply_whitening=True)
+    yield _Step('flip', plain(), params)
+  if info.mean is not None:
     yield _Step('whiten', dataset, params)
   if options.augmentation_magnitude > 0:
     for part, fields in _augmentation_steps(options):

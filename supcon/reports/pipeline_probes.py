@@ -47,7 +47,7 @@ def with_preprocessing(
 
 
 def unaugmented(params: hparams.HParams, **fields: Any) -> hparams.HParams:
-  """Returns hyper-parameters with crop, resize and flip only.
+  """Returns hyper-parameters with crop, resize, flip and whitening only.
 
   Args:
     params: The hyper-parameters of the run.
@@ -56,7 +56,6 @@ def unaugmented(params: hparams.HParams, **fields: Any) -> hparams.HParams:
   return with_preprocessing(
     params,
     augmentation_type=enums.AugmentationType.IDENTITY,
-    apply_whitening=False,
     **fields,
   )
 
@@ -65,10 +64,14 @@ def numbered_images(dataset: datasets.Dataset) -> datasets.Dataset:
   """Returns a data set whose training images encode their positions.
 
   Each image is a PNG of one pixel. It is read from the same files, in the same
-  order and with the same labels as the image that it replaces.
+  order and with the same labels as the image that it replaces. It is not
+  whitened.
   """
   return dataclasses.replace(
-    dataset, train=_Numbered(dataset.train), image_shape=(1, 1)
+    dataset,
+    info=dataclasses.replace(dataset.info, mean=None, std=None),
+    train=_Numbered(dataset.train),
+    image_shape=(1, 1),
   )
 
 

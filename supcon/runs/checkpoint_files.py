@@ -145,10 +145,21 @@ def prefix_of(path: str) -> str | None:
 
   None if there is no checkpoint, or if its name does not end with a step.
   """
-  prefix = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', path)
-  if not _STEP.search(prefix) or not tf.io.gfile.exists(f'{prefix}.index'):
-    return None
-  return prefix
+  prefix = without_ending(path)
+  return prefix if _STEP.search(prefix) and exists(prefix) else None
+
+
+def without_ending(path: str) -> str:
+  """Returns the prefix of the checkpoint to which a file belongs, by its name.
+
+  Any other path is returned as it is.
+  """
+  return _ENDING.sub('', path)
+
+
+def exists(checkpoint: str) -> bool:
+  """Whether there is such a checkpoint; an interrupted save has no index."""
+  return tf.io.gfile.exists(f'{checkpoint}.index')
 
 
 class Stamp(NamedTuple):
@@ -256,13 +267,15 @@ def _names(directory):
 
 STATE = 'checkpoint'  # The file in which TensorFlow names the newest one.
 
-_NAME = re.compile(r'model\.ckpt-[0-9]+')
+# The names under which training saves checkpoints, as a regular expression.
+NAME = r'model\.ckpt-[0-9]+'
 _STEP = re.compile(r'-([0-9]+)\Z')
+_ENDING = re.compile(r'\.(index|meta|data-\d+-of-\d+)\Z')
 
 # Temporary files of an interrupted save, which nothing reads.
 _LEFTOVER = re.compile(
-  r'model\.ckpt-[0-9]+_temp'
-  r'|(checkpoint|graph\.pbtxt|model\.ckpt-[0-9]+\.meta)\.tmp[0-9a-f]{32}'
+  rf'{NAME}_temp'
+  rf'|(checkpoint|graph\.pbtxt|{NAME}\.meta)\.tmp[0-9a-f]{{32}}'
 )
 
 
@@ -333,7 +346,7 @@ def on_disk(model_dir: str) -> list[str]:
     if name.endswith('.index')
   ]
   return sorted(
-    (os.path.join(model_dir, s) for s in starts if _NAME.fullmatch(s)),
+    (os.path.join(model_dir, s) for s in starts if re.fullmatch(NAME, s)),
     key=step_of,
   )
 
@@ -357,15 +370,18 @@ def steps_and_paths(model_dir: str) -> dict[int, str]:
   state = read_state(model_dir)
   found = {step_of(path): path for path in on_disk(model_dir)}
   listed = [
-    path
-    for path in state.paths
-    if path in found.values() or tf.io.gfile.exists(f'{path}.index')
+    path for path in state.paths if path in found.values() or exists(path)
   ]
   if state.newest in listed:
     newest = step_of(state.newest)
     found = {step: path for step, path in found.items() if step < newest}
   found |= {step_of(path): path for path in listed}
   return dict(sorted(found.items()))
+
+
+def path_of(model_dir: str, step: int) -> str:
+  """Returns the prefix of the checkpoint that training saves at a step."""
+  return os.path.join(model_dir, f'model.ckpt-{step}')
 
 
 def step_of(checkpoint: str) -> int:

@@ -1,15 +1,19 @@
 """The layout of a model_dir, and atomic writes to it."""
 
+from collections.abc import Callable
 import contextlib
 import itertools
 import json
 import os
+from typing import Any
 
 from absl import logging
 import tensorflow as tf
 
+from supcon.config import safe_text
 from supcon.runs import checkpoint_files
 from supcon.runs import retries
+from supcon.runs import storage
 
 HPARAMS = 'hparams.json'
 RESULT = 'result.json'
@@ -37,6 +41,23 @@ BEST_FACTS = 'best.json'
 DAMAGED = 'damaged'
 # Checkpoints of former plans move to directories 1, 2, ... in this one.
 FORMER_PLANS = 'former_plans'
+
+
+# What parsing raises if a file holds something else.
+_MALFORMED = (
+  ArithmeticError,
+  AttributeError,
+  LookupError,
+  RecursionError,
+  TypeError,
+  ValueError,
+)
+
+
+def _an_object(value):
+  if not isinstance(value, dict):
+    raise ValueError(f'it is a {type(value).__name__}')
+  return value
 
 
 class ModelDir:
@@ -92,11 +113,6 @@ class ModelDir:
     for path, fault in faults.items():
       self._warn_once(f'{path} {fault}; {instead}')
     return newest
-
-  def newest_step(self) -> int:
-    """Returns the step of the newest complete checkpoint; 0 without one."""
-    newest = self.newest()
-    return checkpoint_files.step_of(newest) if newest else 0
 
   def _newest_whole(self, state):
     """Returns the newest complete checkpoint, and {damaged one: damage}.
@@ -222,23 +238,36 @@ class ModelDir:
     lines = text.removesuffix('\n').split('\n')
     return tuple(line.rstrip('\r') for line in lines)
 
-  def read_json(self, name: str):
+  def read_json(
+    self,
+    name: str,
+    parse: Callable[[Any], Any] = _an_object,
+    what: str = 'JSON object',
+    remedy: str = 'take another --model_dir',
+  ):
     """Returns the content of a JSON file; None if it does not exist.
 
+    Args:
+      name: The file in this directory.
+      parse: Makes the result from the JSON value; by default it must be an
+        object, a dict. It may raise any error that malformed values lead to.
+      what: What the file should hold, for the error.
+      remedy: What to do if it cannot be restored, for the error.
+
     Raises:
-      ValueError: If it is not JSON.
+      ValueError: If the file is not JSON, or `parse` raised an error.
     """
+    text = self.read(name)
     try:
-      text = self.read(name)
-      return None if text is None else json.loads(text)
-    except ValueError as error:
+      return None if text is None else parse(json.loads(text))
+    except _MALFORMED as error:
       raise ValueError(
-        f'{self.join(name)} is not JSON ({error}); restore it, or take '
-        'another --model_dir.'
+        f'{self.join(name)} holds no {what} ({safe_text.one_line(error)}); '
+        f'restore it, or {remedy}.'
       ) from error
 
   def write_json(self, name: str, value) -> None:
-    self.write(name, to_json(value))
+    self.write(name, storage.to_json(value))
 
   def write(self, name: str, text: str) -> None:
     """Writes a temporary file and renames it, so the file is never partial."""
@@ -270,7 +299,3 @@ class ModelDir:
 
   def _try(self, what, function):
     return self._attempts.call(what, function) if self._attempts else function()
-
-
-def to_json(value) -> str:
-  return json.dumps(value, indent=2) + '\n'

@@ -302,12 +302,3 @@ def _to_json(status):
     return value if is_number else None
 
   return finite(dataclasses.asdict(status))
-
-
-def clock(seconds: float) -> str:
-  """Returns a duration as '1:02:03' or '2:03'."""
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return (
-    f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
-  )

@@ -103,7 +103,7 @@ def _rows(found, is_running):
   if is_running and found.images_per_second:
     text = f'{found.images_per_second:.0f} images/s'
     if found.seconds_left is not None:
-      text += f', {status.clock(found.seconds_left)} left'
+      text += f', {timestamps.duration(found.seconds_left)} left'
     yield 'speed', text
   if entry := found.last_checkpoint:
     yield 'checkpoint', f'{_step(entry)}: {entry.get("path")}'

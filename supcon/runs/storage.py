@@ -1,4 +1,4 @@
-"""Reads files on this machine or on an object store.
+"""Files on this machine or on an object store.
 
 TensorFlow is imported only for the latter, because --mode=status should answer
 at once.
@@ -35,6 +35,11 @@ def _read(path):
       return file.read()
   except tf.errors.NotFoundError:
     return ''
+
+
+def to_json(value) -> str:
+  """Returns the text of a JSON file."""
+  return json.dumps(value, indent=2) + '\n'
 
 
 def errors() -> tuple[type[Exception], ...]:

@@ -7,6 +7,8 @@ import shutil
 
 import tensorflow as tf
 
+from supcon.runs import checkpoint_files
+
 # Newer versions of TensorFlow name the data set in which a function failed.
 _OF_DATA_SET = re.compile(
   r'Error in user-defined function passed to \S+ transformation with iterator: '
@@ -38,9 +40,8 @@ _FAILED = re.compile(
   rf'([^\n]+); ({"|".join(map(re.escape, map(os.strerror, _REMEDIES)))})'
 )
 _ERRNO = {os.strerror(number): number for number in _REMEDIES}
-
 # Maps a file that the saver writes to the checkpoint that it belongs to.
-_PART = re.compile(r'(model\.ckpt-[0-9]+)(_temp/|\.(data-|index|meta)).*')
+_PART = re.compile(rf'({checkpoint_files.NAME})(_temp/|\.(data-|index|meta)).*')
 
 
 def explain_failed_write(error: BaseException) -> str | None:

@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import gc
-import json
 import os
 import pathlib
 import re
@@ -37,6 +36,7 @@ import tensorflow as tf
 
 import supcon
 from supcon.config import run_options
+from supcon.runs import storage
 from supcon.serving import hub_module
 from supcon.serving import model_card
 from supcon.serving import saved_model
@@ -130,7 +130,7 @@ def write(
       hub_module.write(model, os.path.join(aside, _HUB))
       if 'saved_model' not in formats:
         hub_module.write_signpost(aside, _HUB)
-    _write_text(aside, FACTS, _to_json(_facts(card, formats)))
+    _write_text(aside, FACTS, storage.to_json(_facts(card, formats)))
     _write_texts(aside, formats, card)
     export = _publish(aside, directory, int(begun), formats)
   except BaseException:
@@ -169,7 +169,7 @@ def _write_assets(model, path):
   _write_text(path, LABELS, _labels(model))
   if model.mean is not None:
     whitening = {'mean': list(model.mean), 'std': list(model.std)}
-    _write_text(path, WHITENING, _to_json(whitening))
+    _write_text(path, WHITENING, storage.to_json(whitening))
 
 
 def _write_texts(aside, formats, card):
@@ -238,10 +238,6 @@ def _write_text(directory, name, text):
   tf.io.gfile.makedirs(directory)
   with tf.io.gfile.GFile(os.path.join(directory, name), 'w') as file:
     file.write(text)
-
-
-def _to_json(value):
-  return json.dumps(value, indent=2) + '\n'
 
 
 # ------------------------------------------------------------------- where

@@ -28,12 +28,12 @@ import tensorflow as tf
 
 from supcon.config import enums
 from supcon.config import hparams
-from supcon.config import safe_text
 from supcon.data import whitening
 from supcon.data.sources import datasets
 from supcon.models import resnet
 from supcon.runs import checkpoint_files
 from supcon.runs import model_dirs
+from supcon.runs import storage
 from supcon.runs import storage_errors
 from supcon.training import positions as counting_lib
 from supcon.training import stages
@@ -161,25 +161,19 @@ class Record:
       ValueError: If it cannot be read, or holds something else.
     """
     try:
-      found = model_dir.read_json(model_dirs.HPARAMS)
+      self.entries = (
+        model_dir.read_json(
+          model_dirs.HPARAMS,
+          _entries,
+          what='hyper-parameters',
+          remedy='delete it and give all of them as flags',
+        )
+        or ()
+      )
     except tf.errors.OpError as error:
       raise ValueError(
         f'--model_dir={model_dir.path} cannot be read '
         f'({storage_errors.reason(error)}); name a directory that can.'
-      ) from error
-    try:
-      self.entries = _entries(found)
-    except (
-      AttributeError,
-      LookupError,
-      OverflowError,
-      TypeError,
-      ValueError,
-    ) as error:
-      raise ValueError(
-        f'{model_dir.join(model_dirs.HPARAMS)} holds no hyper-parameters '
-        f'({safe_text.one_line(error)}); restore it, or delete it and give all '
-        'of them as flags.'
       ) from error
 
   def find(self, checkpoint: str | None) -> Facts | None:
@@ -201,8 +195,6 @@ class Record:
 
 
 def _entries(found):
-  if found is None:
-    return ()
   if 'facts' in found:
     return tuple(map(_entry, found['facts']))
   # The file of an older version of this program, which recorded nothing else.
@@ -259,7 +251,9 @@ def colors(model_dir: model_dirs.ModelDir, params: hparams.HParams):
   """
   if not params.input_data.preprocessing.apply_whitening:
     return None, None
-  if found := whitening.read(model_dir.join(model_dirs.WHITENING)):
+  if found := model_dir.read_json(
+    model_dirs.WHITENING, whitening.from_json, whitening.IN_WORDS
+  ):
     return found.mean, found.std
   return datasets.known_colors(params.input_data.input_fn) or (None, None)
 
@@ -457,16 +451,11 @@ def _params_of_reference(checkpoint):
   if run := _run_of(checkpoint):
     known = Record(run).find(checkpoint)
     return known and known.params
-  for path, found in _exports_of(checkpoint):
-    if 'compact' in found:
-      try:
-        return hparams.parse(found['compact'])
-      except (TypeError, ValueError) as error:
-        raise ValueError(
-          f'{path} holds no hyper-parameters ({safe_text.one_line(error)}); '
-          'restore it, or name a checkpoint.'
-        ) from error
-  return None
+
+  def parse(found):
+    return hparams.parse(found['compact']) if 'compact' in found else None
+
+  return _of_export(checkpoint, parse, 'hyper-parameters')
 
 
 def _run_of(checkpoint):
@@ -479,16 +468,19 @@ def _run_of(checkpoint):
   return model_dirs.ModelDir(directory)
 
 
-def _exports_of(checkpoint):
-  """Yields path and content of each export.json about a checkpoint."""
+def _of_export(checkpoint, parse, what):
+  """Returns what the export.json about a checkpoint tells; None if nothing."""
   directory, name = os.path.split(checkpoint)
   if name != 'variables':  # DIRECTORY/variables/variables or DIRECTORY/hub/...
-    return
+    return None
   for _ in range(2):
     directory = os.path.dirname(directory)
-    found = model_dirs.ModelDir(directory).read_json(EXPORT)
-    if isinstance(found, dict):
-      yield os.path.join(directory, EXPORT), found
+    found = model_dirs.ModelDir(directory).read_json(
+      EXPORT, parse, what, 'name a checkpoint'
+    )
+    if found is not None:
+      return found
+  return None
 
 
 def whitening_of_reference(checkpoint: str) -> whitening.Statistics | None:
@@ -507,32 +499,18 @@ def whitening_of_reference(checkpoint: str) -> whitening.Statistics | None:
     tf.errors.OpError: If it cannot be read.
   """
   if run := _run_of(checkpoint):
-    return _whitening_of_run(run, checkpoint)
-  for path, found in _exports_of(checkpoint):
+    known = Record(run).find(checkpoint)
+    return known and whitening.Statistics(
+      *colors(run, known.params), reference=checkpoint
+    )
+
+  def parse(found):
     if {'mean', 'std'} <= {*found}:
-      return _whitening_of_export(path, found, checkpoint)
-  return None
-
-
-def _whitening_of_export(path, found, checkpoint):
-  try:
-    colors = [
-      found[name] and tuple(map(float, found[name])) for name in ('mean', 'std')
-    ]
-  except (TypeError, ValueError) as error:
-    raise ValueError(
-      f'{path} holds no mean and deviation ({safe_text.one_line(error)}); '
-      'restore it, or name a checkpoint.'
-    ) from error
-  return whitening.Statistics(*colors, reference=checkpoint)
-
-
-def _whitening_of_run(directory, checkpoint):
-  known = Record(directory).find(checkpoint)
-  if not known:
+      colors = {'mean': found['mean'], 'std': found['std']}
+      return whitening.from_json({**colors, 'reference': checkpoint})
     return None
-  colors_of_run = colors(directory, known.params)
-  return whitening.Statistics(*colors_of_run, reference=checkpoint)
+
+  return _of_export(checkpoint, parse, whitening.IN_WORDS)
 
 
 # --- Going on -----------------------------------------------------------------
@@ -543,7 +521,7 @@ def _write(model_dir, shown, entries):
   _write_text(
     model_dir,
     model_dirs.HPARAMS,
-    model_dirs.to_json(
+    storage.to_json(
       {
         'hparams': shown.params.to_json(),
         'compact': shown.params.serialize(),
@@ -664,7 +642,7 @@ def move(
   checkpoint = model_dir.newest()
   step = checkpoint_files.step_of(checkpoint)
   moved = counting_lib.moved_step(known.counting, now, step)
-  to = model_dir.join(f'model.ckpt-{moved}')
+  to = checkpoint_files.path_of(model_dir.path, moved)
   facts = dataclasses.replace(known, counting=now)
   if to == checkpoint:
     _write(model_dir, known, [Entry(-1, facts)])

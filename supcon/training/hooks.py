@@ -9,6 +9,7 @@ from absl import logging
 import tensorflow as tf
 
 from supcon.runs import log_files
+from supcon.runs import timestamps
 from supcon.training import objectives
 from supcon.training import stages
 from supcon.training import steps
@@ -121,7 +122,7 @@ class ProgressHook(tf1.train.SessionRunHook):
     )
     return (
       f'{line}  {per_second * self._run.batch_size:.0f} images/s  '
-      f'{_duration(left)} left in this stage'
+      f'{timestamps.duration(left)} left in this stage'
     )
 
 
@@ -225,12 +226,4 @@ def _in_words(subjects, are_bad):
     if of[0]
     else kind
     for kind, of in names.items()
-  )
-
-
-def _duration(seconds):
-  minutes, seconds = divmod(int(seconds + 0.5), 60)
-  hours, minutes = divmod(minutes, 60)
-  return (
-    f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
   )

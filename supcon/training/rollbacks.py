@@ -86,14 +86,14 @@ class Rollbacks:
       ValueError: If the file is malformed.
     """
     self._model_dir = model_dir
-    found = model_dir.read_json(FILE)
-    try:
-      self.all = tuple(Rollback(**each) for each in found or ())
-    except (TypeError, ValueError) as error:
-      raise ValueError(
-        f'{model_dir.join(FILE)} does not say which batches to skip ({error}); '
-        'restore it, or take another --model_dir.'
-      ) from error
+    self.all = (
+      model_dir.read_json(
+        FILE,
+        lambda found: tuple(Rollback(**each) for each in found),
+        what='list of batches to skip',
+      )
+      or ()
+    )
 
   @property
   def count(self) -> int:

@@ -11,6 +11,7 @@ from typing import Protocol
 from absl import logging
 import tensorflow as tf
 
+from supcon.runs import checkpoint_files
 from supcon.runs import locks
 from supcon.runs import signals
 from supcon.runs import status
@@ -134,7 +135,8 @@ class StatusHook(tf1.train.SessionRunHook):
     if self._logs:
       speed_and_time = ''
       if speed:
-        speed_and_time = f'  {images:.0f} images/s  {status.clock(left)} left'
+        time_left = timestamps.duration(left)
+        speed_and_time = f'  {images:.0f} images/s  {time_left} left'
       logging.info(
         'stage %d  step %d of %d%s',
         self._stage.number,
@@ -197,7 +199,7 @@ class SaveListener(tf1.train.CheckpointSaverListener):
       self._keeper.after_save(step)
     self._writer.update(
       last_checkpoint={
-        'path': f'{self._model_dir}/model.ckpt-{step}',
+        'path': checkpoint_files.path_of(self._model_dir, step),
         'step': step,
         'time': timestamps.now(),
       }

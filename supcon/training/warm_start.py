@@ -4,7 +4,6 @@ from collections.abc import Sequence
 import functools
 import http.client
 import os
-import re
 import socket
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from supcon.config import hparams
 from supcon.config import safe_text
 from supcon.models import contrastive
 from supcon.models import layers
+from supcon.runs import checkpoint_files
 from supcon.training import checkpoints
 
 _EXPORTS = 'exports'  # In a training directory.
@@ -89,7 +89,7 @@ def find(reference: str) -> str:
 
 def _find_at(path):
   """Returns the checkpoint that a path stands for, or None."""
-  if _is_checkpoint(path):
+  if checkpoint_files.exists(path):
     return path
   if tf.io.gfile.isdir(path):
     return (
@@ -102,13 +102,8 @@ def _find_at(path):
   directory, name = os.path.split(path)
   if name in _FILES_OF_DIRECTORIES and tf.io.gfile.exists(path):
     return _find_at(directory or '.')
-  prefix = re.sub(r'\.(index|meta|data-\d+-of-\d+)$', '', path)
-  return prefix if _is_checkpoint(prefix) else None
-
-
-def _is_checkpoint(prefix):
-  # checkpoint_exists() is true for any directory.
-  return tf.io.gfile.exists(f'{prefix}.index')
+  prefix = checkpoint_files.without_ending(path)
+  return prefix if checkpoint_files.exists(prefix) else None
 
 
 def _unmarked_checkpoint(directory):
@@ -134,7 +129,7 @@ def _of_export(directory):
   """Returns the variables of an export or a TF-Hub module, or None."""
   for name in _VARIABLES:
     prefix = os.path.join(directory, name)
-    if _is_checkpoint(prefix):
+    if checkpoint_files.exists(prefix):
       return prefix
   return None
 

@@ -405,12 +405,9 @@ class TestWaitingForTheChief:
     records = types.SimpleNamespace(
       saved=lambda number: 5 if self.now >= self.written_at else 3,
     )
-    model_dir = types.SimpleNamespace(
-      path=str(tmp_path),
-      newest_step=lambda: 5 if self.now >= self.seen_at else 3,
-    )
     self.job = _Ends()
-    self.job._run.model_dir = model_dir
+    self.job._run.model_dir = types.SimpleNamespace(path=str(tmp_path))
+    self.job._run.look_again = lambda: 5 if self.now >= self.seen_at else 3
     self.job._run.devices.is_chief = False
     self.job._run.devices.watchdog.records = records
     self.job._run.devices.watchdog.guarding = guarding

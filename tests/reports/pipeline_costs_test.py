@@ -58,7 +58,7 @@ def fixture_known_costs(monkeypatch):
       # Of images of one size all are held decoded.
       + 4 * (dataset.image_shape is None)
       + 8 * dataset.info.flips
-      + 16 * (options.apply_whitening and dataset.info.mean is not None)
+      + 16 * (dataset.info.mean is not None)
       + 32 * is_simclr
       + 64 * (is_simclr and options.warp_probability > 0)
       + 128 * (is_simclr and options.blur_probability > 0)

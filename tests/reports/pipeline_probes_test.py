@@ -44,7 +44,7 @@ def _last_of_files(storage):
 )
 def test_a_pixel_says_the_position(storage, last_two):
   dataset = datasets.Dataset(
-    info=None,
+    info=datasets.INFOS['digits'],
     train=SimpleNamespace(storage=lambda: storage),
     evaluation=None,
     class_names=(),

@@ -119,14 +119,14 @@ def test_newest_is_what_the_state_names(tmp_path, warnings):
   # Somebody went back to step 20.
   model_dir = _write(tmp_path, [10, 20, 30], listed=[10, 20])
   assert model_dir.newest() == str(tmp_path / 'model.ckpt-20')
-  assert model_dir.newest_step() == 20
+  assert checkpoint_files.step_of(model_dir.newest()) == 20
   assert warnings == []
 
 
 def test_newest_where_nothing_is(tmp_path, warnings):
   for path in (tmp_path, tmp_path / 'none'):
     assert model_dirs.ModelDir(str(path)).newest() is None
-    assert model_dirs.ModelDir(str(path)).newest_step() == 0
+    assert model_dirs.ModelDir(str(path)).newest() is None
   assert warnings == []
 
 
@@ -181,15 +181,15 @@ def test_newest_reads_a_file_once(tmp_path, monkeypatch):
   )
   model_dir = _write(tmp_path, [10, 20, 30])
   for _ in range(3):
-    assert model_dir.newest_step() == 30
+    assert checkpoint_files.step_of(model_dir.newest()) == 30
   assert reads == [str(tmp_path / 'model.ckpt-30')]
   # Again if it has changed, as quickly as it may.
   _flip_a_bit(_path(model_dir, 30, _DATA))
   for _ in range(3):
-    assert model_dir.newest_step() == 20
+    assert checkpoint_files.step_of(model_dir.newest()) == 20
   assert len(reads) == 3
   _write(tmp_path, [30], listed=[10, 20, 30])
-  assert model_dir.newest_step() == 30
+  assert checkpoint_files.step_of(model_dir.newest()) == 30
   assert len(reads) == 4
 
 
@@ -207,7 +207,7 @@ def test_newest_beside_a_trainer_that_deletes(tmp_path, monkeypatch, warnings):
     return state
 
   monkeypatch.setattr(checkpoint_files, 'read_state', read_and_go_on)
-  assert model_dir.newest_step() == 20
+  assert checkpoint_files.step_of(model_dir.newest()) == 20
   assert warnings == []
 
 
@@ -400,7 +400,7 @@ for _ in range(kills):
   os.kill(pid, signal.SIGKILL)
   os.waitpid(pid, 0)
   told = read(descriptor, told)
-  newest = model_dirs.ModelDir(path).newest_step()
+  newest = checkpoint_files.step_of(model_dirs.ModelDir(path).newest())
   log.append([len(told), told[-1], newest])
 last = log[-1][2] + rest if log else rest
 pid, descriptor = fork(path, last)
@@ -544,7 +544,7 @@ def test_a_full_disk(small_disk, trained):
     last_line,
   )
   model_dir = model_dirs.ModelDir(str(disk / 'model'))
-  step = model_dir.newest_step()
+  step = checkpoint_files.step_of(model_dir.newest())
   assert 0 < step < _LAST
 
   resize(20000)
@@ -590,7 +590,7 @@ def test_storage_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch):
 
   monkeypatch.setattr(tf.io.gfile, 'GFile', open_)
   for act in (
-    lambda d: d.write_json('a.json', [1]),
+    lambda d: d.write_json('a.json', {'a': 1}),
     lambda d: d.read_json('a.json'),
     lambda d: d.newest(),
   ):
@@ -602,4 +602,30 @@ def test_storage_that_fails_for_a_moment_is_tried_again(tmp_path, monkeypatch):
       act(model_dirs.ModelDir(path))
   assert pauses == [2, 4] * 3
   left = []
-  assert patient.read_json('a.json') == [1]
+  assert patient.read_json('a.json') == {'a': 1}
+
+
+@pytest.mark.parametrize('text', ['', '{', '[1]', 'null', '{"step": "one"}'])
+def test_a_file_that_holds_something_else_is_named(tmp_path, text):
+  directory = model_dirs.ModelDir(str(tmp_path))
+
+  def read():
+    return directory.read_json(
+      'a.json', lambda found: int(found['step']), 'step', 'train anew'
+    )
+
+  assert read() is None
+  (tmp_path / 'a.json').write_text('{"step": 3}')
+  assert read() == 3
+  (tmp_path / 'a.json').write_text(text)
+  with pytest.raises(ValueError) as caught:
+    read()
+  assert str(caught.value).startswith(f'{tmp_path}/a.json holds no step (')
+  assert str(caught.value).endswith('); restore it, or train anew.')
+
+
+@pytest.mark.parametrize('text', ['[1]', 'null', '"a"'])
+def test_a_json_file_holds_an_object(tmp_path, text):
+  (tmp_path / 'a.json').write_text(text)
+  with pytest.raises(ValueError, match='a.json holds no JSON object'):
+    model_dirs.ModelDir(str(tmp_path)).read_json('a.json')

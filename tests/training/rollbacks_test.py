@@ -150,12 +150,14 @@ _GOOD = {
 def test_what_is_not_a_list_of_rollbacks_is_refused(tmp_path, content):
   path = tmp_path / 'rollbacks.json'
   path.write_text(json.dumps(content))
-  with pytest.raises(ValueError, match='rollbacks.json does not say') as caught:
+  with pytest.raises(
+    ValueError, match='rollbacks.json holds no list'
+  ) as caught:
     _read(tmp_path)
   assert '\n' not in str(caught.value)
 
 
 def test_no_json_is_refused(tmp_path):
   (tmp_path / 'rollbacks.json').write_text('[')
-  with pytest.raises(ValueError, match='rollbacks.json is not JSON'):
+  with pytest.raises(ValueError, match='rollbacks.json holds no list'):
     _read(tmp_path)

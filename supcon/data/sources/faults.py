@@ -103,7 +103,7 @@ def check_if_quick(split: splits.Split) -> None:
   if bad := find(split):
     raise ValueError(
       f'{describe(split, bad[0])}. {len(bad)} of {split.num_examples} images '
-      f'are bad; {_REMEDY}.'
+      f'are bad ({splits.listed([*map(split.example_id, bad)])}); {_REMEDY}.'
     )
 
 

@@ -1,10 +1,10 @@
 """Examines a directory of images before the first training.
 
-It finds all mistakes at once, so that the user can correct them at once. In
-contrast, `folder.load`, which every job starts with, stops at the first one.
+It finds all mistakes in names at once, so that the user can correct them at
+once. In contrast, `folder.load`, which every job starts with, stops at the
+first one. Images that cannot be decoded are found by every job that trains.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import os
 import unicodedata
@@ -14,11 +14,9 @@ import tensorflow as tf
 
 from supcon.config import safe_text
 from supcon.data.sources import datasets
-from supcon.data.sources import faults
 from supcon.data.sources import folder
 from supcon.data.sources import orientation
 from supcon.data.sources import splits
-from supcon.data.sources import unlabelled
 
 tf1 = tf.compat.v1
 
@@ -109,17 +107,16 @@ def layout_of(
   return Layout(folder.WHOLE + _TRAIN_PART, folder.WHOLE + _EVAL_PART, True)
 
 
-def mistakes_in(
-  data_dir: str, layout: Layout, skip_bad_images: bool = False
-) -> list[str]:
+def mistakes_in(data_dir: str, layout: Layout) -> list[str]:
   """Returns a line for each problem that prevents training.
+
+  Only names are looked at: every job that trains looks for bad images itself.
 
   Args:
     data_dir: The directory.
     layout: The location of the images in it.
-    skip_bad_images: Whether images that cannot be decoded are acceptable.
   """
-  mistakes, paths, classes = [], {}, {}
+  mistakes, classes = [], {}
   for name in (layout.train, layout.evaluation):
     place = folder.place_of(data_dir, name)
     if place.directory in classes:
@@ -133,7 +130,7 @@ def mistakes_in(
       continue
     names = folder.folders(place.directory)
     classes[place.directory] = names
-    mistakes += _of_classes(place.directory, names, paths)
+    mistakes += _of_classes(place.directory, names)
   directories = list(classes)
   if directories and len(classes[directories[0]]) == 1:
     mistakes.append(
@@ -144,8 +141,6 @@ def mistakes_in(
   if len(directories) == 2:
     mistakes += _unknown(*directories, classes)
   mistakes += _same_looking(classes)
-  if paths and not skip_bad_images:
-    mistakes += _of_files(list(paths))
   return mistakes
 
 
@@ -193,8 +188,8 @@ def class_sizes(dataset: datasets.Dataset) -> list[int]:
   return np.bincount(labels, minlength=dataset.num_classes).tolist()
 
 
-def _of_classes(directory, names, paths):
-  """Returns the problems of class folders; adds the images to `paths`."""
+def _of_classes(directory, names):
+  """Returns the problems of class folders."""
   if not names:
     num_images = sum(map(folder.is_image, folder.visible_names(directory)))
     but = f', but {num_images} images of no class' if num_images else ''
@@ -205,9 +200,7 @@ def _of_classes(directory, names, paths):
   empty, nested = [], []
   for name in names:
     path = os.path.join(directory, name)
-    files = [f for f in folder.visible_names(path) if folder.is_image(f)]
-    paths.update(dict.fromkeys(os.path.join(path, file) for file in files))
-    if not files:
+    if not any(map(folder.is_image, folder.visible_names(path))):
       (nested if folder.folders(path) else empty).append(name)
   mistakes = []
   if odd := [name for name in names if safe_text.has_controls(name)]:
@@ -253,23 +246,6 @@ def _same_looking(classes):
   return [
     'names of classes that differ only in how their letters are encoded: '
     f'{_named(pairs)}; give both folders the same name.'
-  ]
-
-
-def _of_files(paths: Sequence[str]):
-  """Returns the files that are not images, if that takes only seconds."""
-  images = unlabelled.LooseImages(tuple(paths), num_bytes=0)
-  images = dataclasses.replace(images, num_bytes=folder.estimate_bytes(images))
-  if images.num_bytes > faults.MAX_BYTES_UNASKED:
-    return []
-  bad = faults.find(images)
-  if not bad:
-    return []
-  return [
-    f'{len(bad)} of {len(paths)} images cannot be used: '
-    f'{_named([paths[position] for position in bad])} '
-    f'({faults.describe(images, bad[0])}); delete them, or add '
-    '--skip_bad_images.'
   ]
 
 

@@ -470,8 +470,8 @@ def finish_on_host(features, params, mean, std, dtype):
     features: The features of `train_views` or `eval_views`, each with a leading
       dimension B; other features are passed on. B is static.
     params: hparams.Preprocessing.
-    mean: The data set's mean color on the scale [-1, 1], three Python floats;
-      None if it is not whitened.
+    mean: The mean color to whiten by, on the scale [-1, 1], three Python
+      floats; None not to whiten.
     std: Its standard deviation, in the same form.
     dtype: Type of the images, tf.float32 or tf.bfloat16.
 
@@ -482,7 +482,6 @@ def finish_on_host(features, params, mean, std, dtype):
   views, others = _views_as_examples(features)
   to_model_input = functools.partial(
     _to_model_input,
-    params=params,
     mean=mean,
     std=std,
     dtype=dtype,
@@ -556,7 +555,7 @@ def finish(features, params, mean, std, dtype):
   if params.defer_augmentation:
     if 'is_gray' in views:
       images = _change_colors_at_once(views, params)
-    images = _to_model_input(images, params, mean, std, dtype)
+    images = _to_model_input(images, mean, std, dtype)
   if defers_blurring(params):
     images = image_ops.gaussian_blur(images, views['blur_sigmas'])
   images = tf.cast(images, dtype)  # Off TPU, they come in float32.
@@ -650,18 +649,15 @@ def _change_colors_at_once(views, params):
 
 def _to_model_input(
   images,
-  params,
   mean,
   std,
   dtype,
   half_range=127.5,
   whiten=image_ops.whiten,
 ):
-  """Converts grey levels to `dtype`, whitened if the flags say so."""
+  """Converts grey levels to `dtype`, whitened unless `mean` is None."""
   images = image_ops.to_model_range(images, dtype, half_range)
-  if mean is None or not params.apply_whitening:
-    return images
-  return whiten(images, mean, std)
+  return images if mean is None else whiten(images, mean, std)
 
 
 def _whiten_planes(planes, mean, std):

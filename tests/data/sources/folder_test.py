@@ -5,6 +5,7 @@ Pillow writes the files and says what is in them.
 
 import io
 import json
+import math
 import os
 import unicodedata
 
@@ -638,9 +639,11 @@ def test_first_bad_image_is_named(with_bad_ones, monkeypatch):
   with pytest.raises(ValueError) as error:
     faults.check_if_quick(with_bad_ones)
   assert str(error.value).startswith(f'{first} cannot be used: ')
+  assert '. 6 of 88 images are bad (' in str(error.value)
+  for path in _BAD:
+    assert path in str(error.value)
   assert str(error.value).endswith(
-    '6 of 88 images are bad; delete what is bad, or skip it with '
-    '--skip_bad_images.'
+    '); delete what is bad, or skip it with --skip_bad_images.'
   )
   # Larger sets would have to wait.
   monkeypatch.setattr(faults, 'MAX_BYTES_UNASKED', with_bad_ones.num_bytes - 1)
@@ -725,19 +728,26 @@ def test_measured_colors_are_kept(tmp_path, monkeypatch):
   monkeypatch.setattr(whitening, 'MAX_IMAGES', 1)
   found = whitening.measure(split, image_size=8)
   assert found.num_images == 1
-  path = tmp_path / 'whitening.json'
-  assert whitening.read(str(path)) is None
-  path.write_text(json.dumps(vars(found)))
-  assert whitening.read(str(path)) == found
-  for content in (
-    '{"mean": 3}',
-    json.dumps({**vars(found), 'mean': [0, 0]}),
-    json.dumps({**vars(found), 'mean': [0, float('nan'), 0]}),
-    json.dumps({**vars(found), 'std': [1, 1, 0]}),
-  ):
-    path.write_text(content)
-    with pytest.raises(ValueError, match='whitening.json holds no mean'):
-      whitening.read(str(path))
+  fields = json.loads(found.to_json())
+  assert whitening.from_json(fields) == found
+  nothing = whitening.Statistics(None, None)
+  assert whitening.from_json(json.loads(nothing.to_json())) == nothing
+
+
+_NO_COLORS = [
+  ({'mean': [0, 0]}, r'mean is \[0, 0\]'),
+  ({'mean': [0, math.nan, 0]}, 'mean is'),
+  ({'std': [1, 1, 0]}, r'std is \[1, 1, 0\]'),
+  ({'std': None}, 'one of them is missing'),
+  ({'sum': 3}, 'unexpected'),
+]
+
+
+@pytest.mark.parametrize('change, reason', _NO_COLORS)
+def test_other_values_are_no_colors(change, reason):
+  fields = {'mean': [0.0] * 3, 'std': [1.0] * 3}
+  with pytest.raises((TypeError, ValueError), match=reason):
+    whitening.from_json({**fields, **change})
 
 
 # -------------------------------------------------------------------- parts

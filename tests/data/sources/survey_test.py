@@ -26,10 +26,10 @@ def _write(directory, *names, data=_PNG):
     path.write_bytes(data)
 
 
-def _mistakes(directory, **flags):
+def _mistakes(directory):
   layout = survey.layout_of(str(directory))
   assert isinstance(layout, survey.Layout), layout
-  return survey.mistakes_in(str(directory), layout, **flags)
+  return survey.mistakes_in(str(directory), layout)
 
 
 # ------------------------------------------------------------------- layout
@@ -80,22 +80,18 @@ def test_what_is_in_order_has_no_mistakes(tmp_path):
 
 def test_all_mistakes_are_found_at_once(tmp_path):
   _write(tmp_path, 'train/cat/1.png', 'train/cat/notes.txt', 'train/dog/1.png')
-  _write(tmp_path, 'train/cat/bad.png', 'val/cat/bad.jpg', data=b'no image')
+  _write(tmp_path, 'val/cat/1.jpg')
   _write(tmp_path, 'train/owl/notes.txt', 'train/bird/small/1.png')
   _write(tmp_path, 'val/cow/1.png', 'train/a\nb/1.png')
   _write(tmp_path, 'train/caf\u00e9/1.png', 'val/cafe\u0301/1.png')
   mistakes = _mistakes(tmp_path)
   assert all('\n' not in mistake for mistake in mistakes)
-  odd, empty, nested, unknown, alike, bad = mistakes
+  odd, empty, nested, unknown, alike = mistakes
   assert 'cannot be written in one line: a\\nb;' in odd
   assert empty.endswith('): owl; add some, or delete the folders.')
   assert 'instead of images: bird;' in nested
   assert ': cafe\u0301, cow; those there are' in unknown
   assert "'cafe\\u0301' and 'caf\\xe9'" in alike
-  assert bad.startswith('2 of 8 images cannot be used: ')
-  assert 'cat/bad.png' in bad and 'cat/bad.jpg' in bad
-  assert '--skip_bad_images' in bad
-  assert _mistakes(tmp_path, skip_bad_images=True) == mistakes[:-1]
 
 
 def test_one_class_is_nothing_to_tell_apart(tmp_path):
