@@ -3,8 +3,9 @@
   python scripts/own_images.py DIR [FLAGS of main.py]
 
 It prints the chosen flags, one per line, and prints on standard error what it
-has found and why it chose them. If anything is wrong, it instead prints a line
-for each mistake, all at once, and ends with status 2.
+has found and why it chose them. If flags or names are wrong, it instead prints
+a line for each mistake, all at once, and ends with status 2. main.py looks for
+images that cannot be decoded.
 """
 
 import os

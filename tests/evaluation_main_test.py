@@ -24,9 +24,11 @@ import tensorflow as tf
 from supcon.config import hparams
 from supcon.config import run_options
 from supcon.data.sources import datasets
+from supcon.jobs import announcing
+from supcon.jobs import checked_runs
 from supcon.jobs import evaluation
 from supcon.jobs import evaluation_records
-from supcon.jobs import setup
+from supcon.jobs import stopping
 from supcon.runs import checkpoint_files
 from supcon.runs import locks
 from supcon.runs import log_files
@@ -36,6 +38,7 @@ from supcon.runs import status
 from supcon.runs import timestamps
 from supcon.serving import exports
 from supcon.training import facts
+from supcon.training import facts_keeper
 from supcon.training import positions
 from tests import command
 from tests import killing
@@ -399,8 +402,7 @@ def _run(directory, **options):
     announced_last_step=100,
     known=None,
     model_dir=model_dirs.ModelDir(str(directory)),
-    check_checkpoints=lambda: None,
-    announce=lambda: None,
+    checkpoint=None,
   )
   run.as_trained = lambda checkpoint: run
   return run
@@ -457,7 +459,9 @@ def job(tmp_path, monkeypatch):
   def run(change=lambda run: None, **options):
     of_run = _run(directory, **{'eval_interval_secs': 0, **options})
     change(of_run)
-    monkeypatch.setattr(setup, 'Run', lambda *_: of_run)
+    monkeypatch.setattr(checked_runs, 'prepare', lambda *_: of_run)
+    monkeypatch.setattr(checked_runs, 'check_checkpoint', lambda *_: None)
+    monkeypatch.setattr(announcing, 'announce', lambda run: None)
     # Nothing takes an hour.
     clock.events.setdefault(clock.now + 3600, _kill)
     try:
@@ -542,7 +546,7 @@ def test_what_is_exported_whether_it_is_the_best_or_not(job, options, exported):
 def test_what_becomes_the_last_one_later_is_exported(job):
   for step in (10, 20):
     _write(job.directory, step)
-  with pytest.raises(setup.TrainerGoneError):
+  with pytest.raises(stopping.TrainerGoneError):
     job.run(eval_timeout_secs=1)
   assert _exported(job) == []
 
@@ -658,7 +662,7 @@ def test_the_last_one_is_damaged(job):
   assert _steps(job) == [100]
 
 
-@pytest.mark.parametrize('error', [LookupError, setup.LostCheckpointError])
+@pytest.mark.parametrize('error', [LookupError, stopping.LostCheckpointError])
 def test_only_what_was_lost_is_skipped(job, error):
   for step in (10, 100):
     _write(job.directory, step)
@@ -683,7 +687,9 @@ def _record(directory):
   """Writes down that a run ends with step 40."""
   model_dir = model_dirs.ModelDir(str(directory))
   plan = positions.Counting(num_examples=40, batch_size=10, epochs=(5, 5))
-  keeper = facts.Keeper(model_dir, facts.Facts(hparams.HParams(), plan), {})
+  keeper = facts_keeper.Keeper(
+    model_dir, facts.Facts(hparams.HParams(), plan), {}
+  )
   keeper.before_save(0)
 
 
@@ -754,7 +760,7 @@ def test_the_trainer_is_gone(job):
   _write(job.directory, 10)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(locks, 'read', read)
-    with pytest.raises(setup.TrainerGoneError, match=' for 60 s; '):
+    with pytest.raises(stopping.TrainerGoneError, match=' for 60 s; '):
       job.run(eval_timeout_secs=60)
   # It was away for half a minute, and then for good.
   assert 1760 <= job.clock.now <= 1765
@@ -767,7 +773,7 @@ def test_checkpoints_are_a_sign_of_a_trainer(job):
     job.clock.events[1000 + 50 * step] = functools.partial(
       _write, job.directory, step
     )
-  with pytest.raises(setup.TrainerGoneError):
+  with pytest.raises(stopping.TrainerGoneError):
     job.run(eval_timeout_secs=60)
   assert 1260 <= job.clock.now <= 1265
   assert _steps(job) == [1, 2, 3, 4]

@@ -7,7 +7,8 @@ import pytest
 from supcon.config import hparams
 from supcon.config import run_options
 from supcon.data.sources import digits
-from supcon.jobs import setup
+from supcon.jobs import announcing
+from supcon.jobs import checked_runs
 
 _PARAMS = (
   hparams.HParams()
@@ -36,7 +37,7 @@ def _announced(warnings, model_dir, data_dir, params, mode='inspect_data'):
   options = run_options.RunOptions(
     mode=mode, model_dir=str(model_dir), data_dir=data_dir, use_tpu=False
   )
-  setup.Run(options, params).announce()
+  announcing.announce(checked_runs.prepare(options, params))
   return [line for line in warnings if 'mirror' in line]
 
 

@@ -1,14 +1,19 @@
 """Decisions of supcon.jobs that need neither training nor data."""
 
+import contextlib
+import math
 import types
 
 import pytest
 import tensorflow as tf
 
+from supcon.compute import watchdog
 from supcon.config import hparams
 from supcon.jobs import evaluation
 from supcon.jobs import fixed_embeddings
+from supcon.jobs import meeting
 from supcon.training import checkpoints
+from supcon.training import hooks
 from supcon.training import stages
 
 # --- Whether embeddings are computed once -------------------------------------
@@ -133,3 +138,91 @@ def test_the_loss_is_that_of_the_stage_that_made_the_checkpoint(
   monkeypatch.setattr(evaluation.estimators, 'build', build)
   with pytest.raises(_BuiltError, match=f'^{number}$'):
     evaluation._measure(run, f'DIR/model.ckpt-{step}', 'eval')
+
+
+# --- What workers do together -------------------------------------------------
+
+
+def _meeting(parted):
+  """Returns the meeting of a worker that adds to `parted` when it parts."""
+  ours = types.SimpleNamespace(part=lambda: parted.append('parted'))
+  devices = types.SimpleNamespace(watchdog=ours)
+  return meeting.Meeting(types.SimpleNamespace(devices=devices))
+
+
+def test_all_that_have_come_to_the_end_part():
+  parted = []
+  with _meeting(parted).together():
+    assert not parted
+  assert parted == ['parted']
+
+
+@pytest.mark.parametrize(
+  'error, count',
+  [
+    (hooks.NanLossError('the loss is NaN', 7), 1),  # All of them know.
+    (hooks.BrokenVariableError('a variable is NaN', 7), 0),
+    (watchdog.LostWorkerError('worker 1 is gone'), 0),
+  ],
+)
+def test_who_stops_alone_says_nothing(error, count):
+  parted = []
+  with pytest.raises(type(error)), _meeting(parted).together():
+    raise error
+  assert len(parted) == count
+
+
+class TestWaitingForTheChief:
+  """A checkpoint of step 5, which the chief is saving."""
+
+  @pytest.fixture(autouse=True)
+  def _a_worker(self):
+    self.now = 1000.0
+    self.written_at = self.seen_at = math.inf
+
+  def sleep(self, seconds):
+    self.now += seconds
+
+  def saved(self, number):
+    del number
+    return 5 if self.now >= self.written_at else 3
+
+  @contextlib.contextmanager
+  def guarding(self, patience):
+    del patience
+    yield types.SimpleNamespace(has_seen=lambda number: True)
+
+  def wait(self):
+    run = types.SimpleNamespace(
+      devices=types.SimpleNamespace(
+        is_chief=False,
+        watchdog=types.SimpleNamespace(
+          records=types.SimpleNamespace(saved=self.saved),
+          guarding=self.guarding,
+        ),
+      ),
+      model_dir=types.SimpleNamespace(path='DIR'),
+      look_again=lambda: 5 if self.now >= self.seen_at else 3,
+    )
+    meeting.Meeting(run, lambda: self.now, self.sleep).wait_for_checkpoint(5)
+
+  def test_a_slow_save_is_waited_for(self):
+    self.written_at = 2990.0
+    self.seen_at = 3000.0
+    self.wait()
+    assert 3000 <= self.now < 3003
+
+  def test_what_is_saved_must_come_within_a_minute(self):
+    self.written_at = 1100.0
+    with pytest.raises(
+      watchdog.LostWorkerError, match='no checkpoint of step 5'
+    ):
+      self.wait()
+    assert 1160 <= self.now < 1165
+
+  def test_no_save_takes_for_ever(self):
+    with pytest.raises(
+      watchdog.LostWorkerError, match='no checkpoint of step 5'
+    ):
+      self.wait()
+    assert 4600 <= self.now < 4605

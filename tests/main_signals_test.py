@@ -8,8 +8,8 @@ import pytest
 
 import main
 from supcon import jobs
-from supcon.runs import retries
 from supcon.runs import signals
+from supcon.training import lost_sessions
 
 
 class _Job:
@@ -68,14 +68,15 @@ def run_main(monkeypatch, capsys, tmp_path):
 
 
 def test_a_foreseen_error_ends_with_1(run_main):
-  code, errors = run_main(retries.LostSessionError('storage was gone'))
+  code, errors = run_main(lost_sessions.LostSessionError('storage was gone'))
   assert code == 1
   assert 'main.py: stopped: ' in errors and 'storage was gone' in errors
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
-  'error', [retries.LostSessionError('storage was gone'), KeyError('a bug')]
+  'error',
+  [lost_sessions.LostSessionError('storage was gone'), KeyError('a bug')],
 )
 def test_what_comes_of_a_signal_ends_with_75(run_main, number, error):
   code, errors = run_main(error, number)

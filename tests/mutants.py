@@ -82,10 +82,12 @@ _STEPS = 'supcon/training/steps.py'
 _OBJECTIVES = 'supcon/training/objectives.py'
 _METRICS = 'supcon/training/metrics.py'
 _MODEL_FN = 'supcon/training/model_fn.py'
-_AUGMENT = 'supcon/data/views/augment.py'
+_POLICIES = 'supcon/data/views/policies.py'
+_CROPS = 'supcon/data/views/crops.py'
 _PREPROCESSING = 'supcon/data/views/preprocessing.py'
 _IMAGE_FILES = 'supcon/data/views/image_files.py'
 _FOLDER = 'supcon/data/sources/folder.py'
+_LISTING = 'supcon/data/sources/listing.py'
 _FROZEN = 'supcon/jobs/fixed_embeddings.py'
 _EVALUATION = 'supcon/jobs/evaluation.py'
 _TRAINING = 'supcon/jobs/training.py'
@@ -100,6 +102,7 @@ _SEEDS = 'supcon/data/seeds.py'
 _WHITENING = 'supcon/data/whitening.py'
 _DEVICES = 'supcon/compute/devices.py'
 _FACTS = 'supcon/training/facts.py'
+_FACTS_KEEPER = 'supcon/training/facts_keeper.py'
 _HPARAMS = 'supcon/config/hparams.py'
 _MODEL_DIRS = 'supcon/runs/model_dirs.py'
 _EMBEDDINGS = 'supcon/serving/embeddings.py'
@@ -125,7 +128,7 @@ _OF_STAGES = 'tests/training/stages_test.py'
 _OF_STEPS = 'tests/training/steps_test.py'
 _OF_OBJECTIVES = 'tests/training/objectives_test.py'
 _OF_METRICS = 'tests/training/metrics_test.py'
-_OF_AUGMENT = 'tests/data/views/augment_test.py'
+_OF_POLICIES = 'tests/data/views/policies_test.py'
 _OF_FOLDER = 'tests/data/sources/folder_test.py'
 _OF_FROZEN = 'tests/jobs_test.py'
 
@@ -239,50 +242,50 @@ _ONCE_UNNOTICED = (
   ),
   Mutant(
     'probability_of_imagenet_policy',
-    _AUGMENT,
+    _POLICIES,
     "(('color', 0.4, 7), ('equalize', 0.6, 0))",
     "(('color', 0.6, 7), ('equalize', 0.6, 0))",
-    _OF_AUGMENT + ' -k "polic or operations"',
+    _OF_POLICIES + ' -k "polic or operations"',
     'a probability of the ImageNet policy',
   ),
   Mutant(
     'operation_of_imagenet_policy',
-    _AUGMENT,
+    _POLICIES,
     "(('shear_y', 0.8, 0), ('color', 0.6, 4))",
     "(('shear_x', 0.8, 0), ('color', 0.6, 4))",
-    _OF_AUGMENT + ' -k "polic or operations"',
+    _OF_POLICIES + ' -k "polic or operations"',
     'an operation of the ImageNet policy',
   ),
   Mutant(
     'level_of_cifar_policy',
-    _AUGMENT,
+    _POLICIES,
     "(('rotate', 0.7, 2), ('translate_x', 0.3, 9))",
     "(('rotate', 0.7, 2), ('translate_x', 0.3, 8))",
-    _OF_AUGMENT + ' -k "polic or operations"',
+    _OF_POLICIES + ' -k "polic or operations"',
     'a level of the CIFAR-10 policy',
   ),
   Mutant(
     'order_of_cifar_policy',
-    _AUGMENT,
+    _POLICIES,
     "(('color', 0.9, 9), ('equalize', 0.6, 6))",
     "(('equalize', 0.6, 6), ('color', 0.9, 9))",
-    _OF_AUGMENT + ' -k "polic or operations"',
+    _OF_POLICIES + ' -k "polic or operations"',
     'the order in a pair of the CIFAR-10 policy',
   ),
   Mutant(
     'solarize_of_cifar_policy',
-    _AUGMENT,
-    "    'solarize': _Operation(solarize, lambda level: 256 - _whole(256)(level)),\n",
-    '',
-    _OF_AUGMENT + ' -k "polic or operations or strengths"',
+    _POLICIES,
+    'augment.solarize, lambda level: 256 - _whole(256)(level)',
+    'augment.solarize, _whole(256)',
+    _OF_POLICIES + ' -k "polic or operations or strengths"',
     'in the CIFAR-10 policy a higher level inverts less',
   ),
   Mutant(
     'randaugment_operation',
-    _AUGMENT,
-    "    'solarize_add': _Operation(solarize_add, _whole(110)),",
-    "    'solarize_add': _Operation(solarize_add, _whole(100)),",
-    _OF_AUGMENT + ' -k "polic or operations or strengths"',
+    _POLICIES,
+    'Operation(augment.solarize_add, _whole(110)),',
+    'Operation(augment.solarize_add, _whole(100)),',
+    _OF_POLICIES + ' -k "polic or operations or strengths"',
     'a strength of RandAugment',
   ),
   Mutant(
@@ -1137,7 +1140,7 @@ _OTHERS = (
   ),
   Mutant(
     'odd_excess',
-    _PREPROCESSING,
+    _CROPS,
     'center_window(shape, shape - (excess + 1) // 2 * 2)',
     'center_window(shape, shape - excess)',
     'tests/data/views/preprocessing_test.py -k thin',
@@ -1233,7 +1236,7 @@ _OTHERS = (
   ),
   Mutant(
     'hidden_files_are_images',
-    _FOLDER,
+    _LISTING,
     "if name and not name.startswith('.')",
     'if name',
     'tests/data/sources/folder_test.py',
@@ -1241,7 +1244,7 @@ _OTHERS = (
   ),
   Mutant(
     'endings_in_capitals',
-    _FOLDER,
+    _LISTING,
     'return name.lower().endswith(ENDINGS)',
     'return name.endswith(ENDINGS)',
     'tests/data/sources/folder_test.py',
@@ -1337,7 +1340,7 @@ _OTHERS = (
   ),
   Mutant(
     'intention_before_the_save',
-    _FACTS,
+    _FACTS_KEEPER,
     '      _write(self._model_dir, self._before, self._entries)\n',
     '      _write(self._model_dir, self._facts, self._entries)\n',
     'tests/training/facts_test.py',
@@ -1345,7 +1348,7 @@ _OTHERS = (
   ),
   Mutant(
     'later_entries_stay',
-    _FACTS,
+    _FACTS_KEEPER,
     'entry for entry in record.entries if entry.after_step < self._start',
     'entry for entry in record.entries',
     'tests/training/facts_test.py',

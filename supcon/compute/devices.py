@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from supcon.compute import hosts
 from supcon.compute import tpu_estimator
+from supcon.compute import watchdog
 from supcon.compute import workers
 from supcon.config import hparams
 from supcon.config import run_options
@@ -79,7 +80,7 @@ class Devices:
     runs until the process ends.
 
     Raises:
-      workers.LostWorkerError: If the server cannot be started.
+      watchdog.LostWorkerError: If the server cannot be started.
     """
     return self._server.target if self.cluster else ''
 
@@ -94,16 +95,16 @@ class Devices:
         config=self.strategy.update_config_proto(self.session_config),
       )
     except tf.errors.OpError as error:
-      raise workers.LostWorkerError(
+      raise watchdog.LostWorkerError(
         f'this worker cannot listen at {address} ({error.message}); is another '
         f'process there? {workers.VARIABLE} says where each worker is.'
       ) from error
     return server
 
   @functools.cached_property
-  def watchdog(self) -> workers.Watchdog:
+  def watchdog(self) -> watchdog.Watchdog:
     """The watchdog of the other machines."""
-    return workers.Watchdog(self.cluster.others if self.cluster else {})
+    return watchdog.Watchdog(self.cluster.others if self.cluster else {})
 
   def encoder_dtype(self, allow_mixed_precision: bool) -> tf.DType:
     """Returns the type of the encoder's activations; all else is float32."""
@@ -301,7 +302,7 @@ def count_cores(resolver: cluster_resolver.TPUClusterResolver) -> int:
   """
   hosts = resolver.cluster_spec().as_dict().get('worker', [])  # Local: none.
   for address in hosts:
-    if not workers.is_there(address, _CONNECT_SECONDS):
+    if not watchdog.is_there(address, _CONNECT_SECONDS):
       raise OSError(f'nobody answers at {address}')
   num_cores = resolver.get_tpu_system_metadata().num_cores
   if not num_cores:

@@ -7,14 +7,6 @@ uses; they are part of the public contract and never change.
 import enum
 
 
-class ModelMode(enum.Enum):
-  """What a model is built for."""
-
-  TRAIN = 1
-  EVAL = 2
-  INFERENCE = 3
-
-
 class AugmentationType(enum.Enum):
   """The family of random image augmentations of the training views."""
 

@@ -5,41 +5,23 @@ nothing is written before it returns. A job's `announce` says what the job will
 do, and its `run` does it.
 """
 
-from typing import Protocol
-
 import tensorflow as tf
 
 from supcon.config import hparams
 from supcon.config import run_options
+from supcon.jobs import embedding
 from supcon.jobs import evaluation
+from supcon.jobs import exporting
 from supcon.jobs import inspecting
-from supcon.jobs import model_use
-from supcon.jobs import setup
+from supcon.jobs import predicting
+from supcon.jobs import stopping
 from supcon.jobs import training
 
 tf1 = tf.compat.v1
 # What TensorFlow raises if a file cannot be read or written.
 FileError = tf.errors.OpError
-TrainerGoneError = setup.TrainerGoneError
-reason = setup.reason
-
-
-class Job(Protocol):
-  """A job of main.py that has passed all checks."""
-
-  def announce(self) -> None:
-    """Logs what the job will do, and records its settings.
-
-    Raises:
-      ValueError: If nothing can be written.
-    """
-
-  def run(self) -> None:
-    """Does the job.
-
-    Raises:
-      Stopped: If it cannot finish.
-    """
+TrainerGoneError = stopping.TrainerGoneError
+reason = stopping.why
 
 
 _JOBS = {
@@ -47,14 +29,14 @@ _JOBS = {
   'train_then_eval': training.Train,
   'eval': evaluation.prepare,
   'inspect_data': inspecting.InspectData,
-  'export': model_use.Export,
-  'embed': model_use.Embed,
-  'predict': model_use.Predict,
+  'export': exporting.Export,
+  'embed': embedding.Embed,
+  'predict': predicting.Predict,
 }
 
 
-def prepare(options: run_options.RunOptions, params: hparams.HParams) -> Job:
-  """Returns a job that has passed all checks.
+def prepare(options: run_options.RunOptions, params: hparams.HParams):
+  """Returns a job that has passed all checks; see above for its methods.
 
   Args:
     options: Checked RunOptions.

@@ -23,8 +23,11 @@ from supcon.config import run_options
 from supcon.config import safe_text
 from supcon.data import inputs
 from supcon.data.sources import faults
+from supcon.jobs import announcing
+from supcon.jobs import checked_runs
 from supcon.jobs import evaluation_records
-from supcon.jobs import setup
+from supcon.jobs import run_state
+from supcon.jobs import stopping
 from supcon.runs import checkpoint_files
 from supcon.runs import event_files
 from supcon.runs import locks
@@ -53,7 +56,7 @@ _TRAINER_SECONDS = 60.0
 
 
 def evaluate(
-  run: setup.Run, checkpoint: str, exports_if_best: bool = False
+  run: run_state.Run, checkpoint: str, exports_if_best: bool = False
 ) -> dict:
   """Evaluates, exports and records a checkpoint; keeps it if it is the best.
 
@@ -73,9 +76,8 @@ def evaluate(
   Raises:
     checkpoints.NotFiniteError: If a variable or a metric is NaN or infinite.
     faults.BadExampleError: If an image cannot be decoded.
-    setup.LostCheckpointError: If the checkpoint is deleted, damaged or
+    stopping.LostCheckpointError: If the checkpoint is deleted, damaged or
       overwritten in the meantime.
-      anew meanwhile.
   """
   step = checkpoint_files.step_of(checkpoint)
   logging.info('evaluating %s', checkpoint)
@@ -110,7 +112,7 @@ def evaluate(
     'class_names': list(run.class_names),
     'checkpoint': checkpoint,
     'fingerprint': fingerprint,
-    'data': setup.data_of(run),
+    'data': run_state.data_of(run),
     'export': export and export.path,
     'saved_model': export and export.saved_model,
     'hub_module': export and export.hub_module,
@@ -170,7 +172,7 @@ def last_evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def summarize(run: setup.Run, result: Mapping[str, Any]) -> None:
+def summarize(run: run_state.Run, result: Mapping[str, Any]) -> None:
   """Prints the paths of all results for the user."""
   top_1 = result['metrics']['top_1_accuracy']
   skipped = result['num_skipped']
@@ -200,7 +202,7 @@ def _measure(run, checkpoint, name):
   """Returns {name: value} of all metrics; the values are numbers.
 
   Args:
-    run: setup.Run.
+    run: run_state.Run.
     checkpoint: Checkpoint prefix.
     name: Name of the data: summaries go to eval_NAME. The run's own data has
       the name '', and its summaries go to eval.
@@ -303,8 +305,8 @@ def _unchanged(model_dir, checkpoint):
   It may be deleted once it is no longer read.
 
   Raises:
-    setup.LostCheckpointError: If it changes; this replaces any error that the
-      change has caused.
+    stopping.LostCheckpointError: If it changes; this replaces any error that
+      the change has caused.
   """
   before = checkpoint_files.stamps(checkpoint)
   try:
@@ -312,12 +314,12 @@ def _unchanged(model_dir, checkpoint):
     yield fingerprint
     with contextlib.suppress(tf.errors.NotFoundError):
       if checkpoint_files.fingerprint(checkpoint) != fingerprint:
-        raise setup.LostCheckpointError(f'{checkpoint} {_REPLACED}')
+        raise stopping.LostCheckpointError(f'{checkpoint} {_REPLACED}')
   except (ValueError, tf.errors.OpError) as error:
     loss = _loss(model_dir, checkpoint, before)
     if not loss:
       raise
-    raise setup.LostCheckpointError(f'{checkpoint} {loss}') from error
+    raise stopping.LostCheckpointError(f'{checkpoint} {loss}') from error
 
 
 _REPLACED = 'was written anew meanwhile'
@@ -348,7 +350,7 @@ class EvaluateOnce:
         'name a directory in which a model was trained, or leave out '
         '--eval_once to wait for one.'
       )
-    self._run = setup.Run(options, params)
+    self._run = checked_runs.prepare(options, params)
     self._checkpoint = self._run.checkpoint
 
   def announce(self) -> None:
@@ -369,7 +371,7 @@ class EvaluateOnce:
 
     Raises:
       faults.BadExampleError: If an image cannot be decoded.
-      setup.LostCheckpointError: If it is deleted or damaged in the meantime.
+      stopping.LostCheckpointError: If it is deleted or damaged in the meantime.
     """
     trying = retries.Retries(
       sleep=signals.sleep, tell=lambda: self._writer.add(retries=1)
@@ -402,7 +404,7 @@ def _begin(run, state, step, total_steps):
     stack.enter_context(log_files.keep(run.model_dir.join(log_files.EVALUATOR)))
     writer = stack.enter_context(
       status.Writer(
-        model_dirs.ModelDir(path), status.EVALUATOR, explain=setup.reason
+        model_dirs.ModelDir(path), status.EVALUATOR, explain=stopping.why
       )
     )
     try:
@@ -412,7 +414,7 @@ def _begin(run, state, step, total_steps):
         f'--model_dir={path} cannot be used ({safe_text.one_line(error)}); '
         'name another directory.'
       ) from error
-    run.announce()
+    announcing.announce(run)
     return stack.pop_all(), writer
 
 
@@ -464,7 +466,7 @@ class EvaluateEach:
       params: Checked HParams.
       sleep: Waits between two looks at model_dir.
     """
-    self._run = setup.Run(options, params)
+    self._run = checked_runs.prepare(options, params)
     self._model_dir = self._run.model_dir
     self._sleep = sleep
     self._is_compared = bool(self._run.checkpoint)
@@ -498,7 +500,8 @@ class EvaluateEach:
       checkpoints.MismatchError: If one belongs to another model.
       checkpoints.NotFiniteError: If one, or a metric, is NaN or infinite.
       faults.BadExampleError: If an image cannot be decoded.
-      setup.TrainerGoneError: If there was no trainer for --eval_timeout_secs.
+      stopping.TrainerGoneError: If there was no trainer for
+        --eval_timeout_secs.
     """
     trying = retries.Retries(
       sleep=self._sleep, tell=lambda: self._writer.add(retries=1)
@@ -628,7 +631,7 @@ class EvaluateEach:
     self._begun = time.monotonic()
     if not self._is_compared:
       # Restoring would silently adopt the shapes of the checkpoint.
-      run.check_checkpoint(checkpoint)
+      checked_runs.check_checkpoint(run, checkpoint)
       self._is_compared = True
       # A checkpoint exists now, so its facts can be read.
       run = self._run = run.as_trained(checkpoint)
@@ -642,7 +645,7 @@ class EvaluateEach:
         exports_if_best=not (is_every or checkpoint == last),
       )
       self._writer.update(last_evaluation=last_evaluation(result))
-    except setup.LostCheckpointError as error:
+    except stopping.LostCheckpointError as error:
       logging.info('%s; skipped', error)
     # The trainer may have been running all the time.
     self._sign = time.monotonic()
@@ -651,7 +654,8 @@ class EvaluateEach:
     """Waits a little.
 
     Raises:
-      setup.TrainerGoneError: If there was no trainer for --eval_timeout_secs.
+      stopping.TrainerGoneError: If there was no trainer for
+        --eval_timeout_secs.
     """
     path, timeout = self._model_dir.path, self._run.options.eval_timeout_secs
     if not self._is_waiting:
@@ -663,7 +667,7 @@ class EvaluateEach:
       if holder and holder.is_alive():
         self._sign = time.monotonic()
       elif time.monotonic() - self._sign > timeout:
-        raise setup.TrainerGoneError(
+        raise stopping.TrainerGoneError(
           f'no trainer was there and no checkpoint came to {path} for '
           f'{timeout} s; start both again to go on.'
         )

@@ -16,7 +16,7 @@ from absl import logging
 import tensorflow as tf
 
 from supcon.config import safe_text
-from supcon.jobs import setup
+from supcon.jobs import run_state
 from supcon.runs import checkpoint_files
 from supcon.runs import model_dirs
 from supcon.runs import timestamps
@@ -34,9 +34,9 @@ class Record:
 
   _KEYS = ('fingerprint', 'data', 'metrics', 'export', 'time')
 
-  def __init__(self, run: setup.Run):
+  def __init__(self, run: run_state.Run):
     self._model_dir = model_dir = run.model_dir
-    self._data = setup.data_of(run)
+    self._data = run_state.data_of(run)
     try:
       found = model_dir.read_json(model_dirs.EVALUATED) or {}
       self._entries = {
@@ -140,7 +140,7 @@ class Best:
 
     Args:
       model_dir: The model_dir of the run.
-      data: Names the data of the evaluation, see setup.data_of.
+      data: Names the data of the evaluation, see run_state.data_of.
       architecture: The architecture of the model, in JSON.
       own_data: Names the data of the run's own evaluations, if known.
     """
@@ -308,11 +308,11 @@ class Best:
     )
 
 
-def best_of(run: setup.Run) -> Best:
+def best_of(run: run_state.Run) -> Best:
   """Returns the best checkpoint among comparable evaluations of a run."""
   return Best(
     run.model_dir,
-    setup.data_of(run),
+    run_state.data_of(run),
     run.params.to_json()['architecture'],
     run.known.evaluation if run.known else None,
   )

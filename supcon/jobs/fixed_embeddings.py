@@ -16,7 +16,7 @@ import tensorflow as tf
 from supcon.data import inputs
 from supcon.data.sources import faults
 from supcon.jobs import outputs
-from supcon.jobs import setup
+from supcon.jobs import run_state
 from supcon.models import contrastive
 from supcon.training import warm_start
 
@@ -24,7 +24,7 @@ from supcon.training import warm_start
 MAX_BYTES = 4 * 2**30
 
 
-def is_worth_it(run: setup.Run) -> bool:
+def is_worth_it(run: run_state.Run) -> bool:
   """Whether training would compute the same embeddings in every epoch."""
   return (
     run.devices.strategy is None
@@ -42,7 +42,7 @@ def is_worth_it(run: setup.Run) -> bool:
 class Embeddings:
   """The embeddings of all training examples, in a temporary file."""
 
-  def __init__(self, run: setup.Run):
+  def __init__(self, run: run_state.Run):
     """Computes the embeddings.
 
     Raises:

@@ -6,7 +6,8 @@ import sys
 from supcon.config import hparams
 from supcon.config import run_options
 from supcon.data.sources import faults
-from supcon.jobs import setup
+from supcon.jobs import announcing
+from supcon.jobs import checked_runs
 from supcon.reports import contact_sheet
 from supcon.reports import pipeline_costs
 
@@ -15,10 +16,10 @@ class InspectData:
   """--mode=inspect_data."""
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
-    self._run = setup.Run(options, params)
+    self._run = checked_runs.prepare(options, params)
 
   def announce(self) -> None:
-    self._run.announce()
+    announcing.announce(self._run)
 
   def run(self) -> None:
     """Writes the contact sheet and inspect_data.json, and prints the timings.

@@ -2,19 +2,21 @@
 
 import contextlib
 import functools
-import math
-import time
 
 from absl import logging
 
-from supcon.compute import workers
+from supcon.compute import watchdog
 from supcon.config import hparams
 from supcon.config import run_options
 from supcon.data import inputs
 from supcon.data.sources import faults
+from supcon.jobs import announcing
+from supcon.jobs import checked_runs
+from supcon.jobs import continuing
 from supcon.jobs import evaluation
 from supcon.jobs import fixed_embeddings
-from supcon.jobs import setup
+from supcon.jobs import meeting
+from supcon.jobs import stopping
 from supcon.runs import event_files
 from supcon.runs import locks
 from supcon.runs import log_files
@@ -24,24 +26,19 @@ from supcon.runs import signals
 from supcon.runs import status
 from supcon.training import estimators
 from supcon.training import hooks
+from supcon.training import lost_sessions
 from supcon.training import rollbacks
 from supcon.training import run_hooks
-
-_POLL_SECONDS = 2.0
-
-# How long a file may take to become visible on the other machines.
-_WAIT_SECONDS = 60.0
-# How long the chief may take to save; more than it ever needs.
-_SAVING_SECONDS = 3600.0
 
 
 class Train:
   """--mode=train; and train_then_eval, which also evaluates and exports."""
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
-    self._run = setup.Run(options, params)
+    self._run = checked_runs.prepare(options, params)
     if options.deterministic:
       self._check_deterministic()
+    self._meeting = meeting.Meeting(self._run)
     self._rollbacks = rollbacks.Rollbacks(self._run.model_dir)
     self._retries = retries.Retries(sleep=signals.sleep, tell=self._count_retry)
     # Only the chief has these.
@@ -75,12 +72,12 @@ class Train:
         stack.enter_context(
           log_files.keep(run.model_dir.join(log_files.TRAINER))
         )
-        run.take_over()
+        continuing.take_over(run)
         self._writer = stack.enter_context(
-          status.Writer(quick, verify=self._lock.verify, explain=setup.reason)
+          status.Writer(quick, verify=self._lock.verify, explain=stopping.why)
         )
         self._writer.begin(status.TRAINING, run.step, run.plan.total_steps)
-      run.announce()
+      announcing.announce(run)
       self._held = stack.pop_all()  # Until the end of run().
 
   def run(self) -> None:
@@ -91,12 +88,13 @@ class Train:
       checkpoints.NotFiniteError: If an evaluated checkpoint or its metrics are
         NaN or infinite.
       faults.BadExampleError: If an image cannot be decoded.
-      workers.LostWorkerError: If another machine has gone.
+      watchdog.LostWorkerError: If another machine has gone.
       locks.LockLostError: If another trainer has taken model_dir over.
       signals.Interrupted: If a signal came.
     """
     with self._held:
-      self._train()
+      with self._meeting.together():
+        self._train()
       if self._run.options.evaluates and self._run.devices.is_chief:
         self._evaluate()
 
@@ -110,23 +108,12 @@ class Train:
     evaluation.summarize(self._run, result)
 
   def _train(self):
-    """Trains the rest of the plan, and ends together with the other workers."""
-    try:
-      self._train_stages()
-    except hooks.NanLossError as error:
-      # All workers stop at this error, unless only one of them has found it.
-      if not isinstance(error, hooks.BrokenVariableError):
-        self._run.devices.watchdog.part()
-      raise
-    self._run.devices.watchdog.part()
-
-  def _train_stages(self):
     """Trains the rest of the plan, stage by stage."""
     run = self._run
     if run.devices.is_chief:
-      self._keeper = run.keeper()
+      self._keeper = continuing.keeper(run)
     if run.devices.cluster:
-      self._meet()
+      self._meeting.begin()
     step = run.look_again()
     if step:
       logging.info(
@@ -147,7 +134,10 @@ class Train:
         if run.devices.is_chief:
           self._write_table(error.step)  # Include the last steps.
         step = self._roll_back(error)
-      except (retries.LostSessionError, *retries.TRANSIENT_ERRORS) as error:
+      except (
+        lost_sessions.LostSessionError,
+        *retries.TRANSIENT_ERRORS,
+      ) as error:
         step = self._try_again(step, error)
       if step < stage.start_step:
         make_input_fn = None  # Its embeddings may be out of date.
@@ -165,8 +155,8 @@ class Train:
 
     Raises:
       hooks.NanLossError: If a step could not be applied.
-      retries.LostSessionError, tf.errors.OpError: If storage failed.
-      setup.CutShortError: If the last step was not saved.
+      lost_sessions.LostSessionError, tf.errors.OpError: If storage failed.
+      stopping.CutShortError: If the last step was not saved.
       signals.Interrupted: If a signal came.
     """
     run = self._run
@@ -193,7 +183,7 @@ class Train:
         ]
       # Workers that have finished may end as they like once everything is
       # saved.
-      with contextlib.suppress(workers.EndedWorkerError):
+      with contextlib.suppress(watchdog.EndedWorkerError):
         estimators.train(
           run.options,
           run.devices,
@@ -209,10 +199,10 @@ class Train:
       reached = stop_step if stop_hook.step is None else stop_hook.step
       self._check_saved(reached)
       if run.devices.cluster:
-        self._wait_for_checkpoint(reached)
+        self._meeting.wait_for_checkpoint(reached)
       if stop_hook.step is not None:
         # Signals are still deferred here: the others may still be saving.
-        run.devices.watchdog.part()
+        self._meeting.part()
         raise signals.interruption(
           f'step {reached} of {run.plan.total_steps} is saved'
         )
@@ -233,12 +223,12 @@ class Train:
     """Checks that training has reached its last step.
 
     Raises:
-      setup.CutShortError: If it has not. TensorFlow mistakes some errors for
+      stopping.CutShortError: If it has not. TensorFlow mistakes some errors for
         the end of the data, such as a file that exceeds a size limit.
     """
     newest = self._run.look_again()
     if self._run.devices.is_chief and newest < step:
-      raise setup.CutShortError(
+      raise stopping.CutShortError(
         f'training ended before step {step}, and the newest checkpoint is that '
         f'of step {newest}; look after the storage of '
         f'{self._run.model_dir.path} and its limits, and start the same '
@@ -320,75 +310,3 @@ class Train:
   def _count_retry(self):
     if self._writer:
       self._writer.add(retries=1)
-
-  def _meet(self):
-    """Waits for the chief, which must train the same run in the same place."""
-    # Once the chief's server is visible, so is what the chief has announced.
-    devices, model_dir = self._run.devices, self._run.model_dir
-    # No retries: the wait looks again anyway, and a watchdog cannot wait for
-    # storage.
-    records = workers.Records(
-      model_dirs.ModelDir(model_dir.path), devices.host.index
-    )
-    records.clear()
-    devices.watchdog.records = records
-    logging.info(
-      'worker %d listens at %s', devices.host.index, devices.listen()
-    )
-    mine = self._run.announcement
-    if devices.is_chief:
-      model_dir.write_json(model_dirs.ANNOUNCED, mine)
-
-    def is_announced():
-      return model_dir.read_json(model_dirs.ANNOUNCED) == mine
-
-    self._wait_for(
-      f'{model_dirs.ANNOUNCED} with the flags of this worker', is_announced
-    )
-
-  def _wait_for_checkpoint(self, step):
-    """Waits until this worker sees the checkpoint that the chief has written.
-
-    Otherwise it would start the next stage from an older checkpoint.
-    """
-    records = self._run.devices.watchdog.records
-    if self._run.devices.is_chief:
-      records.tell(saved=step)
-    self._wait_for(
-      f'checkpoint of step {step}',
-      lambda: self._run.look_again() >= step,
-      is_written=lambda: records.saved(0) >= step,
-      most_seconds=_SAVING_SECONDS,
-    )
-
-  def _wait_for(self, what, is_there, is_written=None, most_seconds=math.inf):
-    """Waits for a file of the chief, at most a minute after it is written.
-
-    Args:
-      what: Name of the file for messages.
-      is_there: Whether this worker sees it.
-      is_written: Whether the chief has written it; by default, whether the
-        chief is there.
-      most_seconds: The maximum wait in any case.
-
-    Raises:
-      workers.LostWorkerError: If the file does not appear.
-    """
-    begun, until = None, math.inf
-    model_dir = self._run.model_dir.path
-    with self._run.devices.watchdog.guarding(_WAIT_SECONDS) as watchdog:
-      is_written = is_written or (lambda: watchdog.has_seen(0))
-      while not is_there():
-        now = time.monotonic()
-        if begun is None:
-          begun = now
-          logging.info('waiting for %s in %s', what, model_dir)
-        if until == math.inf and is_written():
-          until = now + _WAIT_SECONDS
-        if now > min(until, begun + most_seconds):
-          raise workers.LostWorkerError(
-            f'found no {what} in --model_dir={model_dir}, where the chief '
-            'should have written it; give all workers the same flags and the '
-            'same directory, on a file system that they share.'
-          )
-        time.sleep(_POLL_SECONDS)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from absl import logging
 import tensorflow as tf
 
-from supcon.config import safe_text
+from supcon.runs import storage_errors
 
 _Result = TypeVar('_Result')
 
@@ -91,7 +91,7 @@ class Retries:
     logging.warning(
       'WARNING: %s failed (%s); trying again in %.0f s',
       what,
-      reason(error),
+      storage_errors.reason(error),
       pause,
     )
     self._tell()
@@ -100,64 +100,3 @@ class Retries:
   def succeeded(self) -> None:
     """Resets the number of failures in a row."""
     self._failures = 0
-
-
-def reason(error: Exception) -> str:
-  """Returns one line about what went wrong with which file."""
-  text = error.message if isinstance(error, tf.errors.OpError) else str(error)
-  return safe_text.one_line(str(text).split('\n')[0])
-
-
-class Saver(tf.compat.v1.train.Saver):
-  """Saves and restores checkpoints, with retries.
-
-  TensorFlow itself neither waits nor counts: if the error occurs while a
-  session is created, it starts again without end.
-  """
-
-  def __init__(self, attempts: Retries, **kwargs):
-    super().__init__(**kwargs)
-    self._attempts = attempts
-
-  def save(self, sess, save_path, *args, **kwargs):
-    return self._call(
-      f'saving {save_path}',
-      lambda: super(Saver, self).save(sess, save_path, *args, **kwargs),
-    )
-
-  def restore(self, sess, save_path):
-    return self._call(
-      f'restoring {save_path}',
-      lambda: super(Saver, self).restore(sess, save_path),
-    )
-
-  def _call(self, what, function):
-    try:
-      return self._attempts.call(what, function)
-    except TRANSIENT_ERRORS as error:
-      raise LostSessionError(f'{what}: {reason(error)}') from error
-
-
-class NewSessionHook(tf.compat.v1.train.SessionRunHook):
-  """Ends training if TensorFlow would silently create another session.
-
-  If storage fails for a moment, TensorFlow creates a new session and restores
-  the newest checkpoint, without limit. But its input would start where this
-  call of train() started, and so repeat examples. So the error is passed on to
-  the caller, which knows the next batch.
-  """
-
-  def __init__(self):
-    self._has_begun = False
-
-  def after_create_session(self, session, coord):
-    if self._has_begun:
-      raise LostSessionError('storage or a device was gone for a moment')
-    self._has_begun = True
-
-
-class LostSessionError(RuntimeError):
-  """Storage or a device failed, and the session with it.
-
-  It is not a TensorFlow error, because TensorFlow would create another session.
-  """

@@ -7,6 +7,7 @@ import shutil
 
 import tensorflow as tf
 
+from supcon.config import safe_text
 from supcon.runs import checkpoint_files
 
 # Newer versions of TensorFlow name the data set in which a function failed.
@@ -16,15 +17,18 @@ _OF_DATA_SET = re.compile(
 )
 
 
-def reason(error: tf.errors.OpError) -> str:
-  """Returns what went wrong according to TensorFlow, without the op."""
-  message = error.message.removeprefix('Graph execution error:')
+def reason(error: Exception) -> str:
+  """Returns in one line what went wrong, without TensorFlow's op."""
+  is_ours = not isinstance(error, tf.errors.OpError)
+  message = str(error) if is_ours else error.message
+  message = message.removeprefix('Graph execution error:')
   message = _OF_DATA_SET.sub('', message)
   # The place where the op was created comes first.
   message = re.split(r"^Node: '.*'$", message, flags=re.MULTILINE)[-1]
   line = message.strip().split('\n')[0]
   line = re.sub(r'\{\{.*?\}\}|\[\[.*|\[Op:.*|assertion failed:', '', line)
-  return re.sub(r'[\[\]]', '', line).strip().rstrip('.')
+  line = re.sub(r'[\[\]]', '', line).strip().rstrip('.')
+  return safe_text.one_line(line)
 
 
 # --- Where nothing can be written ---------------------------------------------

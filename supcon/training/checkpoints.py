@@ -18,8 +18,6 @@ from supcon.config import safe_text
 from supcon.models import resnet
 from supcon.runs import checkpoint_files
 
-tf1 = tf.compat.v1
-
 # The key under which TensorFlow 2 stores the mapping from objects and their
 # variables to keys.
 _OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'

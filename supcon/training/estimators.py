@@ -17,6 +17,8 @@ from supcon.runs import event_files
 from supcon.runs import model_dirs
 from supcon.runs import retries
 from supcon.training import checkpoints
+from supcon.training import lost_sessions
+from supcon.training import run_hooks
 
 tf1 = tf.compat.v1
 
@@ -79,8 +81,8 @@ def train(
     listeners: Saving listeners in addition to those of the function.
 
   Raises:
-    workers.LostWorkerError: If another machine has gone.
-    retries.LostSessionError: If storage or a device was unavailable for a
+    watchdog.LostWorkerError: If another machine has gone.
+    lost_sessions.LostSessionError: If storage or a device was unavailable for a
       moment.
   """
   hooks = [function.nan_hook, *hooks]
@@ -94,11 +96,11 @@ def train(
     if devices.cluster:
       params['context'] = _Context(*devices.host)
     if not devices.is_chief:
-      hooks.append(workers.ReadingHook(options.save_interval_steps))
+      hooks.append(run_hooks.ReadingHook(options.save_interval_steps))
       listeners = None  # It saves nothing.
     input_fn = _per_replica(input_fn, params)
   if not devices.cluster:
-    hooks.append(retries.NewSessionHook())
+    hooks.append(lost_sessions.NewSessionHook())
   with (
     _graph_beside_summaries(options.model_dir)
     if devices.is_chief
@@ -173,7 +175,7 @@ def _with_saver(function, options, attempts):
   return model_fn
 
 
-class _Saver(retries.Saver):
+class _Saver(lost_sessions.Saver):
   """A saver that also restores checkpoints of the published code.
 
   The ops for variables with other names there must be in the graph before it is
@@ -205,7 +207,9 @@ class _Saver(retries.Saver):
     rest += [
       variables.pop(name).assign(values[key]) for name, key in keys.items()
     ]
-    saver = retries.Saver(self._attempts, var_list=list(variables.values()))
+    saver = lost_sessions.Saver(
+      self._attempts, var_list=list(variables.values())
+    )
     self._adopted = checkpoint, saver, tf.group(rest)
 
   def restore(self, sess, save_path):

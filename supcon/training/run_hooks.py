@@ -1,4 +1,4 @@
-"""Session hooks that look after a run: signals, status and lock.
+"""Session hooks that look after a run: signals, status, lock, other workers.
 
 They act between two steps; on TPU, between two loops.
 """
@@ -6,7 +6,6 @@ They act between two steps; on TPU, between two loops.
 import collections
 from collections.abc import Callable
 import time
-from typing import Protocol
 
 from absl import logging
 import tensorflow as tf
@@ -16,6 +15,7 @@ from supcon.runs import locks
 from supcon.runs import signals
 from supcon.runs import status
 from supcon.runs import timestamps
+from supcon.training import facts_keeper
 from supcon.training import stages
 
 tf1 = tf.compat.v1
@@ -163,16 +163,6 @@ class StatusHook(tf1.train.SessionRunHook):
     return (step - first) / (now - begun) if step > first else None
 
 
-class Keeper(Protocol):
-  """Records what checkpoints were trained with."""
-
-  def before_save(self, step: int) -> None:
-    """Called before a checkpoint of this step is saved."""
-
-  def after_save(self, step: int) -> None:
-    """Called after it was saved."""
-
-
 class SaveListener(tf1.train.CheckpointSaverListener):
   """Allows saving only with the lock; informs a writer and a keeper."""
 
@@ -181,7 +171,7 @@ class SaveListener(tf1.train.CheckpointSaverListener):
     lock: locks.Lock,
     writer: status.Writer,
     model_dir: str,
-    keeper: Keeper | None = None,
+    keeper: facts_keeper.Keeper | None = None,
   ):
     self._lock = lock
     self._writer = writer
@@ -222,3 +212,46 @@ class TableListener(tf1.train.CheckpointSaverListener):
 
   def before_save(self, session, global_step_value):
     self._write(int(global_step_value))
+
+
+class ReadingHook(tf1.train.SessionRunHook):
+  """Reads the variables that the chief saves, at the same time.
+
+  A checkpoint has the mean of all replicas' moving statistics, which all
+  workers have to compute together.
+  """
+
+  def __init__(self, save_steps: int):
+    """Makes the hook; `save_steps` is the chief's interval."""
+    self._timer = tf1.train.SecondOrStepTimer(every_steps=save_steps)
+
+  def begin(self):
+    self._step = tf1.train.get_global_step()
+
+  def after_create_session(self, session, coord):
+    self._reads = [
+      tensor.op
+      for op in session.graph.get_operations()
+      if op.type == 'SaveV2'
+      for tensor in op.inputs
+    ]
+    self._read(session, session.run(self._step))
+
+  def before_run(self, run_context):
+    return tf1.train.SessionRunArgs(self._step)
+
+  def after_run(self, run_context, run_values):
+    # The fetched value may be the one before or after the update.
+    if self._timer.should_trigger_for_step(run_values.results + 1):
+      step = run_context.session.run(self._step)
+      if self._timer.should_trigger_for_step(step):
+        self._read(run_context.session, step)
+
+  def end(self, session):
+    step = session.run(self._step)
+    if step != self._timer.last_triggered_step():
+      self._read(session, step)
+
+  def _read(self, session, step):
+    self._timer.update_last_triggered_step(step)
+    session.run(self._reads)

@@ -14,7 +14,7 @@ import math
 import tensorflow as tf
 
 from supcon.config import enums
-from supcon.data.views import augment
+from supcon.data.views import policies
 
 tf1 = tf.compat.v1
 
@@ -309,7 +309,7 @@ def _auto_augment(image):
 
     return augmented
 
-  sub_policies = augment.IMAGENET_POLICY.sub_policies
+  sub_policies = policies.IMAGENET_POLICY.sub_policies
   chosen = tf.random.uniform([], 0, len(sub_policies), tf.int32)
   return _chosen(chosen, [function(each) for each in sub_policies], image)
 

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from supcon.compute import devices
+from supcon.compute import watchdog
 from supcon.compute import workers
 from supcon.config import hparams
 from supcon.config import run_options
@@ -274,7 +275,7 @@ def resolve(monkeypatch):
       return resolver
 
     monkeypatch.setattr(devices.cluster_resolver, 'TPUClusterResolver', make)
-    monkeypatch.setattr(workers, 'is_there', lambda *_: answers)
+    monkeypatch.setattr(watchdog, 'is_there', lambda *_: answers)
     return asked
 
   return use

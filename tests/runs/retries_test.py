@@ -82,29 +82,3 @@ def test_only_failures_in_a_row_count():
     attempts.call('reading', storage.read)
   assert pauses == [1, 2] * 4
   assert attempts.count == 8
-
-
-def test_reason_is_one_line():
-  assert retries.reason(_unavailable()) == 'GET DIR/file: 503'
-  assert retries.reason(RuntimeError('a\nb')) == 'a'
-
-
-def test_a_session_is_not_made_anew_in_silence():
-  with tf.Graph().as_default():
-    step = tf1.train.get_or_create_global_step()
-    increment = step.assign_add(1)
-    calls = []
-
-    class Fail(tf1.train.SessionRunHook):
-      def before_run(self, run_context):
-        calls.append(1)
-        if len(calls) == 3:
-          raise _unavailable()
-
-    with pytest.raises(retries.LostSessionError):
-      with tf1.train.MonitoredTrainingSession(
-        hooks=[Fail(), retries.NewSessionHook()]
-      ) as session:
-        for _ in range(5):
-          session.run(increment)
-    assert len(calls) == 3

@@ -91,3 +91,9 @@ def test_what_failed_is_said_without_where_in_the_graph_it_was():
   )
   error = tf.errors.InvalidArgumentError(None, None, message)
   assert storage_errors.reason(error) == 'the label is 2'
+
+
+def test_a_reason_is_one_line():
+  busy = tf.errors.UnavailableError(None, None, 'GET DIR/file: 503\nmore words')
+  assert storage_errors.reason(busy) == 'GET DIR/file: 503'
+  assert storage_errors.reason(RuntimeError('a\nb')) == 'a'

@@ -19,6 +19,7 @@ from supcon.runs import retries
 from supcon.training import estimators
 from supcon.training import hooks
 from supcon.training import optimizers as stage_optimizers
+from supcon.training import run_hooks
 from tests import command
 from tests import writing
 from tests.tpu import cases
@@ -210,7 +211,7 @@ def test_a_worker_reads_its_host_part_and_saves_nothing(tmp_path, monkeypatch):
   assert config.master == 'grpc://localhost:2'
   assert workers.VARIABLE in os.environ
   kinds = [type(hook) for hook in trained['hooks']]
-  assert kinds[1:] == [workers.ReadingHook]
+  assert kinds[1:] == [run_hooks.ReadingHook]
 
 
 class TestReadingHook:
@@ -224,7 +225,7 @@ class TestReadingHook:
       def after_save(self, session, global_step_value):
         saved.append(int(global_step_value))
 
-    class Hook(workers.ReadingHook):
+    class Hook(run_hooks.ReadingHook):
       def _read(self, session, step):
         super()._read(session, step)
         read.append(int(step))

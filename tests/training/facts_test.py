@@ -1,4 +1,7 @@
-"""Tests of facts: what is written down holds, whenever it is read."""
+"""Tests of facts, facts_keeper and earlier_runs.
+
+What is written down holds, whenever it is read.
+"""
 
 import dataclasses
 import itertools
@@ -16,7 +19,9 @@ from supcon.models import layers
 from supcon.models import resnet
 from supcon.runs import checkpoint_files
 from supcon.runs import model_dirs
+from supcon.training import earlier_runs
 from supcon.training import facts
+from supcon.training import facts_keeper
 from supcon.training import positions
 from tests import command
 from tests import killing
@@ -59,7 +64,7 @@ def _train(directory, what, steps, files=None):
   directory.mkdir(exist_ok=True)
   model_dir = model_dirs.ModelDir(str(directory))
   files = {'labels.txt': 'cat\n'} if files is None else files
-  keeper = facts.Keeper(model_dir, what, files)
+  keeper = facts_keeper.Keeper(model_dir, what, files)
   keeper.begin(model_dir.newest())
   for step in steps:
     keeper.before_save(step)
@@ -87,11 +92,11 @@ def _content(directory):
 
 def test_nothing_is_known_of_nothing(tmp_path):
   assert _known(tmp_path) is None
-  assert facts.recorded_params(str(tmp_path)) is None
+  assert earlier_runs.recorded_params(str(tmp_path)) is None
 
 
 def test_a_new_run(tmp_path):
-  keeper = facts.Keeper(
+  keeper = facts_keeper.Keeper(
     model_dirs.ModelDir(str(tmp_path)), _OLD, {'labels.txt': 'cat\n'}
   )
   keeper.begin(None)
@@ -99,7 +104,7 @@ def test_a_new_run(tmp_path):
   assert list(tmp_path.iterdir()) == []
   _train(tmp_path, _OLD, [0, 3])
   assert _known(tmp_path) == _OLD
-  assert facts.recorded_params(str(tmp_path)) == _OLD.params
+  assert earlier_runs.recorded_params(str(tmp_path)) == _OLD.params
   written = _shown(tmp_path)
   assert written['compact'] == _OLD.params.serialize()
   assert written['hparams'] == _OLD.params.to_json()
@@ -156,7 +161,7 @@ def test_who_goes_back_finds_what_held_there(tmp_path):
     str(tmp_path), 'model.ckpt-6', ['model.ckpt-6']
   )
   assert _known(tmp_path) == _OLD
-  facts.settle(model_dirs.ModelDir(str(tmp_path)))
+  facts_keeper.settle(model_dirs.ModelDir(str(tmp_path)))
   assert _shown(tmp_path)['compact'] == _OLD.params.serialize()
   # What is trained from there is not what was.
   _train(tmp_path, _OLD, [6, 9])
@@ -192,7 +197,7 @@ def test_it_holds_whenever_a_trainer_is_killed(tmp_path, monkeypatch):
     assert _known(directory) == (_NEW if has_saved else _OLD)
     # The next trainer writes what this one has not.
     left = 99
-    facts.settle(model_dirs.ModelDir(str(directory)))
+    facts_keeper.settle(model_dirs.ModelDir(str(directory)))
     expected = _NEW if has_saved else _OLD
     assert _shown(directory)['compact'] == expected.params.serialize()
     _train(directory, _NEW, [10], files={'labels.txt': 'dog\n'})
@@ -229,7 +234,7 @@ def test_a_file_of_an_older_version(tmp_path):
   assert _known(tmp_path) == facts.Facts(_PARAMS)
   assert _known(tmp_path).plan() is None
   before = _content(tmp_path)
-  facts.settle(model_dirs.ModelDir(str(tmp_path)))
+  facts_keeper.settle(model_dirs.ModelDir(str(tmp_path)))
   assert _content(tmp_path) == before
   _train(tmp_path, _NEW, [3, 6])
   assert _known(tmp_path, str(tmp_path / 'model.ckpt-3')).params == _PARAMS
@@ -259,7 +264,7 @@ def test_storage_that_cannot_be_reached_is_named(monkeypatch):
 
   monkeypatch.setattr(tf.io.gfile, 'exists', fail)
   with pytest.raises(ValueError) as caught:
-    facts.recorded_params('gs://nowhere/x')
+    earlier_runs.recorded_params('gs://nowhere/x')
   assert str(caught.value) == (
     '--model_dir=gs://nowhere/x cannot be read (no such host); name a '
     'directory that can.'
@@ -279,7 +284,7 @@ def test_move(tmp_path, now, step):
   _train(tmp_path, _OLD, [0, 3, 6])
   before = _content(tmp_path)
   model_dir = model_dirs.ModelDir(str(tmp_path))
-  aside = facts.move(model_dir, _known(tmp_path), now)
+  aside = facts_keeper.move(model_dir, _known(tmp_path), now)
   assert command.steps(tmp_path) == [step]
   values = command.variables(tmp_path)
   assert values['global_step'] == step
@@ -309,7 +314,7 @@ def test_move_to_the_same_step(tmp_path):
   # The same steps, but step 6 is in stage 1 now.
   now = positions.Counting(48, 16, (3, 1))
   model_dir = model_dirs.ModelDir(str(tmp_path))
-  assert facts.move(model_dir, _known(tmp_path), now) is None
+  assert facts_keeper.move(model_dir, _known(tmp_path), now) is None
   assert _known(tmp_path) == dataclasses.replace(_OLD, counting=now)
   assert command.steps(tmp_path) == [0, 6]
 
@@ -325,7 +330,7 @@ def test_move_is_done_or_not_whenever_it_is_killed(tmp_path, monkeypatch):
     model_dir = model_dirs.ModelDir(str(directory))
     killer.left = number
     try:
-      facts.move(model_dir, _OLD, _FEWER)
+      facts_keeper.move(model_dir, _OLD, _FEWER)
       break
     except killing.KilledError:
       killer.left = math.inf
@@ -338,7 +343,7 @@ def test_move_is_done_or_not_whenever_it_is_killed(tmp_path, monkeypatch):
     assert _known(directory) == dataclasses.replace(_OLD, counting=counted)
     outcomes.add(int(step))
     if step == 6:  # Again, from the beginning.
-      facts.move(model_dir, _known(directory), _FEWER)
+      facts_keeper.move(model_dir, _known(directory), _FEWER)
       assert command.newest_step(directory) == 3
     # No value is lost.
     found = {
@@ -364,17 +369,17 @@ def _of_run(directory, **preprocessing):
 def test_whitening_of_a_run(tmp_path):
   # Of a known set, measured, and not at all.
   known = _of_run(tmp_path / 'known')
-  found = facts.whitening_of_reference(known)
+  found = earlier_runs.whitening_of_reference(known)
   assert found.mean == (-0.0172, -0.0356, -0.107)
   measured = _of_run(tmp_path / 'measured')
   (tmp_path / 'measured' / 'whitening.json').write_text(
     '{"mean": [0, 0.5, 1], "std": [1, 2, 3], "num_images": 4, "image_size": 8}'
   )
-  found = facts.whitening_of_reference(measured)
+  found = earlier_runs.whitening_of_reference(measured)
   assert (found.mean, found.std) == ((0, 0.5, 1), (1, 2, 3))
   assert found.reference == measured
   none = _of_run(tmp_path / 'none', apply_whitening=False)
-  found = facts.whitening_of_reference(none)
+  found = earlier_runs.whitening_of_reference(none)
   assert found.mean is None and 'none' in found.describe()
 
 
@@ -383,7 +388,7 @@ def test_whitening_of_the_best_of_a_run(tmp_path):
   best = tmp_path / 'run' / 'best'
   best.mkdir()
   checkpoint_files.copy(checkpoint, str(best / 'model.ckpt-6'))
-  found = facts.whitening_of_reference(str(best / 'model.ckpt-6'))
+  found = earlier_runs.whitening_of_reference(str(best / 'model.ckpt-6'))
   assert found.mean == (-0.0172, -0.0356, -0.107)
 
 
@@ -393,14 +398,16 @@ def test_whitening_of_an_export(tmp_path, where, mean):
   (tmp_path / where).mkdir(parents=True)
   export = {'mean': mean, 'std': mean and [1, 1, 1]}
   (tmp_path / 'export.json').write_text(json.dumps(export))
-  found = facts.whitening_of_reference(str(tmp_path / where / 'variables'))
+  found = earlier_runs.whitening_of_reference(
+    str(tmp_path / where / 'variables')
+  )
   assert found.mean == (mean and tuple(mean))
 
 
 def test_whitening_of_what_nobody_knows(tmp_path):
   _write(tmp_path, 3)
   for name in ('model.ckpt-3', 'variables/variables', 'model'):
-    assert facts.whitening_of_reference(str(tmp_path / name)) is None
+    assert earlier_runs.whitening_of_reference(str(tmp_path / name)) is None
 
 
 # What a run of _PARAMS was trained with, that is not the default.
@@ -432,7 +439,7 @@ def _taking(*parts):
 
 def _taken(directory, params, reference):
   """Returns what is taken and is not the default."""
-  found = facts.taken(str(directory / 'new'), str(reference), params)
+  found = earlier_runs.taken(str(directory / 'new'), str(reference), params)
   defaults = hparams.HParams()
   return {p: v for p, v in found.items() if v != defaults.get(p)}
 
@@ -482,7 +489,7 @@ def test_variables_tell_a_part(tmp_path):
     )
     session.run(tf1.global_variables_initializer())
     checkpoint = tf1.train.Saver().save(session, str(tmp_path / 'of-others'))
-  found = facts.of_reference(checkpoint)
+  found = earlier_runs.of_reference(checkpoint)
   assert found == {
     'architecture.encoder_architecture': enums.EncoderArchitecture.RESNET_V1,
     'architecture.encoder_depth': 34,
@@ -492,7 +499,7 @@ def test_variables_tell_a_part(tmp_path):
   params = _taking('encoder')
   for path, value in found.items():
     params = params.replace(path, value)
-  ((is_warning, line), *others) = facts.compare_with_reference(
+  ((is_warning, line), *others) = earlier_runs.compare_with_reference(
     checkpoint, checkpoint, params.replace('architecture.encoder_depth', 34)
   )
   assert not is_warning and line.startswith(f'taken from {checkpoint}: ')
@@ -500,11 +507,11 @@ def test_variables_tell_a_part(tmp_path):
   assert is_warning and line.startswith('nothing says how the images of ')
   # Of published modules it is known.
   handle = 'https://tfhub.dev/google/supcon/resnet_v1_50/imagenet/x/1'
-  published = facts.of_reference(checkpoint, handle)
+  published = earlier_runs.of_reference(checkpoint, handle)
   assert published['input_data.preprocessing.image_size'] == 224
   assert not published['input_data.preprocessing.apply_whitening']
   assert len(published) == 10
-  lines = facts.compare_with_reference(
+  lines = earlier_runs.compare_with_reference(
     checkpoint,
     handle,
     _taking('encoder').replace('input_data.preprocessing.image_size', 32),

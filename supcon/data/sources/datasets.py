@@ -20,7 +20,7 @@ from supcon.data.sources import digits
 from supcon.data.sources import folder
 from supcon.data.sources import prepared
 from supcon.data.sources import splits
-from supcon.data.views import augment
+from supcon.data.views import policies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Info:
   flips: bool
   mean: tuple[float, float, float] | None = None
   std: tuple[float, float, float] | None = None
-  autoaugment_policy: augment.Policy = augment.IMAGENET_POLICY
+  autoaugment_policy: policies.Policy = policies.IMAGENET_POLICY
   prepare: Callable[[str], None] | None = None
   preparation_note: str = ''
   title: str = ''
@@ -81,7 +81,7 @@ INFOS = {
     # 0.2010 on the [0, 1] scale.
     mean=(-0.0172, -0.0356, -0.107),
     std=(0.4046, 0.3988, 0.402),
-    autoaugment_policy=augment.CIFAR10_POLICY,
+    autoaugment_policy=policies.CIFAR10_POLICY,
     title='CIFAR-10',
   ),
   'digits': Info(

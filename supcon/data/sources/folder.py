@@ -9,42 +9,26 @@ each class in the same order. An image stays in its part unless images are added
 or removed. The folder `.` is the directory itself: DIRECTORY/CLASS/IMAGE.
 """
 
-import collections
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
 from collections.abc import Sequence
-import concurrent.futures
 import dataclasses
 import difflib
 import functools
 import hashlib
-import math
 import os
 import re
 from typing import NamedTuple
 import unicodedata
 import zlib
 
-from absl import logging
 import numpy as np
 import tensorflow as tf
 
 from supcon.config import safe_text
+from supcon.data.sources import listing
 from supcon.data.sources import splits
 from supcon.data.views import image_files
 
-# File name endings of images: JPEG, PNG, BMP, GIF. TensorFlow 2.21 also reads
-# WebP, but 2.15 does not, and an animated one corrupts its memory.
-ENDINGS = (
-  *('.jpg', '.jpeg', '.jpe', '.jfif', '.jif', '.pjpeg', '.pjp'),
-  *('.png', '.apng'),
-  *('.bmp', '.dib'),
-  '.gif',
-)
-# The common endings, for messages.
-COMMON_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.gif')
-_EXPECTED = f'CLASS/*{{{",".join(COMMON_ENDINGS)}}}'
+_EXPECTED = f'CLASS/*{{{",".join(listing.COMMON_ENDINGS)}}}'
 
 # Usual names of evaluation folders; ImageNet's is val.
 EVAL_NAMES = ('val', 'validation', 'test')
@@ -54,14 +38,6 @@ WHOLE = '.'
 
 # A split that is a part of a folder.
 _PART = re.compile(r'(?P<folder>.*)\[(?P<begin>[^:\]]*):(?P<end>[^:\]]*)\]')
-
-# Number of parallel requests for directories and files, because each takes a
-# round trip to an object store.
-_NUM_THREADS = 32
-# Number of files sampled to estimate the size of all.
-_MAX_MEASURED = 512
-# Maximum number of kinds of ignored files that a message names.
-_MAX_KINDS = 6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,7 +144,7 @@ def load(
       f'--data_dir={data_dir} is not a directory; name the one that holds '
       f'train/{_EXPECTED}.'
     )
-  names = folders(data_dir)
+  names = listing.folders(data_dir)
   try:
     train_split = splits.choose(train_split, 'train_split', ['train'], names)
     eval_split = splits.choose(eval_split, 'eval_split', EVAL_NAMES, names)
@@ -196,7 +172,7 @@ def load(
   train, left_out = _list(train_place, class_names, class_names)
   evaluation, more = _list(eval_place, eval_names, class_names)
   # Both may be the same folder.
-  warn_of({**left_out, **more}, data_dir)
+  listing.warn_of({**left_out, **more}, data_dir)
   train = _part_of(train, train_place, '--train_split', class_names)
   return splits.Source(
     train=train,
@@ -297,119 +273,23 @@ def _part_of(split, place, flag, needed):
   return dataclasses.replace(part, name=place.name)
 
 
-def visible_names(directory: str) -> list[str]:
-  """Returns the names in a directory, sorted, without hidden ones."""
-  try:
-    names = tf.io.gfile.listdir(directory)
-  except UnicodeDecodeError as error:
-    raise ValueError(_without_text(directory)) from error
-  # Object stores mark directories with a trailing slash.
-  names = [name.rstrip('/') for name in names]
-  return sorted(name for name in names if name and not name.startswith('.'))
-
-
-def _without_text(directory):
-  """Returns a line on the names in a local directory that are not UTF-8."""
-  names = sorted(os.listdir(directory))
-  bad = [name for name in names if not _is_text(name)]
-  return (
-    f'{safe_text.printable(os.path.join(directory, bad[0]))} has a name that '
-    f'is not UTF-8; rename it. Of {len(names)} names in the folder {len(bad)} '
-    'are like this.'
-  )
-
-
-def _is_text(name):
-  try:
-    name.encode()
-  except UnicodeEncodeError:
-    return False
-  return True
-
-
-def is_image(name: str) -> bool:
-  """Whether a file counts as an image, by the ending of its name."""
-  return name.lower().endswith(ENDINGS)
-
-
-def warn_of(left_out: Mapping[str, bool], where: str) -> None:
-  """Logs in one line which files are ignored, if any.
-
-  Args:
-    left_out: {path: whether it is a folder}.
-    where: The directory that was searched.
-  """
-  kinds = collections.defaultdict(list)
-  for path, is_folder in sorted(left_out.items()):
-    ending = os.path.splitext(path)[1].lower()
-    kind = f'*{ending}' if ending else 'without an ending'
-    kinds['folders in folders of classes' if is_folder else kind].append(path)
-  if not kinds:
-    return
-  most = sorted(kinds, key=lambda kind: (-len(kinds[kind]), kind))
-  found = [
-    f'{len(kinds[kind])} {kind} (such as {kinds[kind][0]})'
-    for kind in most[:_MAX_KINDS]
-  ]
-  if most[_MAX_KINDS:]:
-    found.append(f'{sum(len(kinds[k]) for k in most[_MAX_KINDS:])} others')
-  logging.warning(
-    'WARNING: left out of %s, since only images directly in their folder are '
-    'read (*%s): %s; convert or move them if they are to be used',
-    safe_text.printable(where),
-    ', *'.join(COMMON_ENDINGS),
-    safe_text.printable(', '.join(found)),
-  )
-
-
-def estimate_bytes(split: splits.Split) -> int:
-  """Returns the size of all files of a split, from a sample of them.
-
-  A missing file counts as empty; reading it will report the error.
-  """
-  count = split.num_examples
-  # Evenly spread, so that the sample covers all folders.
-  sample = range(0, count, math.ceil(count / _MAX_MEASURED))
-  sizes = in_parallel(_size, map(split.where, sample))
-  return max(1, sum(sizes) * count // len(sizes))
-
-
-def in_parallel(function: Callable, items: Iterable) -> list:
-  """Applies a function that waits for a file system to each item."""
-  with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-    return list(pool.map(function, items))
-
-
-def _size(path):
-  try:
-    return tf.io.gfile.stat(path).length
-  except tf.errors.NotFoundError:
-    return 0
-
-
 def _constant(data):
   """Returns a string tensor of bytes, compressed in the graph."""
   return tf.io.decode_compressed(tf.constant(zlib.compress(data)), 'ZLIB')
 
 
-def folders(directory: str) -> tuple[str, ...]:
-  """Returns the visible folders in a directory, sorted."""
-  names = visible_names(directory)
-  paths = [os.path.join(directory, name) for name in names]
-  are_folders = in_parallel(tf.io.gfile.isdir, paths)
-  return tuple(name for name, is_one in zip(names, are_folders) if is_one)
-
-
 def _advice(data_dir, names):
   """Returns advice on a directory without a split of a usual name."""
-  num_images = sum(map(is_image, visible_names(data_dir)))
+  num_images = sum(map(listing.is_image, listing.visible_names(data_dir)))
   if num_images and not names:
     return (
       f'. It holds {num_images} images itself: sort them into a folder for '
       f'each class, {data_dir}/train/{_EXPECTED} and {data_dir}/val/{_EXPECTED}'
     )
-  first = visible_names(os.path.join(data_dir, names[0])) if names else ()
-  if any(map(is_image, first)) and 'train' not in names:
+  first = (
+    listing.visible_names(os.path.join(data_dir, names[0])) if names else ()
+  )
+  if any(map(listing.is_image, first)) and 'train' not in names:
     return (
       f'. If {splits.listed(names)} are the classes, move them into '
       f'{data_dir}/train, and some images of each into {data_dir}/val, or '
@@ -419,7 +299,7 @@ def _advice(data_dir, names):
 
 
 def _class_folders(directory):
-  names = folders(directory)
+  names = listing.folders(directory)
   for name in names:
     if safe_text.has_controls(name):
       raise ValueError(
@@ -428,7 +308,7 @@ def _class_folders(directory):
         'rename the folder.'
       )
   if not names:
-    num_images = sum(map(is_image, visible_names(directory)))
+    num_images = sum(map(listing.is_image, listing.visible_names(directory)))
     but = f', but {num_images} images of no class' if num_images else ''
     raise ValueError(
       f'{directory} holds no folders of classes{but}; expected '
@@ -481,27 +361,29 @@ def _list(place, found_names, class_names):
   directory = place.directory
 
   def files(class_name):
-    return visible_names(os.path.join(directory, class_name))
+    return listing.visible_names(os.path.join(directory, class_name))
 
-  all_of = dict(zip(found_names, in_parallel(files, found_names)))
+  all_of = dict(zip(found_names, listing.in_parallel(files, found_names)))
   files_of = {
-    found: [file for file in all_of[found] if is_image(file)]
+    found: [file for file in all_of[found] if listing.is_image(file)]
     for found in found_names
   }
   others = [
     os.path.join(directory, found, file)
     for found in found_names
     for file in all_of[found]
-    if not is_image(file)
+    if not listing.is_image(file)
   ]
-  left_out = dict(zip(others, in_parallel(tf.io.gfile.isdir, others)))
-  beside = set(visible_names(directory)) - set(folders(directory))
+  left_out = dict(zip(others, listing.in_parallel(tf.io.gfile.isdir, others)))
+  beside = set(listing.visible_names(directory)) - set(
+    listing.folders(directory)
+  )
   left_out |= {os.path.join(directory, file): False for file in beside}
   empty = [found for found in found_names if not files_of[found]]
   if empty:
     raise ValueError(
-      f'{os.path.join(directory, empty[0])} holds no images (*'
-      f'{", *".join(COMMON_ENDINGS)}); add some or delete the folder. Of '
+      f'{os.path.join(directory, empty[0])} holds no images ('
+      f'{listing.IN_WORDS}); add some or delete the folder. Of '
       f'{len(found_names)} class folders {len(empty)} are like this'
       f'{_what_else(all_of[empty[0]])}.'
     )
@@ -522,7 +404,7 @@ def _list(place, found_names, class_names):
     files=files,
     num_bytes=0,
   )
-  split = dataclasses.replace(split, num_bytes=estimate_bytes(split))
+  split = dataclasses.replace(split, num_bytes=listing.estimate_bytes(split))
   return split, left_out
 
 

@@ -4,7 +4,6 @@ Nothing here uses the network: missing data is an error that says how to get it.
 """
 
 from collections.abc import Sequence
-import concurrent.futures
 import dataclasses
 import functools
 import os
@@ -15,6 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from supcon.config import safe_text
+from supcon.data.sources import listing
 from supcon.data.sources import splits
 from supcon.runs import storage_errors
 
@@ -26,7 +26,6 @@ _EVAL_NAMES = ('test', 'validation', 'val')
 _FRAME_BYTES = 16
 # Maximum number of files to read in search of the truncated one.
 _MAX_SUSPECTS = 4
-_NUM_THREADS = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -393,8 +392,7 @@ def _check_files(builder, names):
     lengths = dict(zip(map(str, split.filepaths), split.shard_lengths))
     if read.isdisjoint(lengths):
       continue
-    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-      sizes = dict(zip(lengths, pool.map(_size, lengths)))
+    sizes = dict(zip(lengths, listing.in_parallel(listing.size, lengths)))
     missing = [path for path in lengths if lengths[path] and not sizes[path]]
     if missing:
       raise ValueError(
@@ -411,13 +409,6 @@ def _check_files(builder, names):
     )
     if damage:
       raise ValueError(damage)
-
-
-def _size(path):
-  try:
-    return tf.io.gfile.stat(path).length
-  except tf.errors.NotFoundError:
-    return 0
 
 
 def _first_damaged(lengths):

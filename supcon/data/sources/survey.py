@@ -15,6 +15,7 @@ import tensorflow as tf
 from supcon.config import safe_text
 from supcon.data.sources import datasets
 from supcon.data.sources import folder
+from supcon.data.sources import listing
 from supcon.data.sources import orientation
 from supcon.data.sources import splits
 
@@ -75,7 +76,7 @@ def layout_of(
       f'{safe_text.printable(data_dir)} is {what}; name the directory that '
       'holds a folder of images for each class.'
     )
-  names = folder.folders(data_dir)
+  names = listing.folders(data_dir)
   if train_split and eval_split:
     return Layout(train_split, eval_split, is_parted=False)
   evaluations = [name for name in folder.EVAL_NAMES if name in names]
@@ -97,7 +98,7 @@ def layout_of(
       'with --train_split.'
     )
   if not names:
-    num_images = sum(map(folder.is_image, folder.visible_names(data_dir)))
+    num_images = sum(map(listing.is_image, listing.visible_names(data_dir)))
     but = f'{num_images} images, but ' if num_images else ''
     return (
       f'{safe_text.printable(data_dir)} holds {but}no folders; sort the images '
@@ -125,10 +126,10 @@ def mistakes_in(data_dir: str, layout: Layout) -> list[str]:
       mistakes.append(
         f'{safe_text.printable(place.directory)} is not there; '
         f'{safe_text.printable(data_dir)} holds '
-        f'{splits.listed(folder.folders(data_dir))}.'
+        f'{splits.listed(listing.folders(data_dir))}.'
       )
       continue
-    names = folder.folders(place.directory)
+    names = listing.folders(place.directory)
     classes[place.directory] = names
     mistakes += _of_classes(place.directory, names)
   directories = list(classes)
@@ -191,7 +192,7 @@ def class_sizes(dataset: datasets.Dataset) -> list[int]:
 def _of_classes(directory, names):
   """Returns the problems of class folders."""
   if not names:
-    num_images = sum(map(folder.is_image, folder.visible_names(directory)))
+    num_images = sum(map(listing.is_image, listing.visible_names(directory)))
     but = f', but {num_images} images of no class' if num_images else ''
     return [
       f'{safe_text.printable(directory)} holds no folders of classes{but}; '
@@ -200,8 +201,8 @@ def _of_classes(directory, names):
   empty, nested = [], []
   for name in names:
     path = os.path.join(directory, name)
-    if not any(map(folder.is_image, folder.visible_names(path))):
-      (nested if folder.folders(path) else empty).append(name)
+    if not any(map(listing.is_image, listing.visible_names(path))):
+      (nested if listing.folders(path) else empty).append(name)
   mistakes = []
   if odd := [name for name in names if safe_text.has_controls(name)]:
     mistakes.append(
@@ -210,9 +211,8 @@ def _of_classes(directory, names):
     )
   if empty:
     mistakes.append(
-      f'class folders in {safe_text.printable(directory)} without images (*'
-      f'{", *".join(folder.COMMON_ENDINGS)}): {_named(empty)}; add some, or '
-      'delete the folders.'
+      f'class folders in {safe_text.printable(directory)} without images '
+      f'({listing.IN_WORDS}): {_named(empty)}; add some, or delete the folders.'
     )
   if nested:
     mistakes.append(

@@ -9,7 +9,7 @@ import os
 import tensorflow as tf
 
 from supcon.config import safe_text
-from supcon.data.sources import folder
+from supcon.data.sources import listing
 from supcon.data.sources import splits
 from supcon.data.views import image_files
 from supcon.runs import storage
@@ -106,9 +106,9 @@ def find(paths: Sequence[str]) -> LooseImages:
     for file in found:
       files.setdefault(_identity(file), file)
     left_out.update(dict.fromkeys(others, False))
-  folder.warn_of(left_out, 'the folders named')
+  listing.warn_of(left_out, 'the folders named')
   images = LooseImages(tuple(files.values()), num_bytes=0)
-  return dataclasses.replace(images, num_bytes=folder.estimate_bytes(images))
+  return dataclasses.replace(images, num_bytes=listing.estimate_bytes(images))
 
 
 def _found_at(path, following):
@@ -122,8 +122,8 @@ def _found_at(path, following):
     files, others = _search(path)
     if not files:
       raise ValueError(
-        f'--images={safe_text.printable(path)} holds no images (*'
-        f'{", *".join(folder.COMMON_ENDINGS)}), nor do the folders in it; name '
+        f'--images={safe_text.printable(path)} holds no images '
+        f'({listing.IN_WORDS}), nor do the folders in it; name '
         'another folder, or the files themselves, whatever their names end in.'
       )
     return files, others
@@ -156,16 +156,16 @@ def _search(root):
     entries = [
       os.path.join(directory, name)
       for directory, names in zip(
-        level, folder.in_parallel(folder.visible_names, level)
+        level, listing.in_parallel(listing.visible_names, level)
       )
       for name in names
     ]
     level = []
     for entry, is_folder in zip(
-      entries, folder.in_parallel(tf.io.gfile.isdir, entries)
+      entries, listing.in_parallel(tf.io.gfile.isdir, entries)
     ):
       if not is_folder:
-        (files if folder.is_image(entry) else others).append(entry)
+        (files if listing.is_image(entry) else others).append(entry)
       elif _real(entry) not in seen:
         # Otherwise circular links would be followed for ever.
         seen.add(_real(entry))

@@ -10,20 +10,16 @@ The rest are changes of pixels for which many images can share a program:
 
 from collections.abc import Callable
 import functools
-import math
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from supcon.config import enums
-from supcon.data.views import augment
 from supcon.data.views import colors
+from supcon.data.views import crops
 from supcon.data.views import image_ops
-
-# If the sides of an image differ by a larger factor, only its middle is resized
-# for the evaluation crop, which is from the middle.
-_MAX_ASPECT = 16
+from supcon.data.views import policies
 
 _FLIP_PROBABILITY = 0.5
 _JITTER_PROBABILITY = 0.8
@@ -40,13 +36,13 @@ _STACKED_RANDAUGMENT_MAGNITUDE = 10
 def _auto_augment(image, seed, params, policy):
   """Applies a policy of AutoAugment, which has its own magnitudes."""
   del params
-  return augment.auto_augment(image, seed, policy)
+  return policies.auto_augment(image, seed, policy)
 
 
 def _rand_augment(image, seed, params, policy):
   """Applies RandAugment with the magnitude of the flag."""
   del policy
-  return augment.rand_augment(
+  return policies.rand_augment(
     image, seed, _RANDAUGMENT_LAYERS, params.augmentation_magnitude
   )
 
@@ -54,7 +50,7 @@ def _rand_augment(image, seed, params, policy):
 def _stacked_rand_augment(image, seed, params, policy):
   """Applies RandAugment as published; the flag's magnitude is the jitter's."""
   del params, policy
-  return augment.rand_augment(
+  return policies.rand_augment(
     image, seed, _RANDAUGMENT_LAYERS, _STACKED_RANDAUGMENT_MAGNITUDE
   )
 
@@ -200,133 +196,8 @@ def _training_view(chance, index, params, flips):
   return _View(window, finish, True)
 
 
-# ---------------------------------------------------------- evaluation crops
-
-
-class _EvalCrop(NamedTuple):
-  """How to cut and resize an evaluation image.
-
-  Attributes:
-    window: A function from (shape, side, padding) to the window to decode.
-    finish: A function from (that window's image, side, padding) to uint8 [side,
-      side, 3].
-  """
-
-  window: Callable
-  finish: Callable
-
-
-def _resize_then_crop(image, side, padding):
-  """Resizes the shorter side to `side + padding`; takes the central square."""
-  shape = image_ops.shape_with_shorter_side(tf.shape(image)[:2], side + padding)
-  # Truncation may leave the shorter side one pixel short of the crop.
-  shape = tf.maximum(shape, side)
-  image = image_ops.resize(image, shape)
-  return image_ops.crop(image, image_ops.center_window(shape, [side, side]))
-
-
-def _resize(image, side, padding):
-  del padding
-  return image_ops.resize(image, [side, side])
-
-
-def _crop_then_distort(image, side, padding):
-  """Resizes the central part, whatever its aspect ratio, to a square."""
-  window = image_ops.center_fraction_window(
-    tf.shape(image)[:2], side / (side + padding)
-  )
-  return image_ops.resize(image_ops.crop(image, window), [side, side])
-
-
-def _keep(image, side, padding):
-  del side, padding
-  return image
-
-
-def _whole(shape, side, padding):
-  del side, padding
-  return image_ops.whole_window(shape)
-
-
-def _middle(shape, side, padding):
-  """Returns all of an image, or of a very thin one the part near the crop.
-
-  The result has at most `_MAX_ASPECT` times the pixels of a square.
-  """
-  del side, padding
-  longest = _MAX_ASPECT * tf.reduce_min(shape)
-  excess = tf.maximum(shape - longest, 0)
-  # The same margin on either side, so that the crop does not move.
-  return image_ops.center_window(shape, shape - (excess + 1) // 2 * 2)
-
-
-def _center_square(shape, side, padding):
-  return image_ops.center_square_window(shape, side / (side + padding))
-
-
-_EVAL_CROPS = {
-  enums.EvalCropMethod.RESIZE_THEN_CROP: _EvalCrop(_middle, _resize_then_crop),
-  enums.EvalCropMethod.CROP_THEN_RESIZE: _EvalCrop(_center_square, _resize),
-  enums.EvalCropMethod.CROP_THEN_DISTORT: _EvalCrop(_whole, _crop_then_distort),
-  enums.EvalCropMethod.IDENTITY: _EvalCrop(_whole, _keep),
-}
-
-
-def check_image_size(params, image_shape, look=lambda: ()):
-  """Checks that evaluation images can have the requested size.
-
-  Args:
-    params: hparams.Preprocessing.
-    image_shape: The data set's (height, width, ...); None in it, or None, if
-      images may differ in size.
-    look: Called in that case; returns (height, width) of some images, if it
-      can.
-
-  Raises:
-    ValueError: If images are to be used without resizing and have another size.
-  """
-  if params.eval_crop_method != enums.EvalCropMethod.IDENTITY:
-    return
-  others = ', '.join(
-    method.name
-    for method in _EVAL_CROPS
-    if method != enums.EvalCropMethod.IDENTITY
-  )
-  height, width = (image_shape or (None, None))[:2]
-  if height is None or width is None:
-    raise ValueError(
-      '--eval_crop_method=IDENTITY takes images as they are, but '
-      f'{_of_sizes(look())}; use one of {others}. CROP_THEN_RESIZE with '
-      '--crop_padding=0 changes nothing of images of --image_size.'
-    )
-  if (height, width) != (params.image_size, params.image_size):
-    raise ValueError(
-      f'--image_size={params.image_size} with --eval_crop_method=IDENTITY '
-      f'takes images as they are, but those of this data set are {height}x'
-      f'{width}; set that size or use one of {others}.'
-    )
-
-
-def _of_sizes(sizes):
-  """Describes the known (height, width) of a data set's images."""
-  first, *_, last = sorted(sizes, key=math.prod) * 2 or [None, None]
-  if first and {*sizes} != {first}:
-    return (
-      f'those of this data set vary in size, from {first[0]}x{first[1]} to '
-      f'{last[0]}x{last[1]}'
-    )
-  looked_at = ''
-  if first:
-    looked_at = f' (the {len(sizes)} that were looked at are of {first[0]}x'
-    looked_at += f'{first[1]})'
-  return (
-    'it is not known whether all images of this data set have one size'
-    f'{looked_at}'
-  )
-
-
 def _evaluation_view(params):
-  method = _EVAL_CROPS[params.eval_crop_method]
+  method = crops.EVAL_CROPS[params.eval_crop_method]
   side, padding = params.image_size, params.crop_padding
 
   def finish(image):
@@ -351,7 +222,7 @@ def train_views(encoded, seed, params, flips, policy):
       image, the seed and v.
     params: hparams.Preprocessing.
     flips: Whether a mirrored image keeps its label.
-    policy: augment.Policy, the policy of AUTOAUGMENT.
+    policy: policies.Policy, the policy of AUTOAUGMENT.
 
   Returns:
     Features of V unfinished views of side S:
@@ -366,7 +237,7 @@ def train_views(encoded, seed, params, flips, policy):
   chance = _chance(seed, params.num_views)
   if params.train_on_eval_views:
     views = [_evaluation_view(params)] * params.num_views
-    decode_whole = _evaluation_needs_whole(params)
+    decode_whole = crops.needs_whole(params)
   else:
     views = [
       _training_view(chance, index, params, flips)
@@ -398,17 +269,8 @@ def eval_views(encoded, seed, params, flips, policy):
     _training_view(chance, index, params, flips)
     for index in range(1, params.num_views)
   ]
-  decode_whole = _evaluation_needs_whole(params)
+  decode_whole = crops.needs_whole(params)
   return _make(encoded, views, chance, decode_whole, params, policy)
-
-
-def _evaluation_needs_whole(params):
-  """Whether an evaluation view needs the whole image.
-
-  The view must not depend on the number of views that follow, so a window of
-  its own is always decoded separately.
-  """
-  return _EVAL_CROPS[params.eval_crop_method].window in (_whole, _middle)
 
 
 def _make(encoded, views, chance, decode_whole, params, policy):

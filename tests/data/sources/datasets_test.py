@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from supcon.data.sources import datasets
 from supcon.data.sources import faults
-from supcon.data.views import augment
+from supcon.data.views import policies
 from tests.data import fakes
 
 _IMAGE = tfds.features.Image(shape=(4, 4, 3), encoding_format='png')
@@ -97,13 +97,13 @@ def test_table_says_what_no_data_set_can_tell():
   assert cifar10.std == (0.4046, 0.3988, 0.402)
   assert datasets.INFOS['imagenet'].mean is None
   assert datasets.INFOS['digits'].std is None
-  policies = {
+  found = {
     name: info.autoaugment_policy for name, info in datasets.INFOS.items()
   }
-  assert policies == {
-    'imagenet': augment.IMAGENET_POLICY,
-    'cifar10': augment.CIFAR10_POLICY,
-    'digits': augment.IMAGENET_POLICY,
+  assert found == {
+    'imagenet': policies.IMAGENET_POLICY,
+    'cifar10': policies.CIFAR10_POLICY,
+    'digits': policies.IMAGENET_POLICY,
   }
 
 

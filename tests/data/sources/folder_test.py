@@ -22,6 +22,7 @@ from supcon.data import whitening
 from supcon.data.sources import datasets
 from supcon.data.sources import faults
 from supcon.data.sources import folder
+from supcon.data.sources import listing
 
 tf1 = tf.compat.v1
 
@@ -276,7 +277,7 @@ def test_a_link_to_nothing_is_a_bad_image(tmp_path):
 
 
 def test_size_is_estimated_from_a_fair_sample(tmp_path, monkeypatch):
-  monkeypatch.setattr(folder, '_MAX_MEASURED', 3)
+  monkeypatch.setattr(listing, 'MAX_MEASURED', 3)
   files = {f'train/{i}/{i}.png': b'x' * 100 for i in range(10)}
   split = datasets.load(
     'folder', _write(tmp_path, {**files, 'val/1/1.png': b''})
@@ -287,7 +288,7 @@ def test_size_is_estimated_from_a_fair_sample(tmp_path, monkeypatch):
   monkeypatch.setattr(
     tf.io.gfile, 'stat', lambda path: sizes.append(path) or stat(path)
   )
-  assert folder.estimate_bytes(split) == 1000
+  assert listing.estimate_bytes(split) == 1000
   assert sorted(sizes) == sorted(split.where(i) for i in (0, 4, 8))
 
 

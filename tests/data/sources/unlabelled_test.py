@@ -262,7 +262,7 @@ def test_a_photo_of_a_turned_camera_is_upright(tmp_path, orientation):
 
 
 def test_bytes_are_estimated_of_many(tmp_path, monkeypatch):
-  monkeypatch.setattr('supcon.data.sources.folder._MAX_MEASURED', 4)
+  monkeypatch.setattr('supcon.data.sources.listing.MAX_MEASURED', 4)
   for i in range(8):
     name = f'{"small" if i < 4 else "large"}_{i}.png'
     (tmp_path / name).write_bytes(b'x' * (10 if i < 4 else 90))

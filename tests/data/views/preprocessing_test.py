@@ -14,9 +14,10 @@ import tensorflow as tf
 from supcon.config import enums
 from supcon.config import hparams
 from supcon.data import inputs
-from supcon.data.views import augment
 from supcon.data.views import colors
+from supcon.data.views import crops
 from supcon.data.views import image_ops
+from supcon.data.views import policies
 from supcon.data.views import preprocessing
 from tests import golden
 
@@ -26,7 +27,7 @@ _VALUES = 'preprocessing.npz'
 _CASES = 'preprocessing.json'
 _MEAN, _STD = (-0.0172, -0.0356, -0.107), (0.4046, 0.3988, 0.402)
 
-_POLICY = augment.IMAGENET_POLICY
+_POLICY = policies.IMAGENET_POLICY
 
 _SIMCLR = enums.AugmentationType.SIMCLR
 _IDENTITY = enums.AugmentationType.IDENTITY
@@ -357,7 +358,7 @@ def test_what_is_random_shares_no_seeds(monkeypatch):
     return leave_alone
 
   monkeypatch.setattr(image_ops, 'random_warp', record('warp'))
-  monkeypatch.setattr(augment, 'rand_augment', record('policy'))
+  monkeypatch.setattr(policies, 'rand_augment', record('policy'))
   window = image_ops.random_crop_window
 
   def random_crop_window(shape, area_range, seed):
@@ -654,9 +655,9 @@ def test_the_data_set_chooses_the_policy():
   imagenet, again, cifar10 = (
     _draw(image, 5, params, policy=policy)[0]
     for policy in (
-      augment.IMAGENET_POLICY,
-      augment.IMAGENET_POLICY,
-      augment.CIFAR10_POLICY,
+      policies.IMAGENET_POLICY,
+      policies.IMAGENET_POLICY,
+      policies.CIFAR10_POLICY,
     )
   )
   assert (again == imagenet).all()
@@ -1308,7 +1309,7 @@ for kind in map(enums.AugmentationType, sys.argv[3:]):
     (open(encoded, 'rb').read(), np.int64([7, 8]))
   ).map(
     lambda encoded, seed: preprocessing.eval_views(
-      encoded, seed, params, True, augment.IMAGENET_POLICY
+      encoded, seed, params, True, policies.IMAGENET_POLICY
     )
   ).batch(1, drop_remainder=True)
   if not params.defer_augmentation:
@@ -1379,10 +1380,10 @@ def test_check_image_size(image_shape, message):
   for method in enums.EvalCropMethod:
     params = dataclasses.replace(keep, eval_crop_method=method)
     if message is None or method != enums.EvalCropMethod.IDENTITY:
-      preprocessing.check_image_size(params, image_shape)
+      crops.check_image_size(params, image_shape)
       continue
     with pytest.raises(ValueError, match=message) as error:
-      preprocessing.check_image_size(params, image_shape)
+      crops.check_image_size(params, image_shape)
     assert '\n' not in str(error.value)
     assert 'RESIZE_THEN_CROP' in str(error.value)
 
@@ -1402,5 +1403,5 @@ def test_check_image_size(image_shape, message):
 def test_of_sizes_nothing_is_said_that_was_not_seen(sizes, message):
   keep = _params(eval_crop_method=enums.EvalCropMethod.IDENTITY, image_size=28)
   with pytest.raises(ValueError, match=message) as error:
-    preprocessing.check_image_size(keep, None, lambda: sizes)
+    crops.check_image_size(keep, None, lambda: sizes)
   assert ('vary' in str(error.value)) == ('vary' in message)
