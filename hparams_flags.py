@@ -521,8 +521,8 @@ def read(values: flags.FlagValues, arguments=(), load_facts=None):
   Args:
     values: The parsed flags.
     arguments: Positional arguments, which are more --images.
-    load_facts: A function that returns the module supcon.training.facts, which
-      reads the values of earlier runs; None takes the defaults instead.
+    load_facts: A function that returns the module supcon.training.earlier_runs,
+      which reads the values of earlier runs; None takes the defaults instead.
 
   Raises:
     ValueError: If an item of a list, --hparams or the record of an earlier run

@@ -84,11 +84,11 @@ def _main(argv):
 
 
 def _load_facts():
-  """Returns the module that reads facts of earlier runs; loads TensorFlow."""
+  """Returns the module of what earlier runs tell; loads TensorFlow."""
   installation.load()
-  from supcon.training import facts
+  from supcon.training import earlier_runs
 
-  return facts
+  return earlier_runs
 
 
 def _refuse(error):
@@ -101,7 +101,7 @@ def _refuse(error):
   return 2
 
 
-def _parse_flags(argv):
+def parse_flags(argv):
   if {'--help', '--helpfull', '-help', '-h'} & set(argv[1:]):
     sys.exit(terminal.show(hparams_flags.help_text(FLAGS)))
   try:
@@ -112,7 +112,7 @@ def _parse_flags(argv):
 
 if __name__ == '__main__':
   try:
-    app.run(main, flags_parser=_parse_flags)
+    app.run(main, flags_parser=parse_flags)
   except SystemExit as end:
     signals.answer_with(end.code or 0)
     raise

@@ -74,7 +74,7 @@ def run(arguments):
   for name in main.FLAGS:
     main.FLAGS[name].unparse()
   try:
-    app.run(main.main, ['main.py', *arguments], main._parse_flags)
+    app.run(main.main, ['main.py', *arguments], main.parse_flags)
   except SystemExit as end:
     return end.code or 0
   except Exception:

@@ -18,6 +18,7 @@ sys.path.insert(0, str(_ROOT))
 import tensorflow as tf  # noqa: E402
 
 from supcon.runs import retries  # noqa: E402
+from supcon.training import lost_sessions  # noqa: E402
 
 _ERRORS = {
   'unavailable': tf.errors.UnavailableError,
@@ -38,18 +39,13 @@ def _flaky_save(self, session, path, *args, **kwargs):
   return _save(self, session, path, *args, **kwargs)
 
 
-class _FlakyHook(retries.NewSessionHook):
+class _FlakyHook(lost_sessions.NewSessionHook):
   def before_run(self, run_context):
     if next(_step_numbers) in _steps:
       raise tf.errors.UnavailableError(None, None, 'the input says no')
 
 
 _Saver.save = _flaky_save
-retries.NewSessionHook = _FlakyHook
-retries.Retries.__init__.__defaults__ = (
-  5,
-  0.01,
-  retries.time.sleep,
-  lambda: None,
-)
+lost_sessions.NewSessionHook = _FlakyHook
+retries.FIRST_PAUSE_SECONDS = 0.01
 runpy.run_path(str(_ROOT / 'main.py'), run_name='__main__')

@@ -36,7 +36,7 @@ def _fork(flags):
   os.dup2(2, 1)
   code = 1
   try:
-    app.run(main.main, ['main.py', *flags], main._parse_flags)
+    app.run(main.main, ['main.py', *flags], main.parse_flags)
   except SystemExit as end:
     code = end.code or 0
   finally:

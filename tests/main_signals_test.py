@@ -55,7 +55,7 @@ def run_main(monkeypatch, capsys, tmp_path):
     ]
     saved = flags.FLAGS.flag_values_dict()
     try:
-      code = main.main(main._parse_flags(argv))
+      code = main.main(main.parse_flags(argv))
     finally:
       flags.FLAGS.unparse_flags()
       for name, value in saved.items():

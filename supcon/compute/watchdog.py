@@ -20,7 +20,7 @@ from supcon.runs import model_dirs
 from supcon.runs import signals
 
 # A worker is lost if it was there before and has missed this many probes.
-_PROBE_SECONDS = 3.0
+PROBE_SECONDS = 3.0
 _PROBES = 3
 _WAITING_SECONDS = 30.0  # Between log lines about missing workers.
 _PARTING_SECONDS = 0.2  # Between checks that all are done.
@@ -112,7 +112,7 @@ class Watchdog:
     self,
     others: Mapping[int, str],
     end: Callable[[str], None] | None = None,
-    probe_seconds: float = _PROBE_SECONDS,
+    probe_seconds: float | None = None,
     probe: Callable[[str, float], bool] = is_there,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -122,7 +122,7 @@ class Watchdog:
     Args:
       others: {number: 'host:port'} of the other workers.
       end: Called with the message; by default it ends the process.
-      probe_seconds: Seconds between two probes.
+      probe_seconds: Seconds between two probes; by default PROBE_SECONDS.
       probe: Returns whether an address answers within a number of seconds.
       clock: Returns the time, in seconds.
       sleep: Waits between two probes.
@@ -130,7 +130,7 @@ class Watchdog:
     self.records: Records | None = None
     self._others = others
     self._end = end or _end_process
-    self._probe_seconds = probe_seconds
+    self._probe_seconds = probe_seconds or PROBE_SECONDS
     self._probe = probe
     self._clock = clock
     self._sleep = sleep

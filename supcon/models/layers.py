@@ -250,7 +250,7 @@ class GroupConv2D(Module):
     # Outside training, Grappler fuses a convolution with its batch norm, and
     # without oneDNN the fused kernel does not support groups. Depthwise
     # convolutions let an exported model run on every machine.
-    if training and _has_group_convolution_gradient():
+    if training and has_group_convolution_gradient():
       return tf.nn.conv2d(x, kernel, self._stride, 'SAME')
     return _group_convolution_by_depthwise(x, kernel, self._stride)
 
@@ -370,7 +370,7 @@ def _pad(x, kernel_size):
   return tf.pad(x, [[0, 0], [start, end], [start, end], [0, 0]])
 
 
-def _has_group_convolution_gradient():
+def has_group_convolution_gradient():
   """Whether tf.nn.conv2d with a grouped kernel has a gradient here.
 
   XLA, cuDNN and oneDNN support it. TensorFlow's own CPU kernels, which run

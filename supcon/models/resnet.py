@@ -347,7 +347,7 @@ def describe(shapes: Mapping[str, Sequence[int]]) -> Description | None:
   shortcut = shapes.get(f'BlockGroup3/{block.scope}/{kernel}', ())
   if len(stem) != 4 or len(shortcut) != 4:
     return None
-  width = _width(shortcut[-1] // block.expansion)
+  width = width_of(shortcut[-1] // block.expansion)
   return Description(architecture, depth, width, stem[0])
 
 
@@ -360,7 +360,7 @@ def _block_scopes(block, group_sizes):
   }
 
 
-def _width(channels):
+def width_of(channels):
   """Returns a width that gives the last group this number of channels.
 
   The last group has int(512 * width) channels; halving and rounding down gives

@@ -25,7 +25,7 @@ _MAX_BATCH_SIZE = 256
 
 # Maximum number and bytes of images to measure parts on; they are held in
 # memory.
-_MAX_SAMPLED = 256
+MAX_SAMPLED = 256
 _MAX_SAMPLED_BYTES = 32 * 2**20
 
 # Reading is so fast that single elements would mostly measure overhead.
@@ -240,7 +240,7 @@ def _sample(dataset):
   example_bytes = max(1, split.num_bytes // split.num_examples)
   size = min(
     split.num_examples,
-    _MAX_SAMPLED,
+    MAX_SAMPLED,
     max(1, _MAX_SAMPLED_BYTES // example_bytes),
   )
   is_decoded = inputs.holding(dataset) == inputs.Holding.PIXELS
@@ -265,7 +265,7 @@ def _reading(dataset, sample, params, seconds, clock):
       )
       for each in (sample, dataset)
     ]
-    costs = _costs(batches, seconds, clock) / _READING_BATCH_SIZE
+    costs = core_milliseconds(batches, seconds, clock) / _READING_BATCH_SIZE
   (part,) = _increments(costs)
   return part
 
@@ -298,7 +298,8 @@ def _making(sample, params, batch_size, core_ms, seconds, clock):
       tf.data.Dataset.from_tensors(nothing).repeat().batch(size).prefetch(1)
       for size in (batch_size, small)
     )
-    costs = _costs([batched, handed_over, *pipelines], seconds, clock)
+    pipelines = [batched, handed_over, *pipelines]
+    costs = core_milliseconds(pipelines, seconds, clock)
   increments = _increments(costs[:, 1:] / small)
   return {
     **{step.part: part for step, part in zip(steps, increments)},
@@ -432,7 +433,7 @@ class _Pipeline:
     return 1e3 * (self._clock.work() - begun)
 
 
-def _costs(pipelines, seconds, clock):
+def core_milliseconds(pipelines, seconds, clock):
   """Returns core milliseconds per batch, [rounds, pipelines].
 
   A round takes the same number of batches from each pipeline, so a row compares

@@ -30,9 +30,9 @@ NAME = 'trainer.lock'
 
 # Only heartbeats show whether a process on another machine still runs.
 STALE_SECONDS = 120.0
-_RENEW_SECONDS = 20.0
+RENEW_SECONDS = 20.0
 # Time to wait for simultaneous starts if the file system cannot synchronize.
-_SETTLE_SECONDS = 2.0
+SETTLE_SECONDS = 2.0
 # Others need only an instant to look and write, but one may be suspended.
 _TURN_SECONDS = 5.0
 
@@ -213,9 +213,9 @@ class Lock:
 
   def _keep(self):
     """Writes heartbeats until the lock is released or lost."""
-    pause = _SETTLE_SECONDS  # Early, in case of simultaneous starts.
+    pause = SETTLE_SECONDS  # Early, in case of simultaneous starts.
     while not self._is_released.wait(pause):
-      pause = _RENEW_SECONDS
+      pause = RENEW_SECONDS
       try:
         with self._mutex, _turn(self._model_dir.path):
           if self._is_released.is_set():
@@ -251,7 +251,7 @@ def acquire(model_dir, force: bool) -> Lock:
         _take_from(holder, path, force)
       lock.start()
     if not is_alone:
-      time.sleep(_SETTLE_SECONDS)
+      time.sleep(SETTLE_SECONDS)
       lock.verify()
   except storage.errors() as error:
     raise ValueError(

@@ -27,9 +27,9 @@ EVALUATOR = 'eval/log.txt'
 # Marks a log record on progress, which another one will soon follow.
 PROGRESS = {'is_progress': True}
 
-_MAX_BYTES = 10_000_000
-_MAX_REMOTE_BYTES = 1_000_000  # It is uploaded once a minute.
-_REMOTE_SECONDS = 60.0
+MAX_BYTES = 10_000_000
+MAX_REMOTE_BYTES = 1_000_000  # It is uploaded once a minute.
+REMOTE_SECONDS = 60.0
 _PROGRESS_SECONDS = 60.0
 
 
@@ -102,7 +102,7 @@ class _Local(python_handlers.RotatingFileHandler):
   def __init__(self, path):
     super().__init__(
       path,
-      maxBytes=_MAX_BYTES,
+      maxBytes=MAX_BYTES,
       backupCount=1,
       encoding='utf-8',
       errors='backslashreplace',
@@ -125,7 +125,7 @@ class _Remote(python_logging.Handler):
       with tf.io.gfile.GFile(path) as file:
         self._text = file.read()
     self._is_written = True
-    self._due = time.monotonic() + _REMOTE_SECONDS
+    self._due = time.monotonic() + REMOTE_SECONDS
 
   def emit(self, record):
     self._text += f'{self.format(record)}\n'
@@ -136,10 +136,10 @@ class _Remote(python_logging.Handler):
   def flush(self):
     if self._is_written:
       return
-    self._due = time.monotonic() + _REMOTE_SECONDS
+    self._due = time.monotonic() + REMOTE_SECONDS
     try:
       self._write(self._path)
-      if len(self._text) > _MAX_REMOTE_BYTES:
+      if len(self._text) > MAX_REMOTE_BYTES:
         self._write(f'{self._path}.1')
         self._text = ''
       self._is_written = True

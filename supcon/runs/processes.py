@@ -31,7 +31,7 @@ class Process:
       return None
     if not here.birth:  # No /proc.
       return _exists(self.pid)
-    birth = _birth(self.pid)
+    birth = birth_of(self.pid)
     # Another process may have the same number by now.
     return birth != '' and self.birth in ('', birth)
 
@@ -42,7 +42,7 @@ class Process:
 
 def this_process() -> Process:
   pid = os.getpid()
-  return Process(socket.gethostname(), pid, _space(), _birth(pid))
+  return Process(socket.gethostname(), pid, _space(), birth_of(pid))
 
 
 @functools.cache
@@ -54,7 +54,7 @@ def _space():
     return ''
 
 
-def _birth(pid):
+def birth_of(pid):
   """Returns the start time of a process; '' without process or /proc."""
   try:
     with open(f'/proc/{pid}/stat') as file:

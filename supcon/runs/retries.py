@@ -24,6 +24,9 @@ TRANSIENT_ERRORS = (
   tf.errors.AbortedError,
 )
 
+# Seconds before the first retry; each pause is twice the previous one.
+FIRST_PAUSE_SECONDS = 2.0
+
 
 class Retries:
   """Counts retries and limits them.
@@ -35,7 +38,7 @@ class Retries:
   def __init__(
     self,
     limit: int = 5,
-    first_pause: float = 2.0,
+    first_pause: float | None = None,
     sleep: Callable[[float], None] = time.sleep,
     tell: Callable[[], None] = lambda: None,
   ):
@@ -43,14 +46,14 @@ class Retries:
 
     Args:
       limit: This many failures in a row are too many.
-      first_pause: Seconds before the first retry; each pause is twice the
-        previous one.
+      first_pause: Seconds before the first retry; by default
+        FIRST_PAUSE_SECONDS.
       sleep: Waits for a number of seconds.
       tell: Called before every retry.
     """
     self.count = 0
     self._limit = limit
-    self._first_pause = first_pause
+    self._first_pause = first_pause or FIRST_PAUSE_SECONDS
     self._sleep = sleep
     self._tell = tell
     self._failures = 0

@@ -39,7 +39,7 @@ RUNNING = (TRAINING, EVALUATING, WAITING)
 
 # Time between two writes. Object stores allow one write to a file per second,
 # and charge for each.
-_LOCAL_SECONDS = 3.0
+LOCAL_SECONDS = 3.0
 _REMOTE_SECONDS = 15.0
 
 _MAX_LENGTH = 500
@@ -165,7 +165,7 @@ class Writer:
     self._verify = verify
     self._explain = explain
     self._clock = clock
-    self._seconds = _LOCAL_SECONDS
+    self._seconds = LOCAL_SECONDS
     if storage.is_remote(model_dir.path):
       self._seconds = _REMOTE_SECONDS
     self._due = -math.inf

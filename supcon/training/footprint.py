@@ -102,10 +102,10 @@ class Step(NamedTuple):
   def largest(self) -> tuple[int, ...]:
     """Returns the shape of the largest tensor."""
     activation = max(self.activations(), key=lambda each: each.size)
-    shapes = ((self.num_images, *activation), self._similarities())
+    shapes = ((self.num_images, *activation), self.similarities())
     return max(shapes, key=math.prod)
 
-  def _similarities(self):
+  def similarities(self):
     options = self.params.loss.contrastive
     views = self.num_views
     if options.contrast_mode != enums.LossContrastMode.ALL_VIEWS:
@@ -119,7 +119,7 @@ class Step(NamedTuple):
     values = max(sizes) * (_COPIES_BACKWARD if self.is_kept else 0)
     values += sum(sizes) if self.is_kept else max(sizes) * _COPIES_FORWARD
     values *= self.num_images
-    values += _LOSS_MATRICES * math.prod(self._similarities())
+    values += _LOSS_MATRICES * math.prod(self.similarities())
     values += self.weights * _num_weights(self.params, self.num_classes)
     return _BYTES_PER_VALUE * values
 

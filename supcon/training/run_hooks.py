@@ -86,6 +86,27 @@ class StopHook(tf1.train.SessionRunHook):
       self.step = int(session.run(self._step))
 
 
+class Speed:
+  """The speed of late.
+
+  It is measured from the end of the first step, which waits for one-time work.
+  """
+
+  def __init__(self, clock: Callable[[], float] = time.monotonic):
+    """Begins; `clock` returns seconds since a fixed moment."""
+    self._clock = clock
+    self._seen = collections.deque()  # (time, step).
+
+  def at(self, step: int) -> float | None:
+    """Returns the steps per second up to `step`; None at the beginning."""
+    now, seen = self._clock(), self._seen
+    while len(seen) > 1 and now - seen[1][0] > _SPEED_SECONDS:
+      seen.popleft()
+    seen.append((now, step))
+    begun, first = seen[0]
+    return (step - first) / (now - begun) if step > first else None
+
+
 class StatusHook(tf1.train.SessionRunHook):
   """Reports the progress of training to a status.Writer."""
 
@@ -110,26 +131,25 @@ class StatusHook(tf1.train.SessionRunHook):
     self._run = run
     self._stage = stage
     self._logs = logs
-    self._clock = clock
-    # (time, step) from the end of the first step, which waits for one-time
-    # work.
-    self._seen = collections.deque()
+    self._speed = Speed(clock)
+    self._told: int | None = None
 
   def begin(self):
     self._step = tf1.train.get_global_step()
 
   def after_run(self, run_context, run_values):
-    if not self._seen or self._writer.is_due:
+    if self._told is None or self._writer.is_due:
       # Fetched together with the step, it might be that before the update.
       self._tell(int(run_context.session.run(self._step)))
 
   def end(self, session):
     step = int(session.run(self._step))
-    if self._seen and self._seen[-1][1] != step:
+    if self._told not in (None, step):
       self._tell(step)
 
   def _tell(self, step):
-    speed = self._steps_per_second(step)
+    self._told = step
+    speed = self._speed.at(step)
     images = speed and round(speed * self._run.batch_size, 1)
     left = speed and round((self._run.total_steps - step) / speed)
     if self._logs:
@@ -152,15 +172,6 @@ class StatusHook(tf1.train.SessionRunHook):
       images_per_second=images,
       seconds_left=left,
     )
-
-  def _steps_per_second(self, step):
-    """Returns the recent speed; None at the beginning."""
-    now, seen = self._clock(), self._seen
-    while len(seen) > 1 and now - seen[1][0] > _SPEED_SECONDS:
-      seen.popleft()
-    seen.append((now, step))
-    begun, first = seen[0]
-    return (step - first) / (now - begun) if step > first else None
 
 
 class SaveListener(tf1.train.CheckpointSaverListener):
@@ -235,7 +246,7 @@ class ReadingHook(tf1.train.SessionRunHook):
       if op.type == 'SaveV2'
       for tensor in op.inputs
     ]
-    self._read(session, session.run(self._step))
+    self.read(session, session.run(self._step))
 
   def before_run(self, run_context):
     return tf1.train.SessionRunArgs(self._step)
@@ -245,13 +256,14 @@ class ReadingHook(tf1.train.SessionRunHook):
     if self._timer.should_trigger_for_step(run_values.results + 1):
       step = run_context.session.run(self._step)
       if self._timer.should_trigger_for_step(step):
-        self._read(run_context.session, step)
+        self.read(run_context.session, step)
 
   def end(self, session):
     step = session.run(self._step)
     if step != self._timer.last_triggered_step():
-      self._read(session, step)
+      self.read(session, step)
 
-  def _read(self, session, step):
+  def read(self, session, step: int) -> None:
+    """Runs the reads for a step."""
     self._timer.update_last_triggered_step(step)
     session.run(self._reads)

@@ -23,7 +23,7 @@ _VARIABLES = ('variables/variables', 'hub/variables/variables')  # In an export.
 _FILES_OF_DIRECTORIES = ('saved_model.pb', 'tfhub_module.pb', 'checkpoint')
 
 # A server that is silent for this long counts as unreachable.
-_TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 20.0
 
 # What bad handles, missing servers and modules, damaged archives and unwritable
 # caches raise.
@@ -161,7 +161,7 @@ def _fetch(handle):
     ) from error
   logging.info('fetching %s, unless $TFHUB_CACHE_DIR has it', handle)
   before = socket.getdefaulttimeout()
-  socket.setdefaulttimeout(_TIMEOUT_SECONDS)
+  socket.setdefaulttimeout(TIMEOUT_SECONDS)
   try:
     return hub.resolve(handle)
   except _FETCH_ERRORS as error:

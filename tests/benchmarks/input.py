@@ -33,8 +33,8 @@ from supcon.config import enums  # noqa: E402
 from supcon.config import hparams  # noqa: E402
 from supcon.data import inputs  # noqa: E402
 from supcon.data import seeds  # noqa: E402
-from supcon.data.views import augment  # noqa: E402
 from supcon.data.views import image_ops  # noqa: E402
+from supcon.data.views import policies  # noqa: E402
 from supcon.data.views import preprocessing  # noqa: E402
 from supcon.reports import pipeline_costs  # noqa: E402
 from tests.benchmarks import published_input  # noqa: E402
@@ -157,7 +157,7 @@ def our_batches(encoded, kind, side, batch_size, **fields):
   def views(index, encoded):
     key = seeds.key(0, seeds.Purpose.TRAIN_VIEWS, 0, index)
     return preprocessing.train_views(
-      encoded, seeds.scrambled(key), params, True, augment.IMAGENET_POLICY
+      encoded, seeds.scrambled(key), params, True, policies.IMAGENET_POLICY
     )
 
   examples = tf.data.Dataset.from_tensor_slices(encoded).repeat().enumerate()

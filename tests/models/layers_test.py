@@ -149,9 +149,9 @@ def _group_convolution(x, kernel, groups, stride, upstream):
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('native', [True, False])
 def test_group_convolution_equals_loops(monkeypatch, native, stride):
-  if native and not layers._has_group_convolution_gradient():
+  if native and not layers.has_group_convolution_gradient():
     pytest.skip('oneDNN is off: no gradient of a grouped tf.nn.conv2d on CPU')
-  monkeypatch.setattr(layers, '_has_group_convolution_gradient', lambda: native)
+  monkeypatch.setattr(layers, 'has_group_convolution_gradient', lambda: native)
   groups, x = 3, _random(2, 4, 5, 6)
   layer = layers.GroupConv2D(_root(), 6, 9, 3, stride, groups)
   (kernel,) = layer.kernels
@@ -168,7 +168,7 @@ def test_group_convolution_equals_loops(monkeypatch, native, stride):
 
 
 def test_exported_group_convolutions_run_on_every_machine(monkeypatch):
-  monkeypatch.setattr(layers, '_has_group_convolution_gradient', lambda: True)
+  monkeypatch.setattr(layers, 'has_group_convolution_gradient', lambda: True)
   layer = layers.GroupConv2D(_root(), 6, 9, 3, 1, groups=3)
   x = tf.constant(_random(2, 4, 5, 6))
   outputs = [layer(x, training=False)]
@@ -555,7 +555,7 @@ def test_batch_norm_starts_with_the_identity_or_as_asked_for(gamma):
 def test_bfloat16_activations_of_float32_variables(
   monkeypatch, training, native
 ):
-  monkeypatch.setattr(layers, '_has_group_convolution_gradient', lambda: native)
+  monkeypatch.setattr(layers, 'has_group_convolution_gradient', lambda: native)
   root = _root()
   x = _random(4, 6, 6, 4)
 

@@ -280,7 +280,7 @@ def test_the_width_is_one_that_makes_the_same_network(depth, width, expected):
 
 def test_every_number_of_channels_has_a_width():
   for channels in range(8, 2050):
-    width = resnet._width(channels)
+    width = resnet.width_of(channels)
     assert int(64 * 2**3 * width) == channels
     for group in range(3):  # As for every other width that makes as many.
       assert int(64 * 2**group * width) == channels >> (3 - group)
@@ -360,7 +360,7 @@ def test_activations_are_those_of_the_graph(
   images = tf1.placeholder(tf.float32, [1, image_size, image_size, 3])
   with pytest.MonkeyPatch.context() as patch:
     # As it is on most machines: one op, not one for each channel of a group.
-    patch.setattr(layers, '_has_group_convolution_gradient', lambda: True)
+    patch.setattr(layers, 'has_group_convolution_gradient', lambda: True)
     encoder(images, training=True)
 
   def is_held(op):

@@ -80,7 +80,7 @@ def fixture_known_costs(monkeypatch):
     return np.array([said, said])
 
   monkeypatch.setattr(inputs, 'train_input_fn', train_input_fn)
-  monkeypatch.setattr(pipeline_costs, '_costs', costs)
+  monkeypatch.setattr(pipeline_costs, 'core_milliseconds', costs)
 
 
 def _parts(dataset, **fields):
@@ -169,7 +169,7 @@ def test_images_that_are_held_decoded_are_not_decoded_again(
   if not is_held_decoded:
     # An image takes 3 x 40 x 40 bytes, and much less encoded. The few that are
     # measured would fit, but that is not how the run has them.
-    monkeypatch.setattr(pipeline_costs, '_MAX_SAMPLED', 4)
+    monkeypatch.setattr(pipeline_costs, 'MAX_SAMPLED', 4)
     monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', 5 * 4800)
   assert _parts(dataset)['decode'] == (0 if is_held_decoded else 4)
 
@@ -207,7 +207,7 @@ def test_reading_is_paid_for_each_example_or_once(
   if not is_held:
     # All are too many, but not the part of them that is held for measuring.
     monkeypatch.setattr(
-      pipeline_costs, '_MAX_SAMPLED', pictures.NUM_COLORED // 2
+      pipeline_costs, 'MAX_SAMPLED', pictures.NUM_COLORED // 2
     )
     limit = folders.train.num_bytes * 3 // 4
     monkeypatch.setattr(inputs, 'MAX_BYTES_IN_MEMORY', limit)
@@ -301,7 +301,7 @@ def test_a_part_is_the_difference_between_pipelines(folders, monkeypatch):
     rounds = np.float64([[100], [200], [300], [400], [999]])
     return rounds + 8 * np.arange(len(pipelines))
 
-  monkeypatch.setattr(pipeline_costs, '_costs', costs)
+  monkeypatch.setattr(pipeline_costs, 'core_milliseconds', costs)
   speed = pipeline_costs.measure(folders, pictures.params(), seconds=0.1)
   assert speed.batch_size == 8
   # 8 ms for batches of 64, and of 8 at most.

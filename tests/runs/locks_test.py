@@ -1,6 +1,7 @@
 """One trainer per model_dir: real processes, real kills, edited files."""
 
 import contextlib
+import errno
 import json
 import multiprocessing
 import os
@@ -109,7 +110,7 @@ def test_a_process_that_has_the_number_of_another(tmp_path, somebody):
     socket.gethostname(),
     somebody.pid,
     processes.this_process().space,
-    processes._birth(somebody.pid),
+    processes.birth_of(somebody.pid),
   )
   assert process.is_there()
   fields = {'pid': process.pid, 'space': process.space}
@@ -141,7 +142,7 @@ def test_birth_is_when_a_process_began(name):
     assert process.stdout.readline() == b'named\n'
     found = processes.Process(socket.gethostname(), process.pid)
     assert found.is_there()
-    birth = int(processes._birth(process.pid)) / os.sysconf('SC_CLK_TCK')
+    birth = int(processes.birth_of(process.pid)) / os.sysconf('SC_CLK_TCK')
     assert before - 0.1 <= birth <= _uptime() + 0.1
     process.stdin.close()
 
@@ -187,8 +188,8 @@ def test_names_of_others_do_not_reach_the_terminal(tmp_path):
 
 
 def test_gives_signs_of_life(tmp_path, monkeypatch):
-  monkeypatch.setattr(locks, '_SETTLE_SECONDS', 0.05)
-  monkeypatch.setattr(locks, '_RENEW_SECONDS', 0.05)
+  monkeypatch.setattr(locks, 'SETTLE_SECONDS', 0.05)
+  monkeypatch.setattr(locks, 'RENEW_SECONDS', 0.05)
   with _acquire(tmp_path):
     since = _read(tmp_path)['since']
     _wait_until(lambda: _read(tmp_path)['heartbeat'] > since)
@@ -197,7 +198,7 @@ def test_gives_signs_of_life(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('is_gone', [False, True])
 def test_whoever_has_lost_it_notices(tmp_path, monkeypatch, is_gone):
-  monkeypatch.setattr(locks, '_SETTLE_SECONDS', 0.05)
+  monkeypatch.setattr(locks, 'SETTLE_SECONDS', 0.05)
   lock = _acquire(tmp_path)
   if is_gone:
     os.remove(tmp_path / 'trainer.lock')
@@ -251,7 +252,7 @@ def test_reads_without_tensorflow(tmp_path):
 
 
 def test_object_stores(monkeypatch):
-  monkeypatch.setattr(locks, '_SETTLE_SECONDS', 0.1)
+  monkeypatch.setattr(locks, 'SETTLE_SECONDS', 0.1)
   path = 'ram://locks_test/model'
   lock = _acquire(path)
   assert locks.read(path).process == processes.this_process()
@@ -281,6 +282,10 @@ def _compete(path, barrier, results, is_over):
   lock.release()
 
 
+def _refuse(descriptor, operation):
+  raise OSError(errno.ENOTSUP, 'what a file system says that has no locks')
+
+
 @pytest.mark.parametrize('knows_turns', [True, False])
 @pytest.mark.parametrize('is_stale', [False, True])
 def test_of_those_who_begin_together_one_wins(
@@ -288,8 +293,8 @@ def test_of_those_who_begin_together_one_wins(
 ):
   count, rounds = 6, 5 if knows_turns else 2
   if not knows_turns:
-    monkeypatch.setattr(locks, '_has_turn', lambda descriptor: False)
-    monkeypatch.setattr(locks, '_SETTLE_SECONDS', 0.5)
+    monkeypatch.setattr(locks.fcntl, 'flock', _refuse)
+    monkeypatch.setattr(locks, 'SETTLE_SECONDS', 0.5)
   for number in range(rounds):
     path = tmp_path / str(number)
     path.mkdir()
@@ -316,7 +321,7 @@ def test_of_those_who_begin_together_one_wins(
 
 def _hold(path, connection):
   """Acquires, and verifies and writes whenever it is asked to."""
-  locks._RENEW_SECONDS = locks._SETTLE_SECONDS = 0.02
+  locks.RENEW_SECONDS = locks.SETTLE_SECONDS = 0.02
   lock = _acquire(path)
   connection.send('ready')
   while connection.recv():

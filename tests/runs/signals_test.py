@@ -373,11 +373,6 @@ def _signal_this_process():
   os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.fixture(autouse=True)
-def _no_notice(monkeypatch):
-  monkeypatch.setattr(signals, '_say', lambda line: None)
-
-
 @pytest.mark.parametrize('num_replicas', [1, 2])
 def test_training_saves_the_step_at_which_it_is(tmp_path, num_replicas):
   chance = random.Random(num_replicas)

@@ -258,7 +258,7 @@ def _train(steps, hook, after_step=lambda step: None):
 @pytest.mark.parametrize('logs_too', [False, True])
 def test_status_hook(tmp_path, monkeypatch, caplog, logs_too):
   monkeypatch.setattr(logging.get_absl_logger(), 'propagate', True)
-  monkeypatch.setattr(status, '_LOCAL_SECONDS', 0.0)
+  monkeypatch.setattr(status, 'LOCAL_SECONDS', 0.0)
   writer = _writer(tmp_path)
   run = types.SimpleNamespace(total_steps=110, batch_size=64)
   stage = types.SimpleNamespace(number=2)
@@ -287,15 +287,15 @@ def test_status_hook(tmp_path, monkeypatch, caplog, logs_too):
     assert lines[9] == 'stage 2  step 10 of 110  128 images/s  0:50 left'
 
 
-def test_speed_is_that_of_late(tmp_path):
+def test_speed_is_that_of_late():
   clock = iter([0.0, 10.0, 100.0, 110.0, 171.0]).__next__
-  hook = run_hooks.StatusHook(_writer(tmp_path), None, None, clock=clock)
-  assert hook._steps_per_second(1) is None
-  assert hook._steps_per_second(11) == 10 / 10
+  speed = run_hooks.Speed(clock)
+  assert speed.at(1) is None
+  assert speed.at(11) == 10 / 10
   # It was suspended, which counts for a minute.
-  assert hook._steps_per_second(12) == 1 / 90
-  assert hook._steps_per_second(32) == 21 / 100
-  assert hook._steps_per_second(215) == 183 / 61
+  assert speed.at(12) == 1 / 90
+  assert speed.at(32) == 21 / 100
+  assert speed.at(215) == 183 / 61
 
 
 def test_saves_are_told_and_need_the_lock(tmp_path):
@@ -609,9 +609,9 @@ def test_log_says_what_ended_it(log_path, error, line):
 
 
 def test_log_is_bounded(log_path, logger, monkeypatch):
-  monkeypatch.setattr(log_files, '_MAX_BYTES', 2000)
-  monkeypatch.setattr(log_files, '_MAX_REMOTE_BYTES', 2000)
-  monkeypatch.setattr(log_files, '_REMOTE_SECONDS', 0.0)
+  monkeypatch.setattr(log_files, 'MAX_BYTES', 2000)
+  monkeypatch.setattr(log_files, 'MAX_REMOTE_BYTES', 2000)
+  monkeypatch.setattr(log_files, 'REMOTE_SECONDS', 0.0)
   with log_files.keep(log_path):
     for number in range(200):
       logger.info('line %d', number)

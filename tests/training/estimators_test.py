@@ -226,8 +226,8 @@ class TestReadingHook:
         saved.append(int(global_step_value))
 
     class Hook(run_hooks.ReadingHook):
-      def _read(self, session, step):
-        super()._read(session, step)
+      def read(self, session, step):
+        super().read(session, step)
         read.append(int(step))
         assert self._reads
 

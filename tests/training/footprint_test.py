@@ -61,7 +61,7 @@ def test_of_small_images_it_is_that_of_the_similarities():
   assert step.largest() == (32768, 65536)
   mode = 'loss.contrastive.contrast_mode'
   one_view = _step(_SMALL.replace(mode, enums.LossContrastMode.ONE_VIEW))
-  assert one_view._similarities() == (128, 256)
+  assert one_view.similarities() == (128, 256)
 
 
 def test_bytes_are_those_of_activations_weights_and_similarities():

@@ -422,7 +422,7 @@ def test_a_handle_without_a_server_is_refused_at_once(
 def test_a_server_that_says_nothing_is_not_waited_for(tmp_path, monkeypatch):
   monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path))
   monkeypatch.setenv('no_proxy', '*')
-  monkeypatch.setattr(warm_start, '_TIMEOUT_SECONDS', 0.2)
+  monkeypatch.setattr(warm_start, 'TIMEOUT_SECONDS', 0.2)
   with socket.create_server(('localhost', 0)) as listener:
     port = listener.getsockname()[1]
     with pytest.raises(ValueError, match=r'cannot be fetched \(.*timed out'):
