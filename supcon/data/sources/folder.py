@@ -146,8 +146,9 @@ def load(
     )
   names = listing.folders(data_dir)
   try:
-    train_split = splits.choose(train_split, 'train_split', ['train'], names)
-    eval_split = splits.choose(eval_split, 'eval_split', EVAL_NAMES, names)
+    train_split, eval_split = splits.choose(
+      train_split, eval_split, EVAL_NAMES, names
+    )
   except ValueError as error:
     raise ValueError(
       f'--data_dir={data_dir}: {error}{_advice(data_dir, names)}.'
@@ -308,13 +309,19 @@ def _class_folders(directory):
         'rename the folder.'
       )
   if not names:
-    num_images = sum(map(listing.is_image, listing.visible_names(directory)))
-    but = f', but {num_images} images of no class' if num_images else ''
     raise ValueError(
-      f'{directory} holds no folders of classes{but}; expected '
+      f'{without_classes(directory)}; expected '
       f'{os.path.join(directory, _EXPECTED)}.'
     )
   return names
+
+
+def without_classes(directory: str) -> str:
+  """Returns in words what a directory without folders holds."""
+  num_images = sum(map(listing.is_image, listing.visible_names(directory)))
+  but = f', but {num_images} images of no class' if num_images else ''
+  name = safe_text.printable(directory)
+  return f'{name} holds no folders of classes{but}'
 
 
 def _check_forms(train_dir, class_names, eval_dir, eval_names):

@@ -278,8 +278,9 @@ def load(directory: str, train_split: str, eval_split: str) -> splits.Source:
     )
   names = list(builder.info.splits)
   try:
-    train_split = splits.choose(train_split, 'train_split', ['train'], names)
-    eval_split = splits.choose(eval_split, 'eval_split', _EVAL_NAMES, names)
+    train_split, eval_split = splits.choose(
+      train_split, eval_split, _EVAL_NAMES, names
+    )
   except ValueError as error:
     raise ValueError(
       f'{directory}: {error}, which also takes parts of a split such as '

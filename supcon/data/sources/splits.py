@@ -116,20 +116,30 @@ class Source(NamedTuple):
 
 
 def choose(
-  asked_for: str, flag: str, candidates: Sequence[str], names: Sequence[str]
-) -> str:
-  """Returns the name of a split.
+  train_split: str,
+  eval_split: str,
+  eval_names: Sequence[str],
+  names: Sequence[str],
+) -> tuple[str, str]:
+  """Returns the names of the splits to train and to evaluate on.
 
   Args:
-    asked_for: The user's choice, which is used unchanged; '' takes the first of
-      `candidates` that exists.
-    flag: The flag that makes the choice.
-    candidates: Names that may be used by default, best first.
+    train_split: The user's choice, which is used unchanged; '' takes train.
+    eval_split: The user's choice; '' takes the first of `eval_names` that
+      exists.
+    eval_names: Usual names, best first.
     names: The existing splits.
 
   Raises:
     ValueError: If there is no such split; the message does not name the place.
   """
+  return (
+    _choose(train_split, 'train_split', ['train'], names),
+    _choose(eval_split, 'eval_split', eval_names, names),
+  )
+
+
+def _choose(asked_for, flag, candidates, names):
   if asked_for:
     return asked_for
   for candidate in candidates:

@@ -192,12 +192,7 @@ def class_sizes(dataset: datasets.Dataset) -> list[int]:
 def _of_classes(directory, names):
   """Returns the problems of class folders."""
   if not names:
-    num_images = sum(map(listing.is_image, listing.visible_names(directory)))
-    but = f', but {num_images} images of no class' if num_images else ''
-    return [
-      f'{safe_text.printable(directory)} holds no folders of classes{but}; '
-      'make one for each class.'
-    ]
+    return [f'{folder.without_classes(directory)}; make one for each class.']
   empty, nested = [], []
   for name in names:
     path = os.path.join(directory, name)
