@@ -12,6 +12,7 @@ from supcon.compute import devices as devices_lib
 from supcon.compute import workers
 from supcon.config import changes
 from supcon.config import hparams
+from supcon.config import reach
 from supcon.config import run_options
 from supcon.config import safe_text
 from supcon.data import inputs
@@ -275,12 +276,11 @@ class Run:
         return
       if not self.options.accept_new_plan:
         to = positions.moved_step(before, now, step)
-        raise hparams.ChangedError(
+        raise ValueError(
           f'{self.checkpoint} is at {positions.place(before, step)}, but '
-          'another plan was given (',
-          *positions.what_moves(before, now),
-          '): go on with the former one, or add --accept_new_plan to go on at '
-          f'{positions.place(now, to)}.',
+          f'another plan was given ({positions.what_moves(before, now)}): go '
+          'on with the former one, or add --accept_new_plan to go on at '
+          f'{positions.place(now, to)}.'
         )
     elif before or step > now.last_step:
       # A checkpoint of an older version, or of the published code, does not
@@ -549,8 +549,9 @@ class Run:
     )
     for line in self._origins:
       logging.info('  %s', line)
-    uses = self.params.input_data.preprocessing.oddities()
-    odd = uses if options.mode == 'eval' else self.params.oddities()
+    odd = [*self.params.input_data.preprocessing.oddities()]
+    if options.mode != 'eval':
+      odd += reach.oddities(self.params)
     for line in (*self._warnings, *odd):
       logging.warning('WARNING: %s', line)
     if options.trains:
@@ -733,7 +734,7 @@ def _lines_of_changes(params):
   """Yields a line for each part of the hyper-parameters that has changed."""
   defaults = hparams.HParams()
   parts = collections.defaultdict(list)
-  for entry in hparams.fields():
+  for entry in hparams.FIELDS:
     if params.get(entry.path) != defaults.get(entry.path):
       part, _, name = entry.path.rpartition('.')
       value = params.get(entry.path)
