@@ -289,15 +289,14 @@ def as_used(
 def warn_of_use(trained: hparams.HParams, wished: hparams.HParams) -> None:
   """Logs how a command differs from the run whose checkpoint it uses."""
   for path in _differences(trained, wished):
-    here, there = _shown(wished, path), _shown(trained, path)
+    here, there = wished.field(path), trained.field(path).text
     if rule_of(path).may == May.NOT_CHANGE and rule_of(path).in_use:
       logging.warning(
-        'WARNING: %s is %s here; what was trained has %s', path, here, there
+        'WARNING: %s, but the model was trained with %s', here, there
       )
     elif not rule_of(path).in_use and path not in _IN_USE_TOO:
       logging.warning(
-        'WARNING: %s=%s has no effect: nothing is trained, and the run has %s',
-        path,
+        'WARNING: %s has no effect: nothing is trained, and the run has %s',
         here,
         there,
       )
@@ -328,13 +327,6 @@ def _differences(first, second):
   ]
 
 
-def _shown(params, path):
-  value = params.to_json()
-  for name in path.split('.'):
-    value = value[name]
-  return value
-
-
 def check(
   known: hparams.HParams, now: hparams.HParams, checkpoint: str
 ) -> None:
@@ -348,8 +340,7 @@ def check(
   Raises:
     fields.FieldError: If something that may not change has changed.
   """
-  changed = _differences(known, now)
-  for path in changed:
+  for path in _differences(known, now):
     rule = rule_of(path)
     if rule.may == May.NOT_CHANGE:
       raise fields.FieldError(
@@ -360,12 +351,16 @@ def check(
         'begin in another --model_dir, with this one as --reference_ckpt if '
         'the weights are wanted',
       )
-  for path in changed:
+  warn(known, now)
+
+
+def warn(known: hparams.HParams, now: hparams.HParams) -> None:
+  """Logs what has changed since a run began."""
+  for path in _differences(known, now):
     logging.warning(
-      'WARNING: %s is %s now; model_dir was begun with %s',
-      path,
-      _shown(now, path),
-      _shown(known, path),
+      'WARNING: %s now; model_dir was begun with %s',
+      now.field(path),
+      known.field(path).text or 'none',
     )
 
 

@@ -587,7 +587,7 @@ class Run:
   def _write_for_inspection(self):
     before = self.model_dir.read_json(model_dirs.HPARAMS)
     if before:
-      _log_changes(before['hparams'], self.params.to_json())
+      changes.warn(hparams.parse(before['compact']), self.params)
     self._warn_of_other_classes()
     files = self.files(is_new=True)
     files[model_dirs.HPARAMS] = model_dirs.to_json(self.announcement)
@@ -741,19 +741,3 @@ def _lines_of_changes(params):
       parts[part].append(f'{name}={getattr(value, "name", value)}')
   for part, changed in parts.items():
     yield f'{part or "run"}: {", ".join(changed)}'
-
-
-def _log_changes(before, after, path=''):
-  """Logs every hyper-parameter that differs from hparams.json."""
-  for name, value in after.items():
-    old = before.get(name)
-    if isinstance(value, dict) and isinstance(old, dict):
-      _log_changes(old, value, f'{path}{name}.')
-    elif old != value:
-      logging.warning(
-        'WARNING: %s%s is %s now; model_dir was begun with %s',
-        path,
-        name,
-        value,
-        old,
-      )

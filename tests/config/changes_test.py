@@ -56,7 +56,7 @@ def test_a_change_is_refused_or_said(path, warnings):
   else:
     changes.check(known, now, 'DIR/model.ckpt-7')
     (line,) = warnings
-    assert line.startswith(f'WARNING: {path} is ')
+    assert line.startswith(f'WARNING: {now.field(path)} now; ')
 
 
 @pytest.mark.parametrize(
@@ -123,15 +123,14 @@ def test_who_uses_a_model_chooses_the_images_and_nothing_of_the_model(warnings):
   ).replace('eval.batch_size', 7)
   changes.warn_of_use(trained, wished)
   assert warnings == [
-    'WARNING: architecture.first_conv_stride=1 has no effect: nothing is '
-    'trained, and the run has 2',
-    'WARNING: loss.contrastive.temperature=0.5 has no effect: nothing is '
-    'trained, and the run has 0.07',
-    'WARNING: stage_1.epochs=3 has no effect: nothing is trained, and the run '
-    'has 700',
-    'WARNING: input_data.preprocessing.image_size is 32 here; what was trained '
-    'has 224',
-    'WARNING: seed=7 has no effect: nothing is trained, and the run has 0',
+    'WARNING: --first_conv_stride=1 has no effect: nothing is trained, and the '
+    'run has 2',
+    'WARNING: --temperature=0.5 has no effect: nothing is trained, and the run '
+    'has 0.07',
+    'WARNING: --stage_1_epochs=3 has no effect: nothing is trained, and the '
+    'run has 700',
+    'WARNING: --image_size=32, but the model was trained with 224',
+    'WARNING: --seed=7 has no effect: nothing is trained, and the run has 0',
   ]
 
 
