@@ -1122,7 +1122,7 @@ _OTHERS = (
   Mutant(
     'flips_in_spite',
     _PREPROCESSING,
-    'if not (flips and params.random_flip):',
+    'if not (flips and settings.random_flip):',
     'if not flips:',
     'tests/data/views/preprocessing_test.py -k flip',
     '--random_flip=False flips',
@@ -1130,8 +1130,8 @@ _OTHERS = (
   Mutant(
     'further_views_of_evaluation',
     _PREPROCESSING,
-    'for index in range(1, params.num_views)',
-    'for index in range(params.num_views - 1)',
+    'for index in range(1, settings.num_views)',
+    'for index in range(settings.num_views - 1)',
     'tests/data/views/preprocessing_test.py -k further_views',
     'further views of an evaluation are those of other numbers',
   ),
