@@ -376,7 +376,7 @@ def test_eval_once(runs):
   result = _json(runs.directory / 'eval of one' / 'result.json')
   assert result['global_step'] == 6 and result['total_steps'] == 9
   assert result['checkpoint'].endswith('/eval of one/model.ckpt-6')
-  assert 'WARNING: --temperature=0.5 has no effect: ' in (run.stderr)
+  assert 'WARNING: --temperature=0.5 has no effect: ' in run.stderr
   assert run.stdout.strip().startswith('Top-1 ')
   _assert_refused(runs.done['eval of nothing'], 'holds no checkpoint')
 

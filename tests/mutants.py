@@ -1586,8 +1586,8 @@ _OTHERS = (
   Mutant(
     'cap_of_samples',
     _HPARAMS,
-    'cap <= self.batch_size * views',
-    'cap <= self.batch_size',
+    'if cap > self.batch_size * views:',
+    'if cap > self.batch_size:',
     'tests/config/hparams_test.py',
     'a cap of more than half of the views is refused',
   ),
