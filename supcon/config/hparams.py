@@ -307,8 +307,8 @@ class Preprocessing:
   """How a decoded image becomes the views that the model sees.
 
   Attributes:
-    allow_mixed_precision: Use bfloat16 images and activations on TPU; no effect
-      elsewhere.
+    allow_mixed_precision: Use bfloat16 images and activations on devices that
+      have instructions for it: TPUs, recent GPUs and CPUs. Others use float32.
     image_size: Height and width of the network input, in pixels.
     augmentation_type: Training augmentation after crop and flip. SIMCLR: color
       jitter, grayscale, warp, blur. AUTOAUGMENT: the policy of the data set.
