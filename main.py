@@ -22,6 +22,7 @@ except ImportError as error:
 
 import hparams_flags
 from supcon.compute import installation
+from supcon.config import help_page
 from supcon.config import safe_text
 from supcon.runs import signals
 from supcon.runs import terminal
@@ -95,15 +96,13 @@ def _refuse(error):
   """Reports a user's mistake in one line; --verbosity=1 adds the traceback."""
   signals.check()
   logging.debug('Refused here:', exc_info=True)
-  terminal.say(
-    f'main.py: error: {safe_text.one_line(hparams_flags.explain(error))}'
-  )
+  terminal.say(f'main.py: error: {safe_text.one_line(error)}')
   return 2
 
 
 def parse_flags(argv):
   if {'--help', '--helpfull', '-help', '-h'} & set(argv[1:]):
-    sys.exit(terminal.show(hparams_flags.help_text(FLAGS)))
+    sys.exit(terminal.show(help_page.text()))
   try:
     return FLAGS(argv)
   except flags.Error as error:

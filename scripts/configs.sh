@@ -3,7 +3,7 @@
 #
 # A published configuration consists of groups and a few values of its own. If a
 # flag is given twice, the last value counts. So the user's flags win, because
-# every script passes them last. hparams_flags.py explains the flags.
+# every script passes them last. `python main.py --help` explains the flags.
 #
 # This also defines ROOT, the checkout, and run_main, which executes main.py.
 #

@@ -145,7 +145,7 @@ def _mistake_in(arguments):
     _, params = hparams_flags.read(values)
     params.check()
   except (ValueError, flags.Error) as error:
-    return hparams_flags.explain(error)
+    return str(error)
   return ''
 
 

@@ -233,7 +233,7 @@ def test_hparams_json_holds_hparams_and_facts(runs):
 @pytest.mark.parametrize(
   'name, words',
   [
-    ('other preprocessing', ['--image_size is 24', 'trained with 16']),
+    ('other preprocessing', ['--image_size=24', 'trained with 16']),
     ('other classes', ['class 0', 'fox', 'labels.txt says cat']),
     ('earlier end', ['step 9 of 9', 'stage_2_epochs: 0 instead of 1']),
     (
@@ -304,7 +304,7 @@ def test_results_are_of_what_was_trained(runs):
 def test_a_later_end_is_said_aloud_and_written_down(runs):
   run = runs.done['later end']
   _assert_succeeded(run)
-  assert 'WARNING: stage_2.epochs is 1 now; model_dir was begun with 0' in (
+  assert 'WARNING: --stage_2_epochs=1 now; model_dir was begun with 0' in (
     run.log
   )
   written = _json(runs.directory / 'later end' / 'hparams.json')
@@ -376,9 +376,7 @@ def test_eval_once(runs):
   result = _json(runs.directory / 'eval of one' / 'result.json')
   assert result['global_step'] == 6 and result['total_steps'] == 9
   assert result['checkpoint'].endswith('/eval of one/model.ckpt-6')
-  assert 'WARNING: loss.contrastive.temperature=0.5 has no effect: ' in (
-    run.stderr
-  )
+  assert 'WARNING: --temperature=0.5 has no effect: ' in run.stderr
   assert run.stdout.strip().startswith('Top-1 ')
   _assert_refused(runs.done['eval of nothing'], 'holds no checkpoint')
 

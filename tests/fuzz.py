@@ -32,7 +32,6 @@ import time
 from typing import NamedTuple
 import unicodedata
 
-import hparams_flags
 from supcon.config import enums
 from supcon.config import hparams
 from supcon.config import run_options
@@ -261,17 +260,16 @@ def _random_flags(rng, number, directory):
   flags['output'] = f'runs/flags{number}.npz' if rng.random() < 0.8 else ''
   if flags['mode'] == 'predict':
     flags['images'] = rng.choice(('data', 'pictures', 'nothing'))
-  table = hparams_flags.hparams_flags()
-  names = [
-    name
-    for name in [*table, *vars(run_options.RunOptions())]
-    if name not in _LEFT_ALONE and name != 'mode'
-  ]
-  for name in rng.sample(names, rng.choice((0, 1, 1, 1, 2, 2, 3, 5))):
+  defaults = {
+    field.flag: field.value
+    for field in (*hparams.FIELDS, *run_options.FIELDS)
+    if field.flag not in (*_LEFT_ALONE, 'mode', 'hparams')
+  }
+  for name in rng.sample([*defaults], rng.choice((0, 1, 1, 1, 2, 2, 3, 5))):
     if name in ('model_dir', 'data_dir'):
       flags[name] = rng.choice((*_DIRECTORIES, flags[name]))
     else:
-      flags[name] = _value(rng, name, table)
+      flags[name] = _value(rng, name, defaults[name])
   if rng.random() < 0.05:
     flags['hparams'] = rng.choice((*_WORDS, 'bs=8,d=18', 'bs=8,ea=r9'))
   arguments = [f'--{name}={value}' for name, value in flags.items()]
@@ -280,13 +278,9 @@ def _random_flags(rng, number, directory):
   return _Try(arguments)
 
 
-def _value(rng, name, table):
+def _value(rng, name, default):
   if rng.random() < 0.15:
     return rng.choice(_WORDS)
-  if name not in table:
-    default = getattr(run_options.RunOptions(), name)
-  else:
-    default = hparams.HParams().get(table[name][0][0])
   if isinstance(default, bool):
     return rng.choice(('True', 'False'))
   if hasattr(default, 'name'):

@@ -81,7 +81,7 @@ def test_what_the_user_is_told(inspected):
   directory = model_dir / 'inspect_data'
   assert f'in full in {directory}/hparams.json, other than' in finished.stderr
   assert (
-    'WARNING: batch_size is 32 now; model_dir was begun with 31' in finished.log
+    'WARNING: --batch_size=32 now; model_dir was begun with 31' in finished.log
   )
   lines = finished.stdout.splitlines()
   speed = _json(directory / 'inspect_data.json')['speed']

@@ -691,7 +691,7 @@ class TestWarmStart:
   def test_continues_without_the_reference(self, warm_start):
     log = warm_start.runs[1].log
     assert 'model_dir holds step 7 of 15: training continues there' in log
-    assert 'WARNING: stage_1.epochs is 2 now; model_dir was begun with 1' in log
+    assert 'WARNING: --stage_1_epochs=2 now; model_dir was begun with 1' in log
 
 
 # --- Published scripts on data sets in TFDS's formats -------------------------

@@ -15,6 +15,7 @@ import sys
 
 import pytest
 
+from supcon.config import reach
 from tests import fake_packages
 from tests import flag_parsing
 from tests import golden
@@ -186,8 +187,9 @@ def test_losses_reach_the_encoder_in_every_script(tmp_path, echo):
     reference = ['runs/a'] if name in (_HEAD, *_TRANSFERS) else []
     arguments = _arguments(script, *reference, cwd=tmp_path, echo=echo)
     _, params = flag_parsing.parse(arguments)
-    params.check_reach()
-    assert list(params.oddities()) == [], name
+    reach.check(params)
+    assert list(reach.oddities(params)) == [], name
+    assert list(params.input_data.preprocessing.oddities()) == [], name
 
 
 def test_headers_name_the_published_hardware():

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from absl import logging
 
+from supcon.config import fields
 from supcon.config import hparams
 from supcon.config import safe_text
 
@@ -288,34 +289,42 @@ def as_used(
 def warn_of_use(trained: hparams.HParams, wished: hparams.HParams) -> None:
   """Logs how a command differs from the run whose checkpoint it uses."""
   for path in _differences(trained, wished):
-    here, there = _shown(wished, path), _shown(trained, path)
+    here, there = wished.field(path), trained.field(path).text
     if rule_of(path).may == May.NOT_CHANGE and rule_of(path).in_use:
       logging.warning(
-        'WARNING: %s is %s here; what was trained has %s', path, here, there
+        'WARNING: %s, but the model was trained with %s', here, there
       )
     elif not rule_of(path).in_use and path not in _IN_USE_TOO:
       logging.warning(
-        'WARNING: %s=%s has no effect: nothing is trained, and the run has %s',
-        path,
+        'WARNING: %s has no effect: nothing is trained, and the run has %s',
         here,
         there,
       )
 
 
+def table() -> str:
+  """Returns the table for supcon/runs/README.md of what may change."""
+  flags = {field.path: field.flag for field in hparams.FIELDS}
+  lines = ['| what | may it change? | |', '|---|---|---|']
+  for rule in RULES:
+    names = []
+    for what in rule.what:
+      flag = flags.get(expand(what)[0])
+      if flag and what.startswith('stage_N.'):
+        flag = flag.replace('stage_1', 'stage_N')
+      names.append(f'`--{flag}`' if flag else what)
+    what = ', '.join(dict.fromkeys(names))
+    lines.append(f'| {what} | {rule.may.value} | {rule.why} |')
+  return '\n'.join(lines) + '\n'
+
+
 def _differences(first, second):
   """Returns the paths of all hyper-parameters that differ."""
   return [
-    entry.path
-    for entry in hparams.fields()
-    if first.get(entry.path) != second.get(entry.path)
+    field.path
+    for field in hparams.FIELDS
+    if first.get(field.path) != second.get(field.path)
   ]
-
-
-def _shown(params, path):
-  value = params.to_json()
-  for name in path.split('.'):
-    value = value[name]
-  return value
 
 
 def check(
@@ -329,25 +338,29 @@ def check(
     checkpoint: The newest checkpoint.
 
   Raises:
-    hparams.ChangedError: If something that may not change has changed.
+    fields.FieldError: If something that may not change has changed.
   """
-  changed = _differences(known, now)
-  for path in changed:
+  for path in _differences(known, now):
     rule = rule_of(path)
     if rule.may == May.NOT_CHANGE:
-      raise hparams.ChangedError(
-        hparams.Field(path),
-        f' is {_shown(now, path)}, but {checkpoint} was trained with '
-        f'{_shown(known, path)}. {rule.why} Go on with the former value, or '
+      raise fields.FieldError(
+        now,
+        path,
+        f'does not fit {checkpoint}, which was trained with '
+        f'{known.field(path).text}. {rule.why} Go on with the former value, or '
         'begin in another --model_dir, with this one as --reference_ckpt if '
-        'the weights are wanted.',
+        'the weights are wanted',
       )
-  for path in changed:
+  warn(known, now)
+
+
+def warn(known: hparams.HParams, now: hparams.HParams) -> None:
+  """Logs what has changed since a run began."""
+  for path in _differences(known, now):
     logging.warning(
-      'WARNING: %s is %s now; model_dir was begun with %s',
-      path,
-      _shown(now, path),
-      _shown(known, path),
+      'WARNING: %s now; model_dir was begun with %s',
+      now.field(path),
+      known.field(path).text or 'none',
     )
 
 

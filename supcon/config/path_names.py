@@ -33,29 +33,28 @@ def pattern_in(path: str) -> str:
   return next((char for char in path if char in _PATTERN_CHARACTERS), '')
 
 
-def check(flag: str, path: str) -> None:
-  """Checks that a path can be printed in one line of a log.
+def control_fault(path: str | None) -> str | None:
+  """Returns why a path cannot be printed in one line of a log; None if it can.
 
-  Raises:
-    ValueError: If it contains control characters such as line breaks, or is not
-      UTF-8.
+  It holds control characters such as line breaks, or is not UTF-8.
   """
-  if safe_text.has_controls(path):
-    raise ValueError(
-      f'--{flag}={safe_text.printable(path)} holds characters that cannot be '
-      'written in one line of UTF-8; take another name.'
+  if path and safe_text.has_controls(path):
+    return (
+      'holds characters that cannot be written in one line of UTF-8; take '
+      'another name'
     )
+  return None
 
 
-def check_no_pattern(flag: str, path: str) -> None:
-  """Checks a path that TensorFlow uses to find files that it has written.
+def pattern_fault(path: str) -> str | None:
+  """Returns why TensorFlow would not find what it has written; None if it does.
 
-  Raises:
-    ValueError: If TensorFlow would treat it as a pattern.
+  It would take the path for a pattern.
   """
   if char := pattern_in(path):
-    raise ValueError(
-      f'--{flag}={path} holds the character {char}: TensorFlow takes it for a '
-      'pattern and would not find what it has written there; take a name '
-      f'without {" ".join(_PATTERN_CHARACTERS)}.'
+    return (
+      f'holds the character {char}: TensorFlow takes it for a pattern and '
+      'would not find what it has written there; take a name without '
+      f'{" ".join(_PATTERN_CHARACTERS)}'
     )
+  return None

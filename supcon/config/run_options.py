@@ -4,11 +4,15 @@ This module does not use TensorFlow: flags are parsed and checked before
 TensorFlow is imported.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import os
+from typing import Any
 
+from supcon.config import fields
 from supcon.config import hparams
 from supcon.config import path_names
+from supcon.config import reach
 
 MODES = (
   'train',
@@ -36,48 +40,158 @@ EXPORT_CHECKPOINTS = ('best_and_last', 'all')
 # Points per curve if the user does not give the interval between them.
 _POINTS_OF_A_STAGE = 50
 
-# Maximum number of virtual CPU devices. A million of them would keep
-# TensorFlow busy for ever.
-_MOST_REPLICAS = 1024
+
+def _path(default: str | None, *checks: fields.Check) -> Any:
+  """Defines a field for one path; `images` holds several."""
+  checks = (path_names.control_fault, *checks)
+  return fields.define(default, *checks, is_path=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-  """One field per flag that is not a hyper-parameter."""
+  """One field per flag that is not a hyper-parameter.
 
-  mode: str = 'train'
-  model_dir: str = ''
-  force: bool = False
-  data_dir: str | None = None
-  reference_ckpt: str = ''
-  use_tpu: bool = True
-  tpu_name: str | None = None
-  tpu_zone: str | None = None
-  gcp_project: str | None = None
-  master: str | None = None
-  num_gpus: int = -1
-  num_replicas: int = 1
-  steps_per_loop: int = 1000
-  summary_interval_steps: int = 100
+  Attributes:
+    mode: train: train only. eval: evaluate each new checkpoint of a training
+      job until the final one. train_then_eval: train, then evaluate and export
+      once. inspect_data: show training images beside their augmented views, and
+      profile the input pipeline. export: export the newest checkpoint of
+      --model_dir. embed: write the embeddings of a split to --output. predict:
+      classify --images. These three and eval take hyper-parameters that are not
+      given from hparams.json in --model_dir, if it exists. status: report on
+      the run in --model_dir, also by the exit code.
+    model_dir: Directory for checkpoints, summaries, results and exports.
+    force: Train in --model_dir although another trainer is using it; that
+      trainer stops.
+    data_dir: TFDS data directory, the parent of imagenet2012/ or cifar10/;
+      defaults to that of TFDS. With --input_fn=folder, the parent of train/ and
+      val/.
+    reference_ckpt: Checkpoint, training directory, export, or TF-Hub module
+      (path or URL) to warm-start from, as selected by the --warm_start_* flags.
+      Unless flags say otherwise, its architecture, image size, crop and
+      whitening are used as far as they are known. Batch norm runs in inference
+      mode during training, unless --batch_norm_in_train_mode.
+    use_tpu: Run on the Cloud TPU named by --tpu_name. If False, run on the GPUs
+      of this machine, or on its CPU if it has none.
+    tpu_name: Name of the Cloud TPU; or its address, grpc://IP:8470; or local,
+      on a TPU VM.
+    tpu_zone: Zone of the Cloud TPU; default: that of this machine.
+    gcp_project: Project of the Cloud TPU; default: that of this machine.
+    master: Same as --tpu_name, which it overrides.
+    num_gpus: With --use_tpu=False: number of GPUs of this machine to train on;
+      -1 for all, 0 for the CPU. For several machines see
+      supcon/compute/README.md.
+    num_replicas: Number of virtual CPU devices to train on: slow, for trying
+      out how several GPUs would behave.
+    steps_per_loop: Training steps on the TPU between returns to the host.
+    summary_interval_steps: Steps between training summaries. If not given, a
+      stage of fewer than 5000 steps gets at least 50 summaries, or one per
+      step.
+    save_interval_steps: Steps between checkpoints.
+    max_checkpoints_to_keep: Number of recent checkpoints to keep.
+    keep_checkpoint_interval_secs: Seconds between checkpoints that are never
+      deleted.
+    eval_interval_secs: In eval mode, minimum seconds between two evaluations
+      while training is running.
+    eval_timeout_secs: In eval mode, exit with code 69 after this many seconds
+      without a trainer or a new checkpoint; 0 waits for ever.
+    on_nan: What to do when the loss, a gradient or a batch statistic is NaN or
+      infinite. That step is never applied. stop: end. rollback: return to the
+      newest checkpoint and skip the batches since then.
+    eval_once: With --mode=eval: evaluate one checkpoint, the newest or that of
+      --checkpoint, and exit, whether or not training has finished.
+    checkpoint: With --eval_once: the checkpoint to evaluate, such as
+      DIR/model.ckpt-1000.
+    accept_new_plan: Resume a run although its plan has changed (number of
+      training examples, batch size or length of a stage) so that the newest
+      step falls in another place. The run keeps its stage and epoch and takes
+      the matching step.
+    max_rollbacks: Maximum number of rollbacks of a run, over all its restarts;
+      rollbacks.json in --model_dir lists them.
+    deterministic: On one CPU device or GPU (tested on CPU), make a run that was
+      killed and restarted equal to an uninterrupted one, bit for bit, on
+      machines of the same kind.
+    export_formats: Formats of an export: saved_model, for TensorFlow 2 and
+      TensorFlow Serving; hub, a TF-Hub module for TensorFlow 1. none: export
+      nothing, neither after train_then_eval nor after an evaluation.
+    export_checkpoints: In eval mode, which checkpoints to export.
+      best_and_last: each new best one, whose export is deleted once another is
+      better, and the one of the last step. all: every evaluated one.
+    exports_to_keep: After an export, delete older ones until this many are
+      left; 0 keeps all.
+    output: embed: the file to write, FILE.npz or FILE.tfrecord. predict: a JSON
+      file for the predictions that are printed.
+    images: predict: image files or folders of images; may also follow the flags
+      without --images.
+    index: predict: an .npz file from --mode=embed to search for neighbours.
+    neighbours: predict: number of most similar examples of --index to show.
+    compact: All hyper-parameters as one compact string, such as bs=64,d=18 (see
+      supcon/config/hparams.py); it replaces all hyper-parameter flags.
+  """
+
+  mode: str = fields.define('train', choices=MODES)
+  model_dir: str = _path(
+    '',
+    fields.unless(
+      bool,
+      'is empty; name the directory for checkpoints, summaries and exports',
+    ),
+    path_names.pattern_fault,
+  )
+  force: bool = fields.define(False)
+  data_dir: str | None = _path(None)
+  # A URL is downloaded, and the copy is read from somewhere else.
+  reference_ckpt: str = _path(
+    '', lambda path: None if '://' in path else path_names.pattern_fault(path)
+  )
+  use_tpu: bool = fields.define(True)
+  tpu_name: str | None = fields.define(None)
+  tpu_zone: str | None = fields.define(None)
+  gcp_project: str | None = fields.define(None)
+  master: str | None = fields.define(None)
+  num_gpus: int = fields.define(
+    -1,
+    fields.unless(
+      lambda count: count >= -1, 'must be 0 or more, or -1 for all'
+    ),
+  )
+  # A million of them would keep TensorFlow busy for ever.
+  num_replicas: int = fields.define(1, fields.up_to(1024))
+  steps_per_loop: int = fields.define(1000, fields.POSITIVE)
+  summary_interval_steps: int = fields.define(100, fields.POSITIVE)
+  save_interval_steps: int = fields.define(1000, fields.POSITIVE)
+  max_checkpoints_to_keep: int = fields.define(5, fields.POSITIVE)
+  keep_checkpoint_interval_secs: float = fields.define(
+    36000000.0, fields.POSITIVE
+  )
+  eval_interval_secs: int = fields.define(60, fields.NOT_NEGATIVE)
+  eval_timeout_secs: int = fields.define(0, fields.NOT_NEGATIVE)
+  on_nan: str = fields.define('stop', fields.one_of(ON_NAN))
+  eval_once: bool = fields.define(False)
+  checkpoint: str = _path('', path_names.pattern_fault)
+  accept_new_plan: bool = fields.define(False)
+  max_rollbacks: int = fields.define(3, fields.NOT_NEGATIVE)
+  deterministic: bool = fields.define(False)
+  export_formats: tuple[str, ...] = fields.define(
+    EXPORT_FORMATS,
+    fields.unless(
+      lambda formats: (
+        formats == (NO_EXPORT,) or {*formats} <= {*EXPORT_FORMATS} and formats
+      ),
+      f'must be one or more of {", ".join(EXPORT_FORMATS)}; or {NO_EXPORT} '
+      'alone, for no export',
+    ),
+  )
+  export_checkpoints: str = fields.define(
+    'best_and_last', fields.one_of(EXPORT_CHECKPOINTS)
+  )
+  exports_to_keep: int = fields.define(0, fields.NOT_NEGATIVE)
+  output: str = _path('')
+  images: tuple[str, ...] = fields.define((), is_path=True)
+  index: str = _path('')
+  neighbours: int = fields.define(0, fields.NOT_NEGATIVE)
+  compact: str | None = fields.define(None, flag='hparams')
   has_summary_interval: bool = False  # Whether the user set it.
-  save_interval_steps: int = 1000
-  max_checkpoints_to_keep: int = 5
-  keep_checkpoint_interval_secs: float = 36000000.0
-  eval_interval_secs: int = 60
-  eval_timeout_secs: int = 0
-  on_nan: str = 'stop'
-  eval_once: bool = False
-  checkpoint: str = ''
-  accept_new_plan: bool = False
-  max_rollbacks: int = 3
-  deterministic: bool = False
-  export_formats: tuple[str, ...] = EXPORT_FORMATS
-  export_checkpoints: str = 'best_and_last'
-  exports_to_keep: int = 0
-  output: str = ''
-  images: tuple[str, ...] = ()
-  index: str = ''
-  neighbours: int = 0
 
   @property
   def trains(self) -> bool:
@@ -136,173 +250,93 @@ class RunOptions:
     Raises:
       ValueError: Names the flag, what was found and what was expected.
     """
-    if self.mode not in MODES:
-      raise ValueError(f'--mode={self.mode} is not one of {", ".join(MODES)}.')
-    if not self.model_dir:
-      raise ValueError(
-        '--model_dir is empty; name the directory for checkpoints, summaries '
-        'and exports.'
-      )
-    self.check_paths()
-    for name in (
-      'steps_per_loop',
-      'summary_interval_steps',
-      'save_interval_steps',
-      'max_checkpoints_to_keep',
-      'keep_checkpoint_interval_secs',
-    ):
-      if not getattr(self, name) > 0:  # NaN fails, too.
-        raise ValueError(f'--{name}={getattr(self, name)} must be positive.')
-    for name in ('eval_interval_secs', 'eval_timeout_secs', 'max_rollbacks'):
-      if getattr(self, name) < 0:
-        raise ValueError(
-          f'--{name}={getattr(self, name)} must not be negative.'
-        )
-    if self.on_nan not in ON_NAN:
-      raise ValueError(
-        f'--on_nan={self.on_nan} is not one of {", ".join(ON_NAN)}.'
-      )
-    if not self.takes_recorded:
-      self._check_reference(params)
-      params.check_reach()
-    self._check_use()
-    self._check_devices()
-    if self.force and not self.trains:
-      raise ValueError(
-        f'--force has no effect with --mode={self.mode}; it lets a trainer '
-        'take --model_dir over from another one.'
-      )
-    if self.accept_new_plan and not self.trains:
-      raise ValueError(
-        f'--accept_new_plan has no effect with --mode={self.mode}; it lets a '
-        'training go on by another plan.'
-      )
-    if self.eval_once and self.mode != 'eval':
-      raise ValueError(
-        f'--eval_once has no effect with --mode={self.mode}; pass --mode=eval.'
-      )
-    if self.checkpoint and not self.eval_once:
-      raise ValueError(
-        f'--checkpoint={self.checkpoint} has no effect without --mode=eval '
-        '--eval_once, which evaluate it.'
-      )
-
-  def check_paths(self) -> None:
-    """Checks that the paths are usable names.
-
-    Raises:
-      ValueError: Names the flag and what is wrong.
-    """
-    for name in (
-      'model_dir',
-      'data_dir',
-      'reference_ckpt',
-      'checkpoint',
-      'output',
-      'index',
-    ):
-      path_names.check(name, getattr(self, name) or '')
-    for name in ('model_dir', 'reference_ckpt', 'checkpoint'):
-      path = getattr(self, name)
-      # A URL is downloaded, and the copy is read from somewhere else.
-      if not (name == 'reference_ckpt' and '://' in path):
-        path_names.check_no_pattern(name, path)
-
-  def _check_reference(self, params):
+    fields.check(self)
+    if self.takes_recorded:
+      return
     if self.reference_ckpt and not params.warm_start.is_asked_for:
-      raise ValueError(
-        f'--reference_ckpt={self.reference_ckpt} is given but nothing is to '
-        'be taken from it; add --warm_start_encoder, '
-        '--warm_start_projection_head or --warm_start_classifier.'
+      raise fields.FieldError(
+        self,
+        'reference_ckpt',
+        'is given but nothing is to be taken from it; add '
+        '--warm_start_encoder, --warm_start_projection_head or '
+        '--warm_start_classifier',
       )
     if params.warm_start.is_asked_for and not self.reference_ckpt:
-      raise ValueError(
-        'a --warm_start_* flag is on but --reference_ckpt is empty; name the '
-        'checkpoint, training directory, export or TF-Hub module to start '
-        'from.'
+      raise fields.FieldError(
+        self,
+        'reference_ckpt',
+        'is empty but a --warm_start_* flag is on; name the checkpoint, '
+        'training directory, export or TF-Hub module to start from',
       )
+    reach.check(params)
 
-  def _check_use(self):
-    found = f'--export_formats={",".join(self.export_formats)}'
-    unknown = sorted({*self.formats} - {*EXPORT_FORMATS})
-    if unknown or not self.export_formats:
-      raise ValueError(
-        f'{found} must be one or more of {", ".join(EXPORT_FORMATS)}; or '
-        f'{NO_EXPORT} alone, for no export.'
+  def conflicts(self) -> Iterator[tuple[str, str]]:
+    """Yields the paths of fields that do not fit together, and why."""
+    mode = f'has no effect with --mode={self.mode}'
+    if self.force and not self.trains:
+      yield (
+        'force',
+        f'{mode}; it lets a trainer take --model_dir over from another one',
+      )
+    if self.accept_new_plan and not self.trains:
+      yield 'accept_new_plan', f'{mode}; it lets a training change its plan'
+    if self.eval_once and self.mode != 'eval':
+      yield 'eval_once', f'{mode}; pass --mode=eval'
+    if self.checkpoint and not self.eval_once:
+      yield (
+        'checkpoint',
+        'has no effect without --mode=eval --eval_once, which evaluate it',
       )
     if self.mode == 'export' and not self.formats:
-      raise ValueError(
-        f'{found} leaves --mode=export nothing to do; name one or more of '
-        f'{", ".join(EXPORT_FORMATS)}.'
+      yield (
+        'mode export_formats',
+        'leave nothing to do; name one or more formats of '
+        f'{", ".join(EXPORT_FORMATS)}',
       )
-    if self.export_checkpoints not in EXPORT_CHECKPOINTS:
-      raise ValueError(
-        f'--export_checkpoints={self.export_checkpoints} is not one of '
-        f'{", ".join(EXPORT_CHECKPOINTS)}.'
-      )
-    for name in ('exports_to_keep', 'neighbours'):
-      if getattr(self, name) < 0:
-        raise ValueError(
-          f'--{name}={getattr(self, name)} must not be negative.'
-        )
     if self.mode == 'embed' and not self.output:
-      raise ValueError(
-        '--mode=embed needs --output=FILE.npz or FILE.tfrecord, the file to '
-        'write.'
+      yield (
+        'mode',
+        'needs --output=FILE.npz or FILE.tfrecord, the file to write',
       )
     if self.images and self.mode != 'predict':
-      raise ValueError(
-        f'--images={",".join(self.images)} has no effect with '
-        f'--mode={self.mode}; pass --mode=predict.'
-      )
+      yield 'images', f'{mode}; pass --mode=predict'
     if self.mode == 'predict' and not self.images:
-      raise ValueError(
-        '--mode=predict needs images: --images=FILE,FOLDER,... or their names '
-        'after the flags.'
+      yield (
+        'mode',
+        'needs images: --images=FILE,FOLDER,... or their names after the flags',
       )
     if self.neighbours and not self.index:
-      raise ValueError(
-        f'--neighbours={self.neighbours} needs --index=FILE.npz, written by '
-        '--mode=embed.'
-      )
+      yield 'neighbours', 'needs --index=FILE.npz, written by --mode=embed'
     if self.index and not self.neighbours:
-      raise ValueError(
-        f'--index={self.index} has no effect without --neighbours=K.'
-      )
+      yield 'index', 'has no effect without --neighbours=K'
+    if self.use_tpu and self.needs_accelerator:
+      yield from self._conflicts_on_tpu()
 
-  def _check_devices(self):
-    if self.num_gpus < -1:
-      raise ValueError(
-        f'--num_gpus={self.num_gpus} must be 0 or more, or -1 for all.'
-      )
-    if not 1 <= self.num_replicas <= _MOST_REPLICAS:
-      raise ValueError(
-        f'--num_replicas={self.num_replicas} must be positive, at most '
-        f'{_MOST_REPLICAS}: each is a copy of the model on this CPU.'
-      )
-    if not self.use_tpu or not self.needs_accelerator:
-      return
+  def _conflicts_on_tpu(self):
     if not self.tpu_address:
-      raise ValueError(
-        '--use_tpu=True, the default, needs --tpu_name=NAME, the address '
+      yield (
+        'use_tpu',
+        'is the default and needs --tpu_name=NAME, the address '
         '--tpu_name=grpc://IP:8470, or --tpu_name=local on a TPU VM; to run on '
-        'GPUs or on CPU pass --use_tpu=False.'
+        'GPUs or on CPU pass --use_tpu=False',
       )
-    for flag, default in (('num_gpus', -1), ('num_replicas', 1)):
-      if getattr(self, flag) != default:
-        raise ValueError(
-          f'--{flag}={getattr(self, flag)} is not for TPUs; leave it out, or '
-          'pass --use_tpu=False.'
-        )
+    for name, default in (('num_gpus', -1), ('num_replicas', 1)):
+      if getattr(self, name) != default:
+        yield name, 'is not for TPUs; leave it out, or pass --use_tpu=False'
     if self.tpu_address == 'local':
       return
-    for flag, directory in (
+    for name, directory in (
       ('model_dir', self.model_dir),
       ('data_dir', self.data_dir or os.environ.get('TFDS_DATA_DIR', '')),
     ):
       if '://' not in directory or directory.startswith('file://'):
-        raise ValueError(
-          f'--{flag}={directory} is local, but the TPU {self.tpu_address} '
-          'reads and writes by itself; name a directory on gs://, or pass '
-          '--tpu_name=local on a TPU VM, or --use_tpu=False.'
+        yield (
+          name,
+          f'is local, but the TPU {self.tpu_address} reads and writes by '
+          'itself; name a directory on gs://, or pass --tpu_name=local on a '
+          'TPU VM, or --use_tpu=False',
         )
+
+
+# Every option with its default.
+FIELDS = tuple(fields.walk(RunOptions()))

@@ -327,12 +327,12 @@ def _eval_batches(dataset, params, dtype, batch_size):
 
 def _batched(examples, batch_size, dataset, params, dtype):
   """Returns batches of the model's inputs."""
-  options = params.input_data.preprocessing
+  settings = params.input_data.preprocessing
   finish = None
-  if not options.defer_augmentation:
+  if not settings.defer_augmentation:
     finish_views = functools.partial(
       preprocessing.finish_on_host,
-      params=options,
+      settings=settings,
       mean=dataset.info.mean,
       std=dataset.info.std,
       dtype=dtype,

@@ -5,7 +5,9 @@ import collections
 from absl import logging
 import tensorflow as tf
 
+from supcon.config import changes
 from supcon.config import hparams
+from supcon.config import reach
 from supcon.config import safe_text
 from supcon.data.sources import datasets
 from supcon.data.sources import orientation
@@ -49,8 +51,9 @@ def announce(run: run_state.Run) -> None:
   )
   for line in run.origins:
     logging.info('  %s', line)
-  uses = run.params.input_data.preprocessing.oddities()
-  odd = uses if options.mode == 'eval' else run.params.oddities()
+  odd = [*run.params.input_data.preprocessing.oddities()]
+  if options.mode != 'eval':
+    odd += reach.oddities(run.params)
   for line in (*run.warnings, *odd):
     logging.warning('WARNING: %s', line)
   if options.trains:
@@ -89,7 +92,7 @@ def _write_for_inspection(run):
     model_dirs.HPARAMS, lambda found: dict(found['hparams']), 'hyper-parameters'
   )
   if before:
-    _log_changes(before, run.params.to_json())
+    changes.warn(hparams.parse(before['compact']), run.params)
   _warn_of_other_classes(run)
   files = continuing.files(run, is_new=True)
   files[model_dirs.HPARAMS] = storage.to_json(run.announcement)
@@ -123,26 +126,10 @@ def _lines_of_changes(params):
   """Yields a line for each part of the hyper-parameters that has changed."""
   defaults = hparams.HParams()
   parts = collections.defaultdict(list)
-  for entry in hparams.fields():
+  for entry in hparams.FIELDS:
     if params.get(entry.path) != defaults.get(entry.path):
       part, _, name = entry.path.rpartition('.')
       value = params.get(entry.path)
       parts[part].append(f'{name}={getattr(value, "name", value)}')
   for part, changed in parts.items():
     yield f'{part or "run"}: {", ".join(changed)}'
-
-
-def _log_changes(before, after, path=''):
-  """Logs every hyper-parameter that differs from hparams.json."""
-  for name, value in after.items():
-    old = before.get(name)
-    if isinstance(value, dict) and isinstance(old, dict):
-      _log_changes(old, value, f'{path}{name}.')
-    elif old != value:
-      logging.warning(
-        'WARNING: %s%s is %s now; model_dir was begun with %s',
-        path,
-        name,
-        value,
-        old,
-      )

@@ -5,7 +5,6 @@ import dataclasses
 from absl import logging
 
 from supcon.config import changes
-from supcon.config import hparams
 from supcon.jobs import run_state
 from supcon.runs import model_dirs
 from supcon.runs import storage
@@ -56,12 +55,11 @@ def check_place(run: run_state.Run) -> None:
       return
     if not run.options.accept_new_plan:
       to = positions.moved_step(before, now, step)
-      raise hparams.ChangedError(
+      raise ValueError(
         f'{run.checkpoint} is at {positions.place(before, step)}, but '
-        'another plan was given (',
-        *positions.what_moves(before, now),
-        '): go on with the former one, or add --accept_new_plan to go on at '
-        f'{positions.place(now, to)}.',
+        f'another plan was given ({positions.what_moves(before, now)}): go '
+        'on with the former one, or add --accept_new_plan to go on at '
+        f'{positions.place(now, to)}.'
       )
   elif before or step > now.last_step:
     # A checkpoint of an older version, or of the published code, does not

@@ -424,14 +424,14 @@ ones lack it.
 
   def _hyper_parameters(self):
     rows = []
-    for entry in hparams.fields():
-      value = self.model.params.get(entry.path)
-      is_changed = value != entry.default
+    for field in hparams.FIELDS:
+      value = self.model.params.get(field.path)
+      is_changed = value != field.value
       rows.append(
         (
-          _code(entry.path),
+          _code(field.path),
           _code(_plain(value)),
-          _code(_plain(entry.default)),
+          _code(_plain(field.value)),
           'changed' if is_changed else '',
         )
       )

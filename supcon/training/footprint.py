@@ -23,7 +23,9 @@ from tensorflow.python.client import device_lib
 
 from supcon.compute import devices as devices_lib
 from supcon.config import enums
+from supcon.config import fields
 from supcon.config import hparams
+from supcon.config import reach
 from supcon.models import encoders
 from supcon.models import layers
 
@@ -48,6 +50,8 @@ _COPIES_BACKWARD = 2
 # `loss`.
 _LOSS_MATRICES = 6
 
+_IMAGE_SIZE = 'input_data.preprocessing.image_size'
+
 _SLOTS = {
   enums.Optimizer.RMSPROP: 2,
   enums.Optimizer.MOMENTUM: 1,
@@ -63,7 +67,7 @@ class Step(NamedTuple):
   """A step of training or evaluation on one replica.
 
   Attributes:
-    flag: The field that holds the batch size over all replicas.
+    path: The field that holds the batch size over all replicas.
     params: The hyper-parameters.
     num_classes: Number of classes of the data set.
     num_replicas: Number of replicas that share the batch.
@@ -72,7 +76,7 @@ class Step(NamedTuple):
     weights: Number of values kept for each weight.
   """
 
-  flag: str
+  path: str
   params: hparams.HParams
   num_classes: int
   num_replicas: int
@@ -82,7 +86,7 @@ class Step(NamedTuple):
 
   @property
   def batch_size(self) -> int:
-    return self.params.get(self.flag)
+    return self.params.get(self.path)
 
   @property
   def image_size(self) -> int:
@@ -142,15 +146,15 @@ def training_step(
 ) -> Step:
   """Returns a step of a stage."""
   preprocessing = params.input_data.preprocessing
-  reaches = params.architecture.reaches(stage)
+  reaches = reach.of(params.architecture, stage)
   is_kept = any(loss.reaches_encoder for loss in reaches)
-  flag = 'batch_size'
+  path = 'batch_size'
   if preprocessing.train_on_eval_views and not is_kept:
     # The embeddings may be computed once, in evaluation batches.
     if params.eval.batch_size < params.batch_size:
-      flag, num_replicas = 'eval.batch_size', 1
+      path, num_replicas = 'eval.batch_size', 1
   return Step(
-    flag,
+    path,
     params,
     num_classes,
     num_replicas,
@@ -337,51 +341,39 @@ def check(steps: Iterable[Step], room: Room, is_sure: bool = True) -> None:
       if not is_sure and not problem(step, room._replace(num_bytes=None)):
         logging.warning('WARNING: a step %s', found)
         continue
-      raise hparams.FieldsError(
-        hparams.Field(step.flag),
-        f'={step.batch_size} with ',
-        hparams.Field('input_data.preprocessing.image_size'),
-        f'={step.image_size} {found}; ',
-        *_remedy(step, room),
+      size = step.params.field(_IMAGE_SIZE)
+      raise fields.FieldError(
+        step.params, step.path, f'with {size} {found}; {_remedy(step, room)}'
       )
 
 
 def _remedy(step, room):
-  """Returns what would fit, as parts of a message."""
+  """Returns what would fit, as the end of a message."""
   least = step.num_replicas
   # Powers of two, times the replicas.
   size = least * 2 ** int(math.log2(max(step.batch_size // least, 1)))
   while size >= least:
-    if not problem(step.replace(step.flag, size), room, slack=1.0):
-      result = ['try ', hparams.Field(step.flag), f'={size}']
-      if step.image_size > 32:
-        image_size = hparams.Field('input_data.preprocessing.image_size')
-        result += [', or a smaller ', image_size]
-      return [*result, '.']
+    smaller = step.replace(step.path, size)
+    if not problem(smaller, room, slack=1.0):
+      or_images = ', or a smaller --image_size' if step.image_size > 32 else ''
+      return f'try {smaller.params.field(step.path)}{or_images}'
     size //= 2
-  smaller = step.replace(step.flag, least)
-  path = 'input_data.preprocessing.image_size'
+  smaller = step.replace(step.path, least)
   while smaller.image_size > 1 and problem(smaller, room, slack=1.0):
-    smaller = smaller.replace(path, smaller.image_size // 2)
-  result = ['no batch fits; try ', hparams.Field(path)]
-  result.append(f'={smaller.image_size}')
+    smaller = smaller.replace(_IMAGE_SIZE, smaller.image_size // 2)
+  stem = ''
   architecture = step.params.architecture
   if (
     architecture.first_conv_stride == 1 or not architecture.use_initial_max_pool
   ):
-    result += [
-      ', a stem for large images (',
-      hparams.Field('architecture.first_conv_stride'),
-      '=2 ',
-      hparams.Field('architecture.use_initial_max_pool'),
-      '=True)',
-    ]
-  return [
-    *result,
-    ' or a smaller ',
-    hparams.Field('architecture.encoder_depth'),
-    '.',
-  ]
+    stem = (
+      ', a stem for large images (--first_conv_stride=2 '
+      '--use_initial_max_pool=True)'
+    )
+  return (
+    f'no batch fits; try {smaller.params.field(_IMAGE_SIZE)}{stem} or a '
+    'smaller --resnet_depth'
+  )
 
 
 def _in_words(num_bytes):

@@ -45,7 +45,7 @@ class ProgressHook(tf1.train.SessionRunHook):
 
   def __init__(
     self,
-    run: stages.Plan,
+    plan: stages.Plan,
     stage: stages.Stage,
     step: tf.Tensor,
     scalars: dict[str, tf.Tensor],
@@ -54,13 +54,13 @@ class ProgressHook(tf1.train.SessionRunHook):
     """Makes the hook.
 
     Args:
-      run: The plan of all stages.
+      plan: The plan of all stages.
       stage: The stage that is trained.
       step: The global step before the update.
       scalars: The training summaries by tag.
       seconds: Minimum time between two lines, except for the last of a stage.
     """
-    self._run = run
+    self._plan = plan
     self._stage = stage
     self._fetches = {
       'step': step,
@@ -107,8 +107,8 @@ class ProgressHook(tf1.train.SessionRunHook):
     ]
     parts.append(f'weight decay {decay:.4f}')
     line = (
-      f'stage {self._stage.number}  step {done} of {self._run.total_steps}  '
-      f'epoch {done / self._run.steps_per_epoch:.1f}  loss '
+      f'stage {self._stage.number}  step {done} of {self._plan.total_steps}  '
+      f'epoch {done / self._plan.steps_per_epoch:.1f}  loss '
       f'{losses[objectives.TOTAL]:.4f} '
       f'({", ".join(parts)})  rate {rate:.4g}'
     )
@@ -121,7 +121,7 @@ class ProgressHook(tf1.train.SessionRunHook):
       self._stage.stop_step - done
     )
     return (
-      f'{line}  {per_second * self._run.batch_size:.0f} images/s  '
+      f'{line}  {per_second * self._plan.batch_size:.0f} images/s  '
       f'{timestamps.duration(left)} left in this stage'
     )
 

@@ -43,11 +43,11 @@ def top_k_accuracy(labels, logits, k):
   return tf.cast(tf.logical_and(rank < k, is_number), tf.float32)
 
 
-def training_scalars(run, step, model, logits, labels, losses, include_bias):
+def training_scalars(plan, step, model, logits, labels, losses, include_bias):
   """Returns {tag: float32 scalar} of a training step, before its update.
 
   Args:
-    run: stages.Plan.
+    plan: stages.Plan.
     step: int64 scalar, the global step before the update.
     model: contrastive.ContrastiveModel.
     logits: float32 [B, C] of this replica's samples.
@@ -59,7 +59,7 @@ def training_scalars(run, step, model, logits, labels, losses, include_bias):
     objectives.tag(name): losses[name]
     for name in (objectives.TOTAL, *objectives.TERMS)
   }
-  scalars['current_epoch'] = schedules.current_epoch(step, run.steps_per_epoch)
+  scalars['current_epoch'] = schedules.current_epoch(step, plan.steps_per_epoch)
   ranks = (1, 5)
   accuracies = replicas.mean(
     tf.stack([tf.reduce_mean(top_k_accuracy(labels, logits, k)) for k in ranks])
@@ -68,7 +68,7 @@ def training_scalars(run, step, model, logits, labels, losses, include_bias):
     scalars[f'top_{k}_accuracy'] = accuracy
   for name, norm in model.weight_norms(include_bias).items():
     scalars[f'weight_decay/{name}_weights'] = norm
-  for stage, rate in zip(run.stages, run.learning_rates(step)):
+  for stage, rate in zip(plan.stages, plan.learning_rates(step)):
     scalars[f'weight_decay/stage{stage.number}_weight_decay_loss'] = (
       objectives.weight_decay_loss(stage.params, model, include_bias)
     )

@@ -3,7 +3,7 @@
 A stage weighs the terms by its fields NAME_loss_weight, which also say which
 part of the model a term trains. All other code that handles losses (metrics,
 hooks, evaluation) iterates over the names. To add a term, add a row to TERMS
-and a field to hparams.Stage, with its flag and what may change of it.
+and a field to hparams.Stage, and say in changes.py that it may change.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import tensorflow as tf
 from supcon import losses
 from supcon.config import enums
 from supcon.config import hparams
+from supcon.config import reach
 from supcon.models import contrastive
 
 TOTAL = 'total'
@@ -90,9 +91,9 @@ def reached_variables(
 ) -> list[tf.Variable]:
   """Returns the variables that the gradient of a stage's loss reaches."""
   parts = set()
-  for reach in architecture.reaches(stage):
-    parts.add(reach.part)
-    if reach.reaches_encoder:
+  for reached in reach.of(architecture, stage):
+    parts.add(reached.part)
+    if reached.reaches_encoder:
       parts.add('encoder')
   return [
     variable

@@ -72,20 +72,18 @@ def is_moved(known: Counting, now: Counting, step: int) -> bool:
   )
 
 
-def what_moves(known: Counting, now: Counting) -> list[str]:
-  """Returns the differences, as parts of a ChangedError."""
-  parts = []
-  for name, old, new in (
-    ('training examples', known.num_examples, now.num_examples),
-    (hparams.Field('batch_size'), known.batch_size, now.batch_size),
-    *(
-      (hparams.Field(f'stage_{number}.epochs'), *epochs)
-      for number, epochs in enumerate(zip(known.epochs, now.epochs), start=1)
-    ),
-  ):
-    if old != new:
-      parts += [', ' if parts else '', name, f': {new} instead of {old}']
-  return parts
+def what_moves(known: Counting, now: Counting) -> str:
+  """Returns the differences in words."""
+  return ', '.join(
+    f'{name}: {new} instead of {old}'
+    for name, old, new in (
+      ('training examples', known.num_examples, now.num_examples),
+      ('--batch_size', known.batch_size, now.batch_size),
+      ('--stage_1_epochs', known.epochs[0], now.epochs[0]),
+      ('--stage_2_epochs', known.epochs[1], now.epochs[1]),
+    )
+    if old != new
+  )
 
 
 def moved_step(known: Counting, now: Counting, step: int) -> int:

@@ -113,7 +113,7 @@ class StatusHook(tf1.train.SessionRunHook):
   def __init__(
     self,
     writer: status.Writer,
-    run: stages.Plan,
+    plan: stages.Plan,
     stage: stages.Stage,
     logs: bool = False,
     clock: Callable[[], float] = time.monotonic,
@@ -122,13 +122,13 @@ class StatusHook(tf1.train.SessionRunHook):
 
     Args:
       writer: The writer, which determines how often to report.
-      run: The plan of all stages.
+      plan: The plan of all stages.
       stage: The stage that is trained.
       logs: Whether to log the progress, too; on TPU no other hook can.
       clock: Returns seconds since a fixed moment.
     """
     self._writer = writer
-    self._run = run
+    self._plan = plan
     self._stage = stage
     self._logs = logs
     self._speed = Speed(clock)
@@ -150,8 +150,8 @@ class StatusHook(tf1.train.SessionRunHook):
   def _tell(self, step):
     self._told = step
     speed = self._speed.at(step)
-    images = speed and round(speed * self._run.batch_size, 1)
-    left = speed and round((self._run.total_steps - step) / speed)
+    images = speed and round(speed * self._plan.batch_size, 1)
+    left = speed and round((self._plan.total_steps - step) / speed)
     if self._logs:
       speed_and_time = ''
       if speed:
@@ -161,14 +161,14 @@ class StatusHook(tf1.train.SessionRunHook):
         'stage %d  step %d of %d%s',
         self._stage.number,
         step,
-        self._run.total_steps,
+        self._plan.total_steps,
         speed_and_time,
       )
     self._writer.update(
       state=status.TRAINING,
       stage=self._stage.number,
       step=step,
-      total_steps=self._run.total_steps,
+      total_steps=self._plan.total_steps,
       images_per_second=images,
       seconds_left=left,
     )

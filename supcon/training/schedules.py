@@ -163,13 +163,12 @@ def learning_rate(step, stage: hparams.Stage, span: StageSpan, batch_size: int):
   warmup_steps = span.step_at(stage.warmup_epochs)
   decay_steps = span.step_at(stage.epochs - stage.warmup_epochs)
   if stage.warmup_epochs > 0 and decay_steps <= 0:
-    flag = f'--stage_{span.number}_'
     raise ValueError(
-      f'{flag}warmup_epochs={stage.warmup_epochs} takes {warmup_steps} steps '
-      f'({span.steps_per_epoch:g} per epoch) and leaves no whole step of the '
-      f'{span.stop_step - span.start_step} steps of {flag}epochs='
-      f'{stage.epochs}; shorten the warm-up (0 for none) or lengthen the '
-      'stage.'
+      f'--stage_{span.number}_warmup_epochs={stage.warmup_epochs} takes '
+      f'{warmup_steps} steps ({span.steps_per_epoch:g} per epoch) and leaves '
+      f'no whole step of the {span.stop_step - span.start_step} steps of '
+      f'--stage_{span.number}_epochs={stage.epochs}; shorten the warm-up (0 '
+      'for none) or lengthen the stage.'
     )
   if stage.learning_rate_decay not in _DECAYS:
     raise ValueError(

@@ -188,7 +188,7 @@ class _Part(NamedTuple):
 
 def assignment_map(
   model: contrastive.ContrastiveModel,
-  params: hparams.WarmStart,
+  chosen: hparams.WarmStart,
   checkpoint: str,
 ) -> dict[str, tf.Variable]:
   """Returns {key in the reference: variable that starts from it}.
@@ -199,15 +199,15 @@ def assignment_map(
 
   Raises:
     ValueError: If the checkpoint cannot be read, has another architecture, or
-      lacks variables and `params` does not ignore that.
+      lacks variables and `chosen` does not ignore that.
   """
   held = _index(model, checkpoint)
-  parts = [part for part in _parts(model, params) if part.is_wanted]
+  parts = [part for part in _parts(model, chosen) if part.is_wanted]
   wanted = [v for part in parts for v in part.module.variables]
   found = checkpoints.compare(
     wanted, [part.module.name for part in parts], held
   )
-  if params.ignore_missing_checkpoint_vars:
+  if chosen.ignore_missing_checkpoint_vars:
     missing = set(found.missing)
     wanted = [v for v in wanted if v.op.name not in missing]
     found = found._replace(missing=[])
@@ -222,20 +222,20 @@ def assignment_map(
 
 def describe(
   model: contrastive.ContrastiveModel,
-  params: hparams.WarmStart,
+  chosen: hparams.WarmStart,
   checkpoint: str,
 ) -> list[str]:
   """Returns a line for each part of the model about its source.
 
   Args:
     model: The model.
-    params: The options that `assignment_map` has accepted.
+    chosen: The flags that `assignment_map` has accepted.
     checkpoint: Checkpoint prefix.
   """
   held = _index(model, checkpoint)
   below = f' (names under {held.prefix})' if held.prefix else ''
   lines = []
-  for part in _parts(model, params):
+  for part in _parts(model, chosen):
     variables = part.module.variables if part.is_wanted else []
     taken = [v for v in variables if v.op.name in held.entries]
     missing = [v.op.name for v in variables if v.op.name not in held.entries]
@@ -255,25 +255,25 @@ def describe(
   return lines
 
 
-def _parts(model, params):
+def _parts(model, chosen):
   return (
     _Part(
       model.encoder,
       'encoder',
       '--warm_start_encoder',
-      params.warm_start_encoder,
+      chosen.warm_start_encoder,
     ),
     _Part(
       model.projection_head,
       'projection head',
       '--warm_start_projection_head',
-      params.warm_start_projection_head,
+      chosen.warm_start_projection_head,
     ),
     _Part(
       model.classification_head,
       'classifier',
       '--warm_start_classifier',
-      params.warm_start_classifier,
+      chosen.warm_start_classifier,
     ),
   )
 

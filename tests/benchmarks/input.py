@@ -164,7 +164,7 @@ def our_batches(encoded, kind, side, batch_size, **fields):
   examples = examples.map(views, num_parallel_calls=tf.data.AUTOTUNE)
   finish = functools.partial(
     preprocessing.finish_on_host,
-    params=params,
+    settings=params,
     mean=mean,
     std=std,
     dtype=tf.float32,

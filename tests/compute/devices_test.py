@@ -342,7 +342,7 @@ class TestTpu:
       {'tpu_name': 't'},
       ['--model_dir=m is local', 'gs://', '--tpu_name=local'],
     ),
-    ({'tpu_name': 't', 'model_dir': 'gs://m'}, ['--data_dir= is local']),
+    ({'tpu_name': 't', 'model_dir': 'gs://m'}, ['--data_dir is local']),
     (
       {'tpu_name': 't', 'model_dir': 'gs://m', 'data_dir': 'file:///d'},
       ['--data_dir=file:///d is local'],
@@ -354,7 +354,7 @@ class TestTpu:
     ({'use_tpu': False, 'num_replicas': 0}, ['--num_replicas=0']),
     (
       {'use_tpu': False, 'keep_checkpoint_interval_secs': math.nan},
-      ['--keep_checkpoint_interval_secs=nan', 'positive'],
+      ['--keep_checkpoint_interval_secs=nan', 'finite'],
     ),
     ({'use_tpu': False, 'num_replicas': 1025}, ['--num_replicas=1025', '1024']),
   ],

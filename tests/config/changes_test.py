@@ -2,14 +2,14 @@
 
 import pytest
 
-import hparams_flags
 from supcon.config import changes
 from supcon.config import enums
+from supcon.config import fields
 from supcon.config import hparams
 from supcon.config import run_options
 from tests import command
 
-_PATHS = [entry.path for entry in hparams.fields()]
+_PATHS = [entry.path for entry in hparams.FIELDS]
 
 
 def _other(value):
@@ -49,19 +49,14 @@ def test_a_change_is_refused_or_said(path, warnings):
   now = known.replace(path, _other(known.get(path)))
   may = changes.rule_of(path).may
   if may == changes.May.NOT_CHANGE:
-    with pytest.raises(hparams.ChangedError, match='DIR/model.ckpt-7') as error:
+    with pytest.raises(fields.FieldError, match='DIR/model.ckpt-7') as error:
       changes.check(known, now, 'DIR/model.ckpt-7')
-    flag = next(
-      flag
-      for flag, (paths, _) in hparams_flags.hparams_flags().items()
-      if path in paths
-    )
-    assert hparams_flags.explain(error.value).startswith(f'--{flag} is ')
+    assert str(error.value).startswith(f'{now.field(path)} does not fit')
     assert warnings == []
   else:
     changes.check(known, now, 'DIR/model.ckpt-7')
     (line,) = warnings
-    assert line.startswith(f'WARNING: {path} is ')
+    assert line.startswith(f'WARNING: {now.field(path)} now; ')
 
 
 @pytest.mark.parametrize(
@@ -128,15 +123,14 @@ def test_who_uses_a_model_chooses_the_images_and_nothing_of_the_model(warnings):
   ).replace('eval.batch_size', 7)
   changes.warn_of_use(trained, wished)
   assert warnings == [
-    'WARNING: architecture.first_conv_stride=1 has no effect: nothing is '
-    'trained, and the run has 2',
-    'WARNING: loss.contrastive.temperature=0.5 has no effect: nothing is '
-    'trained, and the run has 0.07',
-    'WARNING: stage_1.epochs=3 has no effect: nothing is trained, and the run '
-    'has 700',
-    'WARNING: input_data.preprocessing.image_size is 32 here; what was trained '
-    'has 224',
-    'WARNING: seed=7 has no effect: nothing is trained, and the run has 0',
+    'WARNING: --first_conv_stride=1 has no effect: nothing is trained, and the '
+    'run has 2',
+    'WARNING: --temperature=0.5 has no effect: nothing is trained, and the run '
+    'has 0.07',
+    'WARNING: --stage_1_epochs=3 has no effect: nothing is trained, and the '
+    'run has 700',
+    'WARNING: --image_size=32, but the model was trained with 224',
+    'WARNING: --seed=7 has no effect: nothing is trained, and the run has 0',
   ]
 
 
@@ -179,11 +173,11 @@ def test_flags_that_would_have_no_effect(mode, option):
 
 def test_the_guide_has_the_table():
   readme = (command.ROOT / 'supcon' / 'runs' / 'README.md').read_text()
-  assert hparams_flags.table_of_changes() in readme
+  assert changes.table() in readme
 
 
 def test_flags_of_the_table():
-  table = hparams_flags.table_of_changes()
+  table = changes.table()
   for flag in ('resnet_depth', 'image_size', 'stage_N_epochs', 'temperature'):
     assert f'`--{flag}`' in table
   # Of one flag for two fields there is only one.

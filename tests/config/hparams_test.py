@@ -10,12 +10,12 @@ from tests import golden
 
 # The published abbreviated paths that have another name or place in ours.
 _GOLDEN = golden.json('hparams_serialization.json')
-_FIELDS = {entry.short_name: entry for entry in hparams.fields()}
+_FIELDS = {entry.short_name: entry for entry in hparams.FIELDS}
 
 
 def test_fields_are_the_published_ones_in_order():
   published = [
-    entry.short_name for entry in hparams.fields() if entry.published
+    entry.short_name for entry in hparams.FIELDS if entry.spec['published']
   ]
   assert published == [field['abbreviation'] for field in _GOLDEN['fields']]
 
@@ -52,8 +52,8 @@ def test_strings_are_read_as_published(example):
     if name in named:
       assert params.get(entry.path) == expected.get(entry.path), name
     else:
-      assert params.get(entry.path) == entry.default
-      if entry.published:
+      assert params.get(entry.path) == entry.value
+      if entry.spec['published']:
         assert expected.get(entry.path) == published_defaults.get(entry.path)
 
 
@@ -111,7 +111,7 @@ def test_json_holds_every_field():
       return sum(leaves(child) for child in node.values())
     return 1
 
-  assert leaves(hparams.HParams().to_json()) == len(hparams.fields())
+  assert leaves(hparams.HParams().to_json()) == len(hparams.FIELDS)
 
 
 def test_frozen():
@@ -134,13 +134,12 @@ _DEFAULT = hparams.HParams()
     ('stage_2.warmup_epochs', 200.0, '--stage_2_warmup_epochs=200'),
     ('stage_1.warmup_epochs', 701.0, 'shorter than the stage'),
     ('stage_1.warmup_epochs', -1.0, '--stage_1_warmup_epochs'),
-    ('stage_1.contrastive_loss_weight', 0.0, 'stage 1 has no loss'),
+    ('stage_1.contrastive_loss_weight', 0.0, 'leave the stage without a loss'),
     ('stage_1.decay_boundary_epochs', (3, 2), 'must increase'),
     ('stage_1.decay_rate', 0.0, '--stage_1_decay_rate'),
     ('stage_1.epochs_per_decay', 0.0, '--stage_1_epochs_per_decay'),
     ('stage_1.weight_decay', -1.0, '--stage_1_weight_decay'),
     ('loss.contrastive.temperature', 0.0, '--temperature=0.0'),
-    ('loss.contrastive.temperature', float('nan'), 'temperature=nan'),
     ('loss.contrastive.positives_cap', 3, 'multiple of the 2 views'),
     ('loss.contrastive.positives_cap', 9998, '--positives_cap=9998'),
     ('loss.cross_entropy.label_smoothing', 1.0, '--label_smoothing=1.0'),
@@ -154,8 +153,6 @@ _DEFAULT = hparams.HParams()
     ('input_data.preprocessing.crop_area_range', (0.5,), 'two fractions'),
     ('input_data.preprocessing.crop_area_range', (0.0, 1.0), 'fractions'),
     ('input_data.preprocessing.crop_padding', -1, '--crop_padding=-1'),
-    ('input_data.preprocessing.augmentation_magnitude', float('nan'), 'number'),
-    ('input_data.preprocessing.augmentation_magnitude', float('inf'), 'number'),
     ('input_data.preprocessing.blur_probability', 2.0, 'probability'),
     ('input_data.preprocessing.warp_probability', -0.1, 'probability'),
     ('input_data.preprocessing.num_views', 0, '--num_views=0'),
@@ -174,7 +171,9 @@ def test_colors_are_not_measured_for_nothing():
   params = _DEFAULT.replace('input_data.preprocessing.measure_whitening', True)
   params.check()
   params = params.replace('input_data.preprocessing.apply_whitening', False)
-  with pytest.raises(ValueError, match='--measure_whitening=True has no'):
+  with pytest.raises(
+    ValueError, match='--measure_whitening=True and --apply_whit'
+  ):
     params.check()
 
 
@@ -209,105 +208,6 @@ def test_all_views_of_a_batch_may_be_positives():
     params.replace('loss.contrastive.positives_cap', 10).check()
 
 
-# --- What the losses reach ----------------------------------------------------
-
-_STOP_CLASSIFIER = 'architecture.stop_gradient_before_classification_head'
-_STOP_PROJECTION = 'architecture.stop_gradient_before_projection_head'
-
-
-def _with(*stages, **more):
-  """Returns HParams with (contrastive, cross-entropy) weights; None skips."""
-  params = _DEFAULT
-  for number, weights in enumerate(stages, start=1):
-    if weights is None:
-      params = params.replace(f'stage_{number}.epochs', 0)
-      continue
-    for name, weight in zip(('contrastive', 'cross_entropy'), weights):
-      params = params.replace(f'stage_{number}.{name}_loss_weight', weight)
-  for path, value in more.items():
-    path = {'classifier': _STOP_CLASSIFIER, 'projection': _STOP_PROJECTION}.get(
-      path, path.replace('__', '.')
-    )
-    params = params.replace(path, value)
-  params.check()
-  return params
-
-
-@pytest.mark.parametrize(
-  'params, words',
-  [
-    # Cross-entropy alone, on an encoder at random that no gradient reaches.
-    (
-      _with((0, 1), None),
-      [
-        'stage 1',
-        '--stop_gradient_before_classification_head=True keeps the '
-        'cross-entropy loss out',
-        'Pass --stop_gradient_before_classification_head=False',
-        '--warm_start_encoder',
-      ],
-    ),
-    # A second stage would not make up for it.
-    (_with((0, 1), (1, 1)), ['stage 1']),
-    (
-      _with((1, 0), (0, 1), projection=True),
-      ['stage 1', 'Pass --stop_gradient_before_projection_head=False'],
-    ),
-    # Neither of two losses.
-    (
-      _with((1, 1), None, projection=True),
-      ['_projection_head=False or --stop_gradient_before_classification_head='],
-    ),
-    # Without a stage 1.
-    (_with(None, (0, 1)), ['stage 2']),
-  ],
-)
-def test_an_encoder_that_nothing_trains_is_refused(params, words):
-  with pytest.raises(ValueError) as error:
-    params.check_reach()
-  for word in words:
-    assert word in str(error.value)
-  assert '\n' not in str(error.value)
-
-
-@pytest.mark.parametrize(
-  'params',
-  [
-    _DEFAULT,
-    _with((1, 0), (0, 1)),
-    _with((0, 1), None, classifier=False),
-    _with((1, 1), None, projection=True, classifier=False),
-    _with((1, 1), None),
-    # The encoder is another model's.
-    _with((0, 1), None, warm_start__warm_start_encoder=True),
-    _with((1, 0), None, projection=True, warm_start__warm_start_encoder=True),
-    # Skipped are stages without epochs, whatever their losses.
-    _with(None, (0, 1), classifier=False),
-  ],
-)
-def test_an_encoder_that_something_trains_is_not(params):
-  params.check_reach()
-
-
-def test_a_loss_that_trains_its_head_alone_is_told():
-  (line,) = _with((1, 1), (0, 1)).oddities()
-  assert line.startswith('stage 1: the cross-entropy loss trains the classif')
-  assert 'pass --stop_gradient_before_classification_head=False' in line
-  (line,) = _with((1, 1), None, projection=True, classifier=False).oddities()
-  assert line.startswith('stage 1: the contrastive loss trains the projection')
-  assert not list(_with((1, 1), None, classifier=False).oddities())
-  assert not list(_DEFAULT.oddities())
-
-
-def test_weights_that_only_decay_are_told():
-  params = _with((1, 0), (0, 1), stage_2__weight_decay=1e-4)
-  (line,) = params.oddities()
-  assert line.startswith('stage 2: no loss reaches the encoder, but its weight')
-  assert '--stage_2_use_encoder_weight_decay=False' in line
-  params = params.replace('stage_2.use_encoder_weight_decay', False)
-  assert not list(params.oddities())
-
-
 @pytest.mark.parametrize(
   'side, padding, method, is_told',
   [
@@ -320,12 +220,12 @@ def test_weights_that_only_decay_are_told():
   ],
 )
 def test_a_padding_that_leaves_little_is_told(side, padding, method, is_told):
-  params = _with(
-    input_data__preprocessing__image_size=side,
-    input_data__preprocessing__crop_padding=padding,
-    input_data__preprocessing__eval_crop_method=enums.EvalCropMethod[method],
+  preprocessing = hparams.Preprocessing(
+    image_size=side,
+    crop_padding=padding,
+    eval_crop_method=enums.EvalCropMethod[method],
   )
-  lines = list(params.oddities())
+  lines = list(preprocessing.oddities())
   assert len(lines) == is_told
   for line in lines:
     assert f'--crop_padding={padding} is large against --image_size=16' in line

@@ -224,7 +224,7 @@ def test_without_facts_it_says_so():
 def test_every_hyper_parameter_and_which_were_changed():
   rows = _rows(_CARD.text(None, None), 'Hyper-parameter')
   assert [row[0] for row in rows] == [
-    f'`{entry.path}`' for entry in hparams.fields()
+    f'`{entry.path}`' for entry in hparams.FIELDS
   ]
   changed = {
     path: (value, default) for path, value, default, mark in rows if mark

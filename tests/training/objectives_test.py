@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from supcon.config import enums
+from supcon.config import fields
 from supcon.config import hparams
 from supcon.training import hooks
 from supcon.training import objectives
@@ -149,9 +150,7 @@ def test_a_loss_of_weight_0_reaches_neither_total_nor_gradient(broken):
 
 @dataclasses.dataclass(frozen=True)
 class _Stage(hparams.Stage):
-  embedding_norm_loss_weight: float = dataclasses.field(
-    default=0.5, metadata={'part': 'encoder'}
-  )
+  embedding_norm_loss_weight: float = fields.define(0.5, part='encoder')
 
 
 def _embedding_norm(params, outputs, labels, is_valid):

@@ -103,8 +103,8 @@ def test_stage_and_epoch_stay(now, step, expected):
 def test_in_words():
   assert positions.place(_PLAN, 6) == 'step 6 of 9, epoch 2.00 of 2 of stage 1'
   assert positions.place(_PLAN, 8) == 'step 8 of 9, epoch 0.67 of 1 of stage 2'
-  parts = positions.what_moves(_PLAN, positions.Counting(30, 32, (2, 3)))
-  assert ''.join(parts) == (
-    'training examples: 30 instead of 48, batch_size: 32 instead of 16, '
-    'stage_2.epochs: 3 instead of 1'
+  now = positions.Counting(30, 32, (2, 3))
+  assert positions.what_moves(_PLAN, now) == (
+    'training examples: 30 instead of 48, --batch_size: 32 instead of 16, '
+    '--stage_2_epochs: 3 instead of 1'
   )

@@ -320,7 +320,8 @@ def _prepared_dir(info, data_dir):
   directory = prepared.find(name, config, info.version, data_dir)
   if not directory and info.prepare:
     # TFDS finds files that it writes by a pattern, but reads any path.
-    path_names.check_no_pattern('data_dir', data_dir)
+    if fault := path_names.pattern_fault(data_dir):
+      raise ValueError(f'--data_dir={data_dir} {fault}.')
     try:
       info.prepare(data_dir)
     except (OSError, tf.errors.OpError) as error:

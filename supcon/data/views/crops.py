@@ -86,11 +86,11 @@ EVAL_CROPS = {
 }
 
 
-def check_image_size(params, image_shape, look=lambda: ()):
+def check_image_size(settings, image_shape, look=lambda: ()):
   """Checks that evaluation images can have the requested size.
 
   Args:
-    params: hparams.Preprocessing.
+    settings: hparams.Preprocessing.
     image_shape: The data set's (height, width, ...); None in it, or None, if
       images may differ in size.
     look: Called in that case; returns (height, width) of some images, if it
@@ -99,7 +99,7 @@ def check_image_size(params, image_shape, look=lambda: ()):
   Raises:
     ValueError: If images are to be used without resizing and have another size.
   """
-  if params.eval_crop_method != enums.EvalCropMethod.IDENTITY:
+  if settings.eval_crop_method != enums.EvalCropMethod.IDENTITY:
     return
   others = ', '.join(
     method.name
@@ -113,9 +113,9 @@ def check_image_size(params, image_shape, look=lambda: ()):
       f'{_of_sizes(look())}; use one of {others}. CROP_THEN_RESIZE with '
       '--crop_padding=0 changes nothing of images of --image_size.'
     )
-  if (height, width) != (params.image_size, params.image_size):
+  if (height, width) != (settings.image_size, settings.image_size):
     raise ValueError(
-      f'--image_size={params.image_size} with --eval_crop_method=IDENTITY '
+      f'--image_size={settings.image_size} with --eval_crop_method=IDENTITY '
       f'takes images as they are, but those of this data set are {height}x'
       f'{width}; set that size or use one of {others}.'
     )
@@ -139,10 +139,10 @@ def _of_sizes(sizes):
   )
 
 
-def needs_whole(params):
+def needs_whole(settings):
   """Whether an evaluation view needs the whole image.
 
   The view must not depend on the number of views that follow, so a window of
   its own is always decoded separately.
   """
-  return EVAL_CROPS[params.eval_crop_method].window in (_whole, _middle)
+  return EVAL_CROPS[settings.eval_crop_method].window in (_whole, _middle)

@@ -33,23 +33,23 @@ _STACKED_RANDAUGMENT_MAGNITUDE = 10
 # ------------------------------------------------------------ augmentations
 
 
-def _auto_augment(image, seed, params, policy):
+def _auto_augment(image, seed, settings, policy):
   """Applies a policy of AutoAugment, which has its own magnitudes."""
-  del params
+  del settings
   return policies.auto_augment(image, seed, policy)
 
 
-def _rand_augment(image, seed, params, policy):
+def _rand_augment(image, seed, settings, policy):
   """Applies RandAugment with the magnitude of the flag."""
   del policy
   return policies.rand_augment(
-    image, seed, _RANDAUGMENT_LAYERS, params.augmentation_magnitude
+    image, seed, _RANDAUGMENT_LAYERS, settings.augmentation_magnitude
   )
 
 
-def _stacked_rand_augment(image, seed, params, policy):
+def _stacked_rand_augment(image, seed, settings, policy):
   """Applies RandAugment as published; the flag's magnitude is the jitter's."""
-  del params, policy
+  del settings, policy
   return policies.rand_augment(
     image, seed, _RANDAUGMENT_LAYERS, _STACKED_RANDAUGMENT_MAGNITUDE
   )
@@ -81,10 +81,10 @@ _AUGMENTATIONS = {
 }
 
 
-def _augmentation(params):
-  if params.augmentation_magnitude <= 0:
+def _augmentation(settings):
+  if settings.augmentation_magnitude <= 0:
     return _AUGMENTATIONS[enums.AugmentationType.IDENTITY]
-  return _AUGMENTATIONS[params.augmentation_type]
+  return _AUGMENTATIONS[settings.augmentation_type]
 
 
 # ------------------------------------------------------------------- chance
@@ -128,13 +128,13 @@ def _chance(seed, num_views):
   )
 
 
-def _changes(chance, is_augmented, params):
+def _changes(chance, is_augmented, settings):
   """Draws the changes of SimCLR for V views; none if not augmented.
 
   Args:
     chance: _Chance.
     is_augmented: V booleans.
-    params: hparams.Preprocessing.
+    settings: hparams.Preprocessing.
 
   Returns:
     The changes of color, see `train_views`, and float32 [V], the sigmas.
@@ -143,8 +143,8 @@ def _changes(chance, is_augmented, params):
   jitter = colors.random_jitter(
     chance.jitter,
     _JITTER_PROBABILITY * is_augmented,
-    params.augmentation_magnitude,
-    params.use_pytorch_color_jitter,
+    settings.augmentation_magnitude,
+    settings.use_pytorch_color_jitter,
   )
   colors_left = {
     'jitter_values': jitter.values,
@@ -152,7 +152,7 @@ def _changes(chance, is_augmented, params):
     'is_gray': chance.grayscale < _GRAYSCALE_PROBABILITY * is_augmented,
   }
   sigmas = image_ops.random_blur_sigma(
-    chance.blur, params.blur_probability * is_augmented
+    chance.blur, settings.blur_probability * is_augmented
   )
   return colors_left, sigmas
 
@@ -180,25 +180,25 @@ class _View(NamedTuple):
   is_augmented: bool
 
 
-def _training_view(chance, index, params, flips):
+def _training_view(chance, index, settings, flips):
   def window(shape):
     return image_ops.random_crop_window(
-      shape, params.crop_area_range, chance.window_seeds[index]
+      shape, settings.crop_area_range, chance.window_seeds[index]
     )
 
   def finish(image):
-    size = [params.image_size, params.image_size]
+    size = [settings.image_size, settings.image_size]
     image = image_ops.interpolate(image, size)
-    if not (flips and params.random_flip):
+    if not (flips and settings.random_flip):
       return image
     return _maybe(image_ops.flip, _FLIP_PROBABILITY, chance.flip[index], image)
 
   return _View(window, finish, True)
 
 
-def _evaluation_view(params):
-  method = crops.EVAL_CROPS[params.eval_crop_method]
-  side, padding = params.image_size, params.crop_padding
+def _evaluation_view(settings):
+  method = crops.EVAL_CROPS[settings.eval_crop_method]
+  side, padding = settings.image_size, settings.crop_padding
 
   def finish(image):
     image = method.finish(image, side, padding)
@@ -212,7 +212,7 @@ def _evaluation_view(params):
 # ---------------------------------------------------- all views of an example
 
 
-def train_views(encoded, seed, params, flips, policy):
+def train_views(encoded, seed, settings, flips, policy):
   """Makes the training views of one example.
 
   Args:
@@ -220,7 +220,7 @@ def train_views(encoded, seed, params, flips, policy):
       [height, width, 3].
     seed: int32 or int64 [2], the example's own. View v depends only on the
       image, the seed and v.
-    params: hparams.Preprocessing.
+    settings: hparams.Preprocessing.
     flips: Whether a mirrored image keeps its label.
     policy: policies.Policy, the policy of AUTOAUGMENT.
 
@@ -234,20 +234,20 @@ def train_views(encoded, seed, params, flips, policy):
       jitter_order: int32 [V, 4], see colors.Jitter.
       is_gray: bool [V].
   """
-  chance = _chance(seed, params.num_views)
-  if params.train_on_eval_views:
-    views = [_evaluation_view(params)] * params.num_views
-    decode_whole = crops.needs_whole(params)
+  chance = _chance(seed, settings.num_views)
+  if settings.train_on_eval_views:
+    views = [_evaluation_view(settings)] * settings.num_views
+    decode_whole = crops.needs_whole(settings)
   else:
     views = [
-      _training_view(chance, index, params, flips)
-      for index in range(params.num_views)
+      _training_view(chance, index, settings, flips)
+      for index in range(settings.num_views)
     ]
     decode_whole = len(views) > 1  # A single view needs only a part of a JPEG.
-  return _make(encoded, views, chance, decode_whole, params, policy)
+  return _make(encoded, views, chance, decode_whole, settings, policy)
 
 
-def eval_views(encoded, seed, params, flips, policy):
+def eval_views(encoded, seed, settings, flips, policy):
   """Makes the evaluation view of one example, then training views.
 
   View 0 is the evaluation crop, without randomness and without blur. Further
@@ -257,23 +257,23 @@ def eval_views(encoded, seed, params, flips, policy):
   Args:
     encoded: See `train_views`.
     seed: See `train_views`.
-    params: See `train_views`.
+    settings: See `train_views`.
     flips: See `train_views`.
     policy: See `train_views`.
 
   Returns:
     See `train_views`.
   """
-  chance = _chance(seed, params.num_views)
-  views = [_evaluation_view(params)] + [
-    _training_view(chance, index, params, flips)
-    for index in range(1, params.num_views)
+  chance = _chance(seed, settings.num_views)
+  views = [_evaluation_view(settings)] + [
+    _training_view(chance, index, settings, flips)
+    for index in range(1, settings.num_views)
   ]
-  decode_whole = crops.needs_whole(params)
-  return _make(encoded, views, chance, decode_whole, params, policy)
+  decode_whole = crops.needs_whole(settings)
+  return _make(encoded, views, chance, decode_whole, settings, policy)
 
 
-def _make(encoded, views, chance, decode_whole, params, policy):
+def _make(encoded, views, chance, decode_whole, settings, policy):
   """Makes the views as far as each image needs a program of its own."""
   crops = image_ops.decode_crops(
     encoded,
@@ -281,18 +281,18 @@ def _make(encoded, views, chance, decode_whole, params, policy):
     decode_whole,
   )
   images = [view.finish(crop) for view, crop in zip(views, crops)]
-  augmentation = _augmentation(params)
+  augmentation = _augmentation(settings)
   is_augmented = [view.is_augmented for view in views]
   # Changes of color are left for later, except those that have to come first.
   left, sigmas = {}, tf.zeros([len(views)])
   if augmentation.is_simclr:
-    left, sigmas = _changes(chance, is_augmented, params)
+    left, sigmas = _changes(chance, is_augmented, settings)
 
   def change_colors(images, names):
     changes = {name: left.pop(name) for name in names if name in left}
     if not changes:
       return [tf.cast(image, tf.uint8) for image in images]
-    return _compiled(_change_colors, params)(images, changes, params)
+    return _compiled(_change_colors, settings)(images, changes, settings)
 
   def change_each(function, images, *seeds_or_draws):
     return [
@@ -302,15 +302,15 @@ def _make(encoded, views, chance, decode_whole, params, policy):
 
   if augmentation.policy:
     images = change_each(
-      lambda image, seed: augmentation.policy(image, seed, params, policy),
+      lambda image, seed: augmentation.policy(image, seed, settings, policy),
       change_colors(images, ('jitter_values', 'jitter_order')),
       tf.unstack(chance.policy_seeds),
     )
-  if augmentation.is_simclr and params.warp_probability > 0:
+  if augmentation.is_simclr and settings.warp_probability > 0:
     images = change_each(
       lambda image, seed, draw: _maybe(
         functools.partial(image_ops.random_warp, seed=seed),
-        params.warp_probability,
+        settings.warp_probability,
         draw,
         image,
       ),
@@ -325,13 +325,13 @@ def _make(encoded, views, chance, decode_whole, params, policy):
 # ---------------------------------------------------------------- finishing
 
 
-def finish_on_host(features, params, mean, std, dtype):
+def finish_on_host(features, settings, mean, std, dtype):
   """Finishes views in the input pipeline, one after the other.
 
   Args:
     features: The features of `train_views` or `eval_views`, each with a leading
       dimension B; other features are passed on. B is static.
-    params: hparams.Preprocessing.
+    settings: hparams.Preprocessing.
     mean: The mean color to whiten by, on the scale [-1, 1], three Python
       floats; None not to whiten.
     std: Its standard deviation, in the same form.
@@ -356,7 +356,7 @@ def finish_on_host(features, params, mean, std, dtype):
     # The order of the loops makes it fast: all arithmetic runs along planes,
     # and TensorFlow's own transposition follows.
     def planes_of(view):
-      planes = _changed_planes(view['images'], view, params)
+      planes = _changed_planes(view['images'], view, settings)
       levels = colors.to_levels(planes)
       if not is_exact:
         return levels
@@ -368,15 +368,15 @@ def finish_on_host(features, params, mean, std, dtype):
     )
     planes = _compiled(
       lambda views: tf.map_fn(planes_of, views, fn_output_signature=signature),
-      params,
+      settings,
     )(views)
     images = colors.interleave(planes, [height, width])
   elif is_exact:
-    images = _compiled(to_model_input, params)(images)
+    images = _compiled(to_model_input, settings)(images)
   if not is_exact:
     images = to_model_input(images)
   sigmas = views['blur_sigmas']
-  if not params.defer_blurring:
+  if not settings.defer_blurring:
     # After whitening, as in the model. The order matters only at the border,
     # beyond which blurred images are 0: mid-grey before whitening, the mean
     # color after it. So deferring the blur changes only the place of the
@@ -398,13 +398,13 @@ def finish_on_host(features, params, mean, std, dtype):
   }
 
 
-def finish(features, params, mean, std, dtype):
+def finish(features, settings, mean, std, dtype):
   """Finishes views in the model, all at once.
 
   Args:
     features: The features of `finish_on_host`; or with --defer_augmentation,
       its arguments. B need not be static.
-    params: See `finish_on_host`.
+    settings: See `finish_on_host`.
     mean: See `finish_on_host`.
     std: See `finish_on_host`.
     dtype: See `finish_on_host`.
@@ -414,22 +414,22 @@ def finish(features, params, mean, std, dtype):
   """
   views, _ = _views_as_examples(features)
   images = views['images']
-  if params.defer_augmentation:
+  if settings.defer_augmentation:
     if 'is_gray' in views:
-      images = _change_colors_at_once(views, params)
+      images = _change_colors_at_once(views, settings)
     images = _to_model_input(images, mean, std, dtype)
-  if defers_blurring(params):
+  if defers_blurring(settings):
     images = image_ops.gaussian_blur(images, views['blur_sigmas'])
   images = tf.cast(images, dtype)  # Off TPU, they come in float32.
   return tf.reshape(images, [-1, *features['images'].shape[1:]])
 
 
-def defers_blurring(params):
+def defers_blurring(settings):
   """Whether the model has to blur; otherwise every sigma is 0."""
   return (
-    (params.defer_blurring or params.defer_augmentation)
-    and params.blur_probability > 0
-    and _augmentation(params).is_simclr
+    (settings.defer_blurring or settings.defer_augmentation)
+    and settings.blur_probability > 0
+    and _augmentation(settings).is_simclr
   )
 
 
@@ -453,57 +453,57 @@ def _views_as_examples(features):
   return views, others
 
 
-def _compiled(function, params):
+def _compiled(function, settings):
   """Returns `function`, compiled by XLA if the flags say so."""
-  if not params.compile_augmentation:
+  if not settings.compile_augmentation:
     return function
   return tf.function(function, jit_compile=True, autograph=False)
 
 
-def _change_colors(images, changes, params):
+def _change_colors(images, changes, settings):
   """Applies `_change_color` to a list of V images, by changes [V, ...]."""
   return [
     _change_color(
-      image, {name: change[view] for name, change in changes.items()}, params
+      image, {name: change[view] for name, change in changes.items()}, settings
     )
     for view, image in enumerate(images)
   ]
 
 
-def _change_color(image, changes, params):
+def _change_color(image, changes, settings):
   """Changes the color of one image on the host.
 
   Args:
     image: [S, S, 3], uint8, or float32 in 0..255.
     changes: Dict of the changes to apply, see `train_views`.
-    params: hparams.Preprocessing.
+    settings: hparams.Preprocessing.
 
   Returns:
     uint8 [S, S, 3].
   """
-  planes = _changed_planes(image, changes, params)
+  planes = _changed_planes(image, changes, settings)
   return colors.interleave(colors.to_levels(planes), image.shape[:2])
 
 
-def _changed_planes(image, changes, params):
+def _changed_planes(image, changes, settings):
   """Like `_change_color`, but returns planes."""
   planes = colors.to_planes(image)
   if 'jitter_order' in changes:
     jitter = colors.Jitter(changes['jitter_values'], changes['jitter_order'])
-    planes = colors.jitter(planes, jitter, params.use_pytorch_color_jitter)
+    planes = colors.jitter(planes, jitter, settings.use_pytorch_color_jitter)
   if 'is_gray' in changes:
     planes = colors.grayscale(planes, changes['is_gray'])
   return planes
 
 
-def _change_colors_at_once(views, params):
+def _change_colors_at_once(views, settings):
   """Changes the colors of a batch: uint8 [B, S, S, 3]."""
   images = views['images']
   planes = colors.to_planes(images)
   if 'jitter_order' in views:
     changes = colors.Jitter(views['jitter_values'], views['jitter_order'])
     planes = colors.jitter_each(
-      planes, changes, params.use_pytorch_color_jitter
+      planes, changes, settings.use_pytorch_color_jitter
     )
   planes = colors.grayscale(planes, views['is_gray'])
   return colors.interleave(colors.to_levels(planes), images.shape[1:3])

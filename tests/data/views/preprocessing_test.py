@@ -108,7 +108,7 @@ def _draw(image, n, params, flips=True, policy=_POLICY):
     n,
     functools.partial(
       preprocessing.finish_on_host,
-      params=params,
+      settings=params,
       mean=None,
       std=None,
       dtype=tf.float32,
