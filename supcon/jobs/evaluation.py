@@ -75,7 +75,6 @@ def evaluate(
     faults.BadExampleError: If an image cannot be decoded.
     setup.LostCheckpointError: If the checkpoint is deleted, damaged or
       overwritten in the meantime.
-      anew meanwhile.
   """
   step = checkpoint_files.step_of(checkpoint)
   logging.info('evaluating %s', checkpoint)
@@ -106,19 +105,27 @@ def evaluate(
     export = None
     if run.options.formats and (is_best or not exports_if_best):
       export = _export(run, checkpoint, result)
+  evaluated = {
+    **result,
+    'fingerprint': fingerprint,
+    'data': setup.data_of(run),
+    'time': timestamps.now(),
+  }
   result |= {
     'class_names': list(run.class_names),
     'checkpoint': checkpoint,
     'fingerprint': fingerprint,
-    'data': setup.data_of(run),
+    'data': evaluated['data'],
     'export': export and export.path,
     'saved_model': export and export.saved_model,
     'hub_module': export and export.hub_module,
   }
   if run.dataset.class_names != run.class_names:
     result['class_names_of_data'] = list(run.dataset.class_names)
-  if run.options.eval_once or not record.has_later(step):
-    run.model_dir.write_json(model_dirs.RESULT, result)
+  is_last = run.options.eval_once or not record.has_later(step)
+  result = evaluation_records.keep_result(
+    run.model_dir, result, {'checkpoint': checkpoint, **evaluated}, is_last
+  )
   superseded = None
   if is_best:
     superseded = best.replace(candidate, export, exports_if_best)

@@ -110,6 +110,55 @@ class Record:
     )
 
 
+def keep_result(
+  model_dir: model_dirs.ModelDir,
+  result: Mapping[str, Any],
+  evaluated: Mapping[str, Any],
+  is_last: bool,
+) -> dict[str, Any]:
+  """Adds an evaluation to result.json.
+
+  The file holds the last evaluation, and in 'evaluations' all of the run, in
+  the order of steps: one for each checkpoint and data.
+
+  Args:
+    model_dir: The model_dir of the run.
+    result: The evaluation, as the last one.
+    evaluated: The same, as one of all. A checkpoint in model_dir is recorded
+      without the directory, which may be moved.
+    is_last: Whether no later checkpoint was evaluated.
+
+  Returns:
+    `result` with the evaluations of the run.
+  """
+  try:
+    before = model_dir.read_json(model_dirs.RESULT) or {}
+    kept = [{**each} for each in before.pop('evaluations', [])]
+  except (ValueError, AttributeError, TypeError) as error:
+    logging.warning(
+      'WARNING: %s is damaged (%s); it is written anew',
+      model_dir.join(model_dirs.RESULT),
+      safe_text.one_line(error),
+    )
+    before, kept = {}, []
+  directory, name = os.path.split(evaluated['checkpoint'])
+  if os.path.normpath(directory) == os.path.normpath(model_dir.path):
+    evaluated = {**evaluated, 'checkpoint': name}
+  kept = [
+    each
+    for each in kept
+    if any(each.get(key) != evaluated[key] for key in ('checkpoint', 'data'))
+  ]
+  kept.append(dict(evaluated))
+  kept.sort(key=lambda each: each.get('global_step', 0))
+  result = {**result, 'evaluations': kept}
+  model_dir.write_json(
+    model_dirs.RESULT,
+    result if is_last or not before else {**before, 'evaluations': kept},
+  )
+  return result
+
+
 class Best:
   """best/: the checkpoint with the best top-1 accuracy; the first of equals.
 
