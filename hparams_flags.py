@@ -39,6 +39,20 @@ _RUN_FLAGS = {  # flag = field of RunOptions: help
   'checkpoint': (
     'With --eval_once: the checkpoint to evaluate, such as DIR/model.ckpt-1000.'
   ),
+  'knn_examples': (
+    'In an evaluation, measure the embeddings of at most this many images as '
+    'well: accuracy of nearest neighbours among as many training images, '
+    'alignment, uniformity. This says whether stage 1 learns. It costs one '
+    'forward pass of one view of all these images; the rest of an evaluation '
+    'takes one of --num_views views of each evaluation image. 0: do not.'
+  ),
+  'best_metric': (
+    'The metric by which best/ in --model_dir holds the best checkpoint: '
+    'top_1_accuracy, top_5_accuracy, loss, loss/contrastive_loss, '
+    'loss/cross_entropy_loss, knn/kK_tT with K of 1, 10, 20, 100, 200 '
+    'neighbours and the temperature T of 0.07, 0.1, such as knn/k20_t0.07; '
+    'geometry/alignment, geometry/uniformity.'
+  ),
   'accept_new_plan': (
     'Resume a run although its plan has changed (number of training examples, '
     'batch size or length of a stage) so that the newest step falls in '
@@ -698,6 +712,8 @@ _GROUPS = {
     'eval_batch_size',
     'eval_once',
     'checkpoint',
+    'knn_examples',
+    'best_metric',
     'eval_interval_secs',
     'eval_timeout_secs',
   ],

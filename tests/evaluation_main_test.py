@@ -955,6 +955,38 @@ def test_a_best_of_an_older_version_is_compared(tmp_path):
   _assert_best(tmp_path, 3)
 
 
+def _consider_by(metric, directory, step, top_1, **metrics):
+  path = _write(directory, step)
+  best = evaluation_records.Best(
+    model_dirs.ModelDir(str(directory)), dict(_DATA), 'small', None, metric
+  )
+  candidate = {'step': step, 'top_1': top_1, 'fingerprint': 'a'}
+  candidate['metrics'] = {'top_1_accuracy': top_1, **metrics}
+  if is_best := best.would_be(candidate):
+    best.hold(path)
+    best.replace(candidate, _export(f'exports/{step}'))
+  return is_best, best.describe()
+
+
+def test_best_by_another_metric(tmp_path, warnings):
+  # One of an older version, of which the top-1 alone is known.
+  _consider(tmp_path, 1, 0.9)
+  of_loss = functools.partial(_consider_by, 'loss', tmp_path)
+  assert of_loss(2, 0.1, loss=3.0)[0]
+  (warning,) = warnings
+  assert 'does not count any more (its loss is unknown)' in warning
+  assert not of_loss(3, 0.8, loss=3.0)[0]
+  assert not of_loss(4, 0.8, loss=4.0)[0]
+  assert of_loss(5, 0.2, loss=2.0) == (
+    True,
+    f'step 5, loss 2.0000, top-1 0.2000, in {tmp_path}/best',
+  )
+  # Back to the other one.
+  assert not _consider(tmp_path, 6, 0.1)
+  assert _consider(tmp_path, 7, 0.3)
+  _assert_best(tmp_path, 7)
+
+
 def test_what_nobody_can_compare_is_put_aside(tmp_path):
   _consider(tmp_path, 1, 0.9)
   (tmp_path / 'best' / 'best.json').write_text('{}')

@@ -29,6 +29,7 @@ _FLAGS = {
   'compile_augmentation': False,
   'batch_size': 16,
   'eval_batch_size': 8,
+  'knn_examples': 0,
   'measure_whitening': True,
   'stage_1_epochs': 2,
   'stage_1_warmup_epochs': 0,

@@ -6,6 +6,7 @@ TensorFlow is imported.
 
 import dataclasses
 import os
+import re
 
 from supcon.config import hparams
 from supcon.config import path_names
@@ -32,6 +33,30 @@ NO_EXPORT = 'none'
 
 # Which checkpoints an evaluation job exports.
 EXPORT_CHECKPOINTS = ('best_and_last', 'all')
+
+TOP_1 = 'top_1_accuracy'
+# Metrics of an evaluation of which larger values are better, and of which
+# smaller ones are.
+_LARGER_IS_BETTER = (
+  TOP_1,
+  'top_5_accuracy',
+  *(f'knn/k{k}_t{t}' for k in (1, 10, 20, 100, 200) for t in (0.07, 0.1)),
+)
+_SMALLER_IS_BETTER = (
+  'loss',
+  *(f'loss/{term}_loss' for term in hparams.Stage().loss_weights),
+  'geometry/alignment',
+  'geometry/uniformity',
+)
+BEST_METRICS = _LARGER_IS_BETTER + _SMALLER_IS_BETTER
+# How the metrics are called that need --knn_examples.
+_OF_EMBEDDINGS = ('knn/', 'geometry/')
+
+
+def is_better(metric: str, value: float, other: float) -> bool:
+  """Whether a value of one of `BEST_METRICS` is better than another one."""
+  return value > other if metric in _LARGER_IS_BETTER else value < other
+
 
 # Points per curve if the user does not give the interval between them.
 _POINTS_OF_A_STAGE = 50
@@ -68,6 +93,8 @@ class RunOptions:
   on_nan: str = 'stop'
   eval_once: bool = False
   checkpoint: str = ''
+  knn_examples: int = 5000
+  best_metric: str = TOP_1
   accept_new_plan: bool = False
   max_rollbacks: int = 3
   deterministic: bool = False
@@ -112,6 +139,12 @@ class RunOptions:
     """Whether the job computes more than a few images."""
     return self.mode not in ('inspect_data', 'export', 'predict', 'status')
 
+  @property
+  def best_metric_neighbours(self) -> int:
+    """The training examples that the best metric takes, at least; mostly 0."""
+    found = re.match(r'knn/k(\d+)_', self.best_metric)
+    return int(found[1]) if found else 0
+
   def summary_interval(self, stage_steps: int) -> int:
     """Returns the steps between summaries in a stage of `stage_steps`."""
     if self.has_summary_interval:
@@ -153,7 +186,12 @@ class RunOptions:
     ):
       if not getattr(self, name) > 0:  # NaN fails, too.
         raise ValueError(f'--{name}={getattr(self, name)} must be positive.')
-    for name in ('eval_interval_secs', 'eval_timeout_secs', 'max_rollbacks'):
+    for name in (
+      'eval_interval_secs',
+      'eval_timeout_secs',
+      'max_rollbacks',
+      'knn_examples',
+    ):
       if getattr(self, name) < 0:
         raise ValueError(
           f'--{name}={getattr(self, name)} must not be negative.'
@@ -180,6 +218,19 @@ class RunOptions:
     if self.eval_once and self.mode != 'eval':
       raise ValueError(
         f'--eval_once has no effect with --mode={self.mode}; pass --mode=eval.'
+      )
+    if self.best_metric not in BEST_METRICS:
+      raise ValueError(
+        f'--best_metric={self.best_metric} is not one of '
+        f'{", ".join(BEST_METRICS)}.'
+      )
+    needed = max(
+      self.best_metric_neighbours, self.best_metric.startswith(_OF_EMBEDDINGS)
+    )
+    if self.knn_examples < needed:
+      raise ValueError(
+        f'--best_metric={self.best_metric} needs --knn_examples={needed} or '
+        f'more, not {self.knn_examples}.'
       )
     if self.checkpoint and not self.eval_once:
       raise ValueError(

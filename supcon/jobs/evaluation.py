@@ -24,6 +24,7 @@ from supcon.config import safe_text
 from supcon.data import inputs
 from supcon.data.sources import faults
 from supcon.jobs import evaluation_records
+from supcon.jobs import representation
 from supcon.jobs import setup
 from supcon.runs import checkpoint_files
 from supcon.runs import event_files
@@ -87,6 +88,7 @@ def evaluate(
     candidate = {
       'step': step,
       'top_1': metrics['top_1_accuracy'],
+      'metrics': metrics,
       'fingerprint': fingerprint,
     }
     is_best = best.would_be(candidate)
@@ -240,7 +242,8 @@ def _measure(run, checkpoint, name):
       checkpoint_path=checkpoint,
       name=name or None,
     )
-  event_files.add(directory, later)
+    of_embeddings = representation.measure(run, checkpoint)
+  event_files.add(directory, {step: of_embeddings, **later})
   plan = run.plan
   run.model_dir.write(
     os.path.join(os.path.basename(directory), model_dirs.METRICS),
@@ -255,7 +258,7 @@ def _measure(run, checkpoint, name):
   )
   metrics = {
     name: float(value)
-    for name, value in sorted(metrics.items())
+    for name, value in sorted({**metrics, **of_embeddings}.items())
     if name != 'global_step'
   }
   broken = {name: x for name, x in metrics.items() if not math.isfinite(x)}
@@ -356,6 +359,7 @@ class EvaluateOnce:
         '--eval_once to wait for one.'
       )
     self._run = setup.Run(options, params)
+    representation.check(self._run)
     self._checkpoint = self._run.checkpoint
 
   def announce(self) -> None:
@@ -472,6 +476,7 @@ class EvaluateEach:
       sleep: Waits between two looks at model_dir.
     """
     self._run = setup.Run(options, params)
+    representation.check(self._run)
     self._model_dir = self._run.model_dir
     self._sleep = sleep
     self._is_compared = bool(self._model_dir.newest())

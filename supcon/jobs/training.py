@@ -14,6 +14,7 @@ from supcon.data import inputs
 from supcon.data.sources import faults
 from supcon.jobs import evaluation
 from supcon.jobs import fixed_embeddings
+from supcon.jobs import representation
 from supcon.jobs import setup
 from supcon.runs import event_files
 from supcon.runs import locks
@@ -40,6 +41,8 @@ class Train:
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
     self._run = setup.Run(options, params)
+    if options.evaluates:
+      representation.check(self._run)
     if options.deterministic:
       self._check_deterministic()
     self._rollbacks = rollbacks.Rollbacks(self._run.model_dir)
