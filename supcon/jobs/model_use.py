@@ -25,6 +25,7 @@ from supcon.models import contrastive
 from supcon.runs import model_dirs
 from supcon.serving import embeddings
 from supcon.serving import exports
+from supcon.serving import neighbours
 from supcon.serving import trained_models
 from supcon.training import checkpoints
 from supcon.training import facts
@@ -247,7 +248,7 @@ class Predict:
     _check_fits(self._devices, self._model)
     self._index = None
     if options.neighbours:
-      self._index = embeddings.read_index(options.index)
+      self._index = neighbours.read_index(options.index)
       self._index.check(self._model.embedding_size)
       self._index.check_origin(
         embeddings.Origin(self._model.fingerprint, self._model.preprocessing),
@@ -298,9 +299,9 @@ class Predict:
     ids = [self._split.example_id(first + row) for row in range(count)]
     _check_outputs(batch, self._model, ids)
     probabilities = _softmax(batch['logits'])
-    neighbours = [[]] * len(probabilities)
+    found = [[]] * len(probabilities)
     if self._index:
-      neighbours = self._neighbours(batch['embeddings'])
+      found = self._neighbours(batch['embeddings'])
     for row, values in enumerate(probabilities):
       best = int(np.argmax(values))
       yield {
@@ -308,7 +309,7 @@ class Predict:
         'class': self._model.class_names[best],
         'label': best,
         'probability': float(values[best]),
-        'neighbours': neighbours[row],
+        'neighbours': found[row],
       }
 
   def _neighbours(self, queries):
