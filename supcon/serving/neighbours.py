@@ -196,9 +196,7 @@ def read_index(path: str) -> Index:
     class_names=(
       () if class_names is None else tuple(_strings(class_names).tolist())
     ),
-    origin=None
-    if origin is None
-    else embeddings_lib.Origin(*_strings(origin).tolist()),
+    origin=origin,
   )
 
 
