@@ -48,7 +48,13 @@ def runs(tmp_path_factory):
   jobs = {
     'train': {**flags, 'mode': 'train'},
     'eval': {**flags, 'mode': 'eval'},
-    'again': {**flags, 'mode': 'eval', 'eval_once': True, 'knn_examples': 12},
+    'few': {
+      **flags,
+      'mode': 'eval',
+      'eval_once': True,
+      'knn_examples': 12,
+      'model_dir': directory / 'other copy',
+    },
     'off': {
       **flags,
       'mode': 'eval',
@@ -71,7 +77,8 @@ def runs(tmp_path_factory):
   }
   (first,) = command.run_many([jobs.pop('train')], directory, is_small=True)
   assert first.returncode == 0, first.stderr
-  shutil.copytree(places['model_dir'], directory / 'copy')
+  for name in ('copy', 'other copy'):
+    shutil.copytree(places['model_dir'], directory / name)
   done = dict(
     zip(jobs, command.run_many([*jobs.values()], directory, is_small=True))
   )
@@ -83,11 +90,6 @@ def runs(tmp_path_factory):
 def _outputs(path):
   with np.load(path) as arrays:
     return made.of_embeddings(arrays['embeddings'], arrays['labels'])
-
-
-def _entries(runs):
-  result = _json(runs.model_dir / 'result.json')
-  return {each['global_step']: each for each in result['evaluations']}
 
 
 def test_each_checkpoint_is_measured(runs):
@@ -173,8 +175,8 @@ def test_it_can_be_switched_off(runs):
 
 
 def test_few_examples_give_few_neighbours(runs):
-  assert runs.done['again'].returncode == 0, runs.done['again'].stderr
-  metrics = _json(runs.model_dir / 'result.json')['metrics']
+  assert runs.done['few'].returncode == 0, runs.done['few'].stderr
+  metrics = _json(runs.directory / 'other copy' / 'result.json')['metrics']
   assert {name for name in metrics if name.startswith('knn/')} == {
     'knn/k1_t0.07',
     'knn/k1_t0.1',
