@@ -977,6 +977,7 @@ def test_best_by_another_metric(tmp_path, warnings):
   assert 'does not count any more (its loss is unknown)' in warning
   assert not of_loss(3, 0.8, loss=3.0)[0]
   assert not of_loss(4, 0.8, loss=4.0)[0]
+  assert not of_loss(4, 0.8)[0]  # It is undefined.
   assert of_loss(5, 0.2, loss=2.0) == (
     True,
     f'step 5, loss 2.0000, top-1 0.2000, in {tmp_path}/best',

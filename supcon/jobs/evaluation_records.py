@@ -271,7 +271,10 @@ class Best:
     if least is None:
       self._warn(f'its {self._metric} is unknown')
       return True
-    return is_same or run_options.is_better(self._metric, value, least)
+    # Too few examples may leave a metric undefined.
+    return is_same or (
+      value is not None and run_options.is_better(self._metric, value, least)
+    )
 
   def _value(self, facts):
     known = {run_options.TOP_1: facts['top_1'], **facts.get(self._METRICS, {})}
