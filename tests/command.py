@@ -31,6 +31,8 @@ DIGITS = {
   'batch_size': 64,
   'eval_batch_size': 100,
   'projection_head_layers': '16,8',
+  # It takes a second for each evaluation; representation_main_test.py has it.
+  'knn_examples': 0,
 }
 RESNET = {
   'resnet_depth': 18,

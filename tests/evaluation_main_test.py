@@ -240,6 +240,20 @@ class TestScenario:
     assert result['global_step'] == _LAST
     assert result['metrics'] == scenario.record[str(_LAST)]['metrics']
 
+  def test_result_keeps_every_evaluation(self, scenario):
+    result = _read_json(scenario.model_dir / 'result.json')
+    # Across the kill.
+    assert [
+      (f'{each["global_step"]}', each['checkpoint'], each['metrics'])
+      for each in result['evaluations']
+    ] == [
+      (step, f'model.ckpt-{step}', entry['metrics'])
+      for step, entry in scenario.record.items()
+    ]
+    (last,) = result['evaluations'][-1:]
+    for key in ('num_examples', 'split', 'fingerprint', 'data', 'total_steps'):
+      assert last[key] == result[key]
+
   def test_keeps_the_best_one(self, scenario, trained):
     best = scenario.model_dir / 'best'
     # The equal one of step 30 has not taken its place.
@@ -947,6 +961,39 @@ def test_a_best_of_an_older_version_is_compared(tmp_path):
   _assert_best(tmp_path, 3)
 
 
+def _consider_by(metric, directory, step, top_1, **metrics):
+  path = _write(directory, step)
+  best = evaluation_records.Best(
+    model_dirs.ModelDir(str(directory)), dict(_DATA), 'small', None, metric
+  )
+  candidate = {'step': step, 'top_1': top_1, 'fingerprint': 'a'}
+  candidate['metrics'] = {'top_1_accuracy': top_1, **metrics}
+  if is_best := best.would_be(candidate):
+    best.hold(path)
+    best.replace(candidate, _export(f'exports/{step}'))
+  return is_best, best.describe()
+
+
+def test_best_by_another_metric(tmp_path, warnings):
+  # One of an older version, of which the top-1 alone is known.
+  _consider(tmp_path, 1, 0.9)
+  of_loss = functools.partial(_consider_by, 'loss', tmp_path)
+  assert of_loss(2, 0.1, loss=3.0)[0]
+  (warning,) = warnings
+  assert 'does not count any more (its loss is unknown)' in warning
+  assert not of_loss(3, 0.8, loss=3.0)[0]
+  assert not of_loss(4, 0.8, loss=4.0)[0]
+  assert not of_loss(4, 0.8)[0]  # It is undefined.
+  assert of_loss(5, 0.2, loss=2.0) == (
+    True,
+    f'step 5, loss 2.0000, top-1 0.2000, in {tmp_path}/best',
+  )
+  # Back to the other one.
+  assert not _consider(tmp_path, 6, 0.1)
+  assert _consider(tmp_path, 7, 0.3)
+  _assert_best(tmp_path, 7)
+
+
 def test_what_nobody_can_compare_is_put_aside(tmp_path):
   _consider(tmp_path, 1, 0.9)
   (tmp_path / 'best' / 'best.json').write_text('{}')
@@ -1006,6 +1053,66 @@ def test_best_is_whole_whenever_it_is_killed(tmp_path, monkeypatch):
       _consider(tmp_path, 1, 0.2)
   assert number_of_kills > 6
   _assert_best(tmp_path, 2)
+
+
+# --- All evaluations of a run -------------------------------------------------
+
+
+def _keep(directory, step, top_1, split='test', is_last=True, within=True):
+  result = {'global_step': step, 'metrics': {'top_1_accuracy': top_1}}
+  directory.mkdir(exist_ok=True)
+  evaluated = {
+    **result,
+    'checkpoint': f'{directory if within else "/other"}/model.ckpt-{step}',
+    'data': {'split': split},
+  }
+  evaluation_records.keep_result(
+    model_dirs.ModelDir(str(directory)), result, evaluated, is_last
+  )
+  return _read_json(directory / 'result.json')
+
+
+def _evaluations(found):
+  return [
+    (each['checkpoint'], each['data']['split'], _top_1(each))
+    for each in found['evaluations']
+  ]
+
+
+def test_evaluations_are_kept_by_checkpoint_and_data(tmp_path):
+  directory = tmp_path / 'model'
+  for arguments in ((1, 0.1), (2, 0.2), (2, 0.3, 'train')):
+    found = _keep(directory, *arguments)
+    assert (found['global_step'], _top_1(found)) == arguments[:2]
+  # That of the first step again: the last one stays the last one.
+  found = _keep(directory, 1, 0.15, is_last=False)
+  assert (found['global_step'], _top_1(found)) == (2, 0.3)
+  # In a directory that was moved, and of a checkpoint elsewhere.
+  directory = directory.rename(tmp_path / 'moved')
+  _keep(directory, 2, 0.25)
+  found = _keep(directory, 2, 0.4, within=False)
+  assert _evaluations(found) == [
+    ('model.ckpt-1', 'test', 0.15),
+    ('model.ckpt-2', 'train', 0.3),
+    ('model.ckpt-2', 'test', 0.25),
+    ('/other/model.ckpt-2', 'test', 0.4),
+  ]
+
+
+def test_a_result_of_an_older_version_is_gone_on_with(tmp_path):
+  (tmp_path / 'result.json').write_text('{"global_step": 1, "metrics": {}}')
+  assert _evaluations(_keep(tmp_path, 2, 0.2)) == [
+    ('model.ckpt-2', 'test', 0.2)
+  ]
+
+
+@pytest.mark.parametrize(
+  'text', ['{"glob', '[]', '3', '{"evaluations": 3}', '{"evaluations": [3]}']
+)
+def test_a_damaged_result_is_written_anew(tmp_path, text, warnings):
+  (tmp_path / 'result.json').write_text(text)
+  assert len(_keep(tmp_path, 2, 0.2)['evaluations']) == 1
+  assert text == '[]' or 'result.json is damaged' in warnings[0]
 
 
 # --- Which exports there are --------------------------------------------------

@@ -29,6 +29,7 @@ _FLAGS = {
   'compile_augmentation': False,
   'batch_size': 16,
   'eval_batch_size': 8,
+  'knn_examples': 0,
   'measure_whitening': True,
   'stage_1_epochs': 2,
   'stage_1_warmup_epochs': 0,
@@ -358,6 +359,18 @@ def test_evaluations_of_other_data_end_and_keep_the_best(runs):
     assert facts['data']['split'] == split
     result = _json(model_dir / 'result.json')
     assert (result['split'], result['num_examples']) == (split, count)
+    # Those of the run's own data are kept beside them.
+    assert [
+      each['num_examples']
+      for each in result['evaluations']
+      if each['global_step'] == 9
+    ] == [
+      *(
+        each['num_examples']
+        for each in _json(runs.whole / 'result.json')['evaluations']
+      ),
+      count,
+    ]
     # All those that are left, each once.
     evaluated = [
       line for line in runs.done[name].log if line.startswith('evaluating ')

@@ -26,6 +26,7 @@ _ROOMS = (
   'supcon.data.sources',
   'supcon.data',
   'supcon.training',
+  'supcon.evaluation',
   'supcon.serving',
   'supcon.reports',
   'supcon.jobs',

@@ -352,6 +352,9 @@ class TestTrainThenEval:
           assert float(text) == pytest.approx(value, rel=1e-5), column
       assert not row
     (row,) = command.table(trained.model_dir / 'eval/metrics.csv').values()
+    # They are for --knn_examples.
+    for column in ('knn_k20_t0.07', 'alignment', 'uniformity'):
+      assert row.pop(column) == ''
     assert (row.pop('step'), row.pop('stage')) == (str(_LAST), '2')
     assert float(row.pop('epoch')) == pytest.approx(_LAST / _STEPS_PER_EPOCH)
     metrics = trained.result['metrics']

@@ -106,6 +106,12 @@ _FACTS_KEEPER = 'supcon/training/facts_keeper.py'
 _HPARAMS = 'supcon/config/hparams.py'
 _MODEL_DIRS = 'supcon/runs/model_dirs.py'
 _EMBEDDINGS = 'supcon/serving/embeddings.py'
+_NEIGHBOURS = 'supcon/serving/neighbours.py'
+_NEAREST = 'supcon/evaluation/nearest.py'
+_MODEL_OUTPUTS = 'supcon/evaluation/model_outputs.py'
+_CALIBRATION = 'supcon/evaluation/calibration.py'
+_KNN = 'supcon/evaluation/knn.py'
+_GEOMETRY = 'supcon/evaluation/geometry.py'
 _SIGNALS = 'supcon/runs/signals.py'
 _STATUS = 'supcon/runs/status.py'
 _HOOKS = 'supcon/training/hooks.py'
@@ -1292,27 +1298,59 @@ _OTHERS = (
   ),
   Mutant(
     'order_of_equals',
-    _EMBEDDINGS,
-    'order = np.lexsort((positions, -cosines))[:k]',
-    'order = np.argsort(cosines)[::-1][:k]',
-    'tests/serving/embeddings_test.py',
-    'neighbours that are equally near come in any order',
+    _NEAREST,
+    '<< 32 | (start + columns)',
+    '<< 32 | (2**32 - 1 - start - columns)',
+    'tests/serving/neighbours_test.py',
+    'of neighbours that are equally near the last comes first',
   ),
   Mutant(
     'zeros_become_nan',
-    _EMBEDDINGS,
-    'return rows / np.where(lengths > 0, lengths, 1)',
-    'return rows / lengths',
-    'tests/serving/embeddings_test.py',
+    _MODEL_OUTPUTS,
+    'np.sqrt(np.where(squares > 0, squares, 1))',
+    'np.sqrt(squares)',
+    'tests/serving/neighbours_test.py',
     'an embedding of zeros becomes NaN',
   ),
   Mutant(
     'other_models_index',
-    _EMBEDDINGS,
+    _NEIGHBOURS,
     'elif self.origin.fingerprint != origin.fingerprint:',
     'elif False:',
-    'tests/serving/embeddings_test.py',
+    'tests/serving/neighbours_test.py',
     'an index of another model is explained as one of other images',
+  ),
+  Mutant(
+    'too_few_candidates',
+    _NEAREST,
+    'maxima[:, num_groups - k] - 2 / _STEPS',
+    'maxima[:, num_groups - k + 1]',
+    'tests/evaluation/nearest_test.py',
+    'a bound leaves fewer than k neighbours',
+  ),
+  Mutant(
+    'calibration_bins',
+    _CALIBRATION,
+    'np.searchsorted(edges[1:], confidence)',
+    "np.searchsorted(edges[1:], confidence, 'right')",
+    'tests/evaluation/calibration_test.py',
+    'the lower edge belongs to a bin',
+  ),
+  Mutant(
+    'votes_without_temperature',
+    _KNN,
+    'cosines[:, :1]) / temperature',
+    'cosines[:, :1]) * temperature',
+    'tests/evaluation/knn_test.py',
+    'near neighbours weigh the less, the lower the temperature',
+  ),
+  Mutant(
+    'pairs_with_oneself',
+    _GEOMETRY,
+    'np.fill_diagonal(exponents, 0)',
+    'np.fill_diagonal(exponents, 1)',
+    'tests/evaluation/geometry_test.py',
+    'an example is a pair with itself',
   ),
   Mutant(
     'incomplete_file',

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from supcon.data.sources import prepared
-from supcon.serving import embeddings
+from supcon.serving import neighbours
 from supcon.training import warm_start
 from tests import command
 
@@ -91,7 +91,7 @@ def test_an_index_is_not_unpickled(tmp_path):
   objects[:] = [_Evil(trace)] * 2
   np.savez(path, embeddings=objects, ids=objects)
   with pytest.raises(ValueError, match='index.npz'):
-    embeddings.read_index(str(path))
+    neighbours.read_index(str(path))
   assert not trace.exists()
   # It would have been made.
   pickle.loads(pickle.dumps(_Evil(trace)))

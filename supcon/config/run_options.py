@@ -7,6 +7,7 @@ TensorFlow is imported.
 from collections.abc import Iterator
 import dataclasses
 import os
+import re
 from typing import Any
 
 from supcon.config import fields
@@ -36,6 +37,30 @@ NO_EXPORT = 'none'
 
 # Which checkpoints an evaluation job exports.
 EXPORT_CHECKPOINTS = ('best_and_last', 'all')
+
+TOP_1 = 'top_1_accuracy'
+# Metrics of an evaluation of which larger values are better, and of which
+# smaller ones are.
+_LARGER_IS_BETTER = (
+  TOP_1,
+  'top_5_accuracy',
+  *(f'knn/k{k}_t{t}' for k in (1, 10, 20, 100, 200) for t in (0.07, 0.1)),
+)
+_SMALLER_IS_BETTER = (
+  'loss',
+  *(f'loss/{term}_loss' for term in hparams.Stage().loss_weights),
+  'geometry/alignment',
+  'geometry/uniformity',
+)
+BEST_METRICS = _LARGER_IS_BETTER + _SMALLER_IS_BETTER
+# How the metrics are called that need --knn_examples.
+_OF_EMBEDDINGS = ('knn/', 'geometry/')
+
+
+def is_better(metric: str, value: float, other: float) -> bool:
+  """Whether a value of one of `BEST_METRICS` is better than another one."""
+  return value > other if metric in _LARGER_IS_BETTER else value < other
+
 
 # Points per curve if the user does not give the interval between them.
 _POINTS_OF_A_STAGE = 50
@@ -102,6 +127,17 @@ class RunOptions:
       --checkpoint, and exit, whether or not training has finished.
     checkpoint: With --eval_once: the checkpoint to evaluate, such as
       DIR/model.ckpt-1000.
+    knn_examples: In an evaluation, measure the embeddings of at most this many
+      images as well: accuracy of nearest neighbours among as many training
+      images, alignment, uniformity. This says whether stage 1 learns. It costs
+      one forward pass of one view of all these images; the rest of an
+      evaluation takes one of --num_views views of each evaluation image. 0: do
+      not.
+    best_metric: The metric by which best/ in --model_dir holds the best
+      checkpoint: top_1_accuracy, top_5_accuracy, loss, loss/contrastive_loss,
+      loss/cross_entropy_loss, knn/kK_tT with K of 1, 10, 20, 100, 200
+      neighbours and the temperature T of 0.07, 0.1, such as knn/k20_t0.07;
+      geometry/alignment, geometry/uniformity.
     accept_new_plan: Resume a run although its plan has changed (number of
       training examples, batch size or length of a stage) so that the newest
       step falls in another place. The run keeps its stage and epoch and takes
@@ -169,6 +205,8 @@ class RunOptions:
   on_nan: str = fields.define('stop', fields.one_of(ON_NAN))
   eval_once: bool = fields.define(False)
   checkpoint: str = _path('', path_names.pattern_fault)
+  knn_examples: int = fields.define(5000, fields.NOT_NEGATIVE)
+  best_metric: str = fields.define(TOP_1, fields.one_of(BEST_METRICS))
   accept_new_plan: bool = fields.define(False)
   max_rollbacks: int = fields.define(3, fields.NOT_NEGATIVE)
   deterministic: bool = fields.define(False)
@@ -225,6 +263,12 @@ class RunOptions:
   def needs_accelerator(self) -> bool:
     """Whether the job computes more than a few images."""
     return self.mode not in ('inspect_data', 'export', 'predict', 'status')
+
+  @property
+  def best_metric_neighbours(self) -> int:
+    """The training examples that the best metric takes, at least; mostly 0."""
+    found = re.match(r'knn/k(\d+)_', self.best_metric)
+    return int(found[1]) if found else 0
 
   def summary_interval(self, stage_steps: int) -> int:
     """Returns the steps between summaries in a stage of `stage_steps`."""
@@ -286,6 +330,14 @@ class RunOptions:
       yield (
         'checkpoint',
         'has no effect without --mode=eval --eval_once, which evaluate it',
+      )
+    needed = max(
+      self.best_metric_neighbours, self.best_metric.startswith(_OF_EMBEDDINGS)
+    )
+    if self.knn_examples < needed:
+      yield (
+        'best_metric',
+        f'needs --knn_examples={needed} or more, not {self.knn_examples}',
       )
     if self.mode == 'export' and not self.formats:
       yield (

@@ -26,6 +26,7 @@ from supcon.data.sources import faults
 from supcon.jobs import announcing
 from supcon.jobs import checked_runs
 from supcon.jobs import evaluation_records
+from supcon.jobs import representation
 from supcon.jobs import run_state
 from supcon.jobs import stopping
 from supcon.runs import checkpoint_files
@@ -90,6 +91,7 @@ def evaluate(
     candidate = {
       'step': step,
       'top_1': metrics['top_1_accuracy'],
+      'metrics': metrics,
       'fingerprint': fingerprint,
     }
     is_best = best.would_be(candidate)
@@ -108,19 +110,27 @@ def evaluate(
     export = None
     if run.options.formats and (is_best or not exports_if_best):
       export = _export(run, checkpoint, result)
+  evaluated = {
+    **result,
+    'fingerprint': fingerprint,
+    'data': run_state.data_of(run),
+    'time': timestamps.now(),
+  }
   result |= {
     'class_names': list(run.class_names),
     'checkpoint': checkpoint,
     'fingerprint': fingerprint,
-    'data': run_state.data_of(run),
+    'data': evaluated['data'],
     'export': export and export.path,
     'saved_model': export and export.saved_model,
     'hub_module': export and export.hub_module,
   }
   if run.dataset.class_names != run.class_names:
     result['class_names_of_data'] = list(run.dataset.class_names)
-  if run.options.eval_once or not record.has_later(step):
-    run.model_dir.write_json(model_dirs.RESULT, result)
+  is_last = run.options.eval_once or not record.has_later(step)
+  result = evaluation_records.keep_result(
+    run.model_dir, result, {'checkpoint': checkpoint, **evaluated}, is_last
+  )
   superseded = None
   if is_best:
     superseded = best.replace(candidate, export, exports_if_best)
@@ -235,7 +245,8 @@ def _measure(run, checkpoint, name):
       checkpoint_path=checkpoint,
       name=name or None,
     )
-  event_files.add(directory, later)
+    of_embeddings = representation.measure(run, checkpoint)
+  event_files.add(directory, {step: of_embeddings, **later})
   plan = run.plan
   run.model_dir.write(
     os.path.join(os.path.basename(directory), model_dirs.METRICS),
@@ -250,7 +261,7 @@ def _measure(run, checkpoint, name):
   )
   metrics = {
     name: float(value)
-    for name, value in sorted(metrics.items())
+    for name, value in sorted({**metrics, **of_embeddings}.items())
     if name != 'global_step'
   }
   broken = {name: x for name, x in metrics.items() if not math.isfinite(x)}
@@ -351,6 +362,7 @@ class EvaluateOnce:
         '--eval_once to wait for one.'
       )
     self._run = checked_runs.prepare(options, params)
+    representation.check(self._run)
     self._checkpoint = self._run.checkpoint
 
   def announce(self) -> None:
@@ -467,6 +479,7 @@ class EvaluateEach:
       sleep: Waits between two looks at model_dir.
     """
     self._run = checked_runs.prepare(options, params)
+    representation.check(self._run)
     self._model_dir = self._run.model_dir
     self._sleep = sleep
     self._is_compared = bool(self._run.checkpoint)

@@ -15,6 +15,7 @@ from typing import Any
 from absl import logging
 import tensorflow as tf
 
+from supcon.config import run_options
 from supcon.config import safe_text
 from supcon.jobs import run_state
 from supcon.runs import checkpoint_files
@@ -110,13 +111,65 @@ class Record:
     )
 
 
+def keep_result(
+  model_dir: model_dirs.ModelDir,
+  result: Mapping[str, Any],
+  evaluated: Mapping[str, Any],
+  is_last: bool,
+) -> dict[str, Any]:
+  """Adds an evaluation to result.json.
+
+  The file holds the last evaluation, and in 'evaluations' all of the run, in
+  the order of steps: one for each checkpoint and data.
+
+  Args:
+    model_dir: The model_dir of the run.
+    result: The evaluation, as the last one.
+    evaluated: The same, as one of all. A checkpoint in model_dir is recorded
+      without the directory, which may be moved.
+    is_last: Whether no later checkpoint was evaluated.
+
+  Returns:
+    `result` with the evaluations of the run.
+  """
+  try:
+    before = model_dir.read_json(model_dirs.RESULT) or {}
+    kept = [{**each} for each in before.pop('evaluations', [])]
+  except (ValueError, AttributeError, TypeError) as error:
+    logging.warning(
+      'WARNING: %s is damaged (%s); it is written anew',
+      model_dir.join(model_dirs.RESULT),
+      safe_text.one_line(error),
+    )
+    before, kept = {}, []
+  directory, name = os.path.split(evaluated['checkpoint'])
+  if os.path.normpath(directory) == os.path.normpath(model_dir.path):
+    evaluated = {**evaluated, 'checkpoint': name}
+  kept = [
+    each
+    for each in kept
+    if any(each.get(key) != evaluated[key] for key in ('checkpoint', 'data'))
+  ]
+  kept.append(dict(evaluated))
+  kept.sort(key=lambda each: each.get('global_step', 0))
+  result = {**result, 'evaluations': kept}
+  model_dir.write_json(
+    model_dirs.RESULT,
+    result if is_last or not before else {**before, 'evaluations': kept},
+  )
+  return result
+
+
 class Best:
-  """best/: the checkpoint with the best top-1 accuracy; the first of equals.
+  """best/: the checkpoint that is best by --best_metric; the first of equals.
 
   It is a copy, because the trainer deletes its own old checkpoints. best.json
   records which checkpoint it is and where its export is. Files are added and
   deleted one by one, in an order that keeps a complete checkpoint readable at
   all times.
+
+  A best checkpoint whose value of that metric is unknown gives way to the next
+  one that is evaluated.
 
   Only comparable results compete. best/ holds the best checkpoint on the data
   of the run's own evaluations or, if these are unknown, on the data that was
@@ -128,6 +181,8 @@ class Best:
   _KEYS = ('step', 'top_1', 'fingerprint', 'data', 'architecture', 'export')
   # Whether to delete the export once another one is best; may be missing.
   _TEMPORARY = 'export_goes_with_it'
+  # All results of the evaluation; missing in files of older versions.
+  _METRICS = 'metrics'
 
   def __init__(
     self,
@@ -135,6 +190,7 @@ class Best:
     data: Mapping[str, Any],
     architecture: Any,
     own_data: Mapping[str, Any] | None = None,
+    metric: str = run_options.TOP_1,
   ):
     """Finds the best checkpoint so far.
 
@@ -143,7 +199,9 @@ class Best:
       data: Names the data of the evaluation, see run_state.data_of.
       architecture: The architecture of the model, in JSON.
       own_data: Names the data of the run's own evaluations, if known.
+      metric: The metric that decides.
     """
+    self._metric = metric
     self._model_dir = model_dir
     self._damage = model_dir.damage  # It remembers what it has read.
     self._like = {'data': data, 'architecture': architecture}
@@ -187,6 +245,7 @@ class Best:
       return found and {
         **{key: found[key] for key in self._KEYS},
         self._TEMPORARY: found.get(self._TEMPORARY, False),
+        self._METRICS: dict(found.get(self._METRICS, {})),
       }
     except (ValueError, LookupError, TypeError) as error:
       self._warn(f'{model_dirs.BEST_FACTS}: {safe_text.one_line(error)}')
@@ -196,7 +255,8 @@ class Best:
     """Whether a checkpoint is the best one or should replace it.
 
     Args:
-      candidate: 'step', 'top_1' and 'fingerprint', from the same evaluation.
+      candidate: 'step', 'top_1', 'fingerprint' and optionally 'metrics', all
+        results of the evaluation.
     """
     best = self._facts
     if not best:
@@ -207,7 +267,18 @@ class Best:
     is_same = all(
       best[key] == candidate[key] for key in ('step', 'fingerprint')
     )
-    return is_same or candidate['top_1'] > best['top_1']
+    value, least = self._value(candidate), self._value(best)
+    if least is None:
+      self._warn(f'its {self._metric} is unknown')
+      return True
+    # Too few examples may leave a metric undefined.
+    return is_same or (
+      value is not None and run_options.is_better(self._metric, value, least)
+    )
+
+  def _value(self, facts):
+    known = {run_options.TOP_1: facts['top_1'], **facts.get(self._METRICS, {})}
+    return known.get(self._metric)
 
   def hold(self, checkpoint: str) -> None:
     """Copies a checkpoint aside.
@@ -275,7 +346,10 @@ class Best:
     if not self._facts:
       return ''
     step, top_1 = self._facts['step'], self._facts['top_1']
-    return f'step {step}, top-1 {top_1:.4f}, in {self._dir.path}'
+    value, chosen = self._value(self._facts), ''
+    if self._metric != run_options.TOP_1 and value is not None:
+      chosen = f'{self._metric} {value:.4f}, '
+    return f'step {step}, {chosen}top-1 {top_1:.4f}, in {self._dir.path}'
 
   def _put_unknown_aside(self):
     """Sets aside checkpoints without facts, which cannot be compared."""
@@ -315,6 +389,7 @@ def best_of(run: run_state.Run) -> Best:
     run_state.data_of(run),
     run.params.to_json()['architecture'],
     run.known.evaluation if run.known else None,
+    run.options.best_metric,
   )
 
 

@@ -20,6 +20,7 @@ from supcon.jobs import outputs
 from supcon.jobs import trained_run
 from supcon.runs import model_dirs
 from supcon.serving import embeddings
+from supcon.serving import neighbours
 
 tf1 = tf.compat.v1
 
@@ -35,7 +36,7 @@ class Predict:
     trained_run.check_fits(self._devices, self._model)
     self._index = None
     if options.neighbours:
-      self._index = embeddings.read_index(options.index)
+      self._index = neighbours.read_index(options.index)
       self._index.check(self._model.embedding_size)
       self._index.check_origin(
         embeddings.Origin(self._model.fingerprint, self._model.preprocessing),
@@ -86,9 +87,9 @@ class Predict:
     ids = [self._split.example_id(first + row) for row in range(count)]
     trained_run.check_outputs(batch, self._model, ids)
     probabilities = _softmax(batch['logits'])
-    neighbours = [[]] * len(probabilities)
+    found = [[]] * len(probabilities)
     if self._index:
-      neighbours = self._neighbours(batch['embeddings'])
+      found = self._neighbours(batch['embeddings'])
     for row, values in enumerate(probabilities):
       best = int(np.argmax(values))
       yield {
@@ -96,7 +97,7 @@ class Predict:
         'class': self._model.class_names[best],
         'label': best,
         'probability': float(values[best]),
-        'neighbours': neighbours[row],
+        'neighbours': found[row],
       }
 
   def _neighbours(self, queries):

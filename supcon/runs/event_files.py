@@ -40,6 +40,9 @@ EVALUATION_COLUMNS = {
   'cross_entropy_loss': 'loss/cross_entropy_loss',
   'top_1_accuracy': 'top_1_accuracy',
   'top_5_accuracy': 'top_5_accuracy',
+  'knn_k20_t0.07': 'knn/k20_t0.07',
+  'alignment': 'geometry/alignment',
+  'uniformity': 'geometry/uniformity',
 }
 
 

@@ -99,6 +99,29 @@ class Split(Protocol):
     """
 
 
+class Joined(NamedTuple):
+  """Splits one after the other, to be read in order; see `Split`."""
+
+  parts: tuple[Split, ...]
+
+  @property
+  def num_examples(self) -> int:
+    return sum(part.num_examples for part in self.parts)
+
+  def records(self) -> tf.data.Dataset:
+    records, *others = (part.records() for part in self.parts)
+    for other in others:
+      records = records.concatenate(other)
+    return records
+
+  def example_id(self, position: int) -> str:
+    for part in self.parts:
+      if position < part.num_examples:
+        return part.example_id(position)
+      position -= part.num_examples
+    raise IndexError(position)
+
+
 class Source(NamedTuple):
   """A data set on disk.
 
