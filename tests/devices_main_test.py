@@ -133,6 +133,25 @@ def test_two_replicas_do_what_one_does(one):
   _check_same_run(flags['model_dir'], one)
 
 
+def test_micro_batches_do_what_as_many_replicas_do(tmp_path):
+  flags = _flags(
+    tmp_path,
+    'replicas',
+    use_global_batch_norm=False,
+    augmentation_type='SIMCLR',
+    defer_augmentation=True,
+  )
+  in_parts = {**flags, 'model_dir': tmp_path / 'parts'}
+  finished = command.run_many(
+    [{**flags, 'num_replicas': 2}, {**in_parts, 'micro_batch_size': 32}],
+    tmp_path,
+    is_small=True,
+  )
+  for run in finished:
+    assert run.returncode == 0, run.stderr
+  _check_checkpoints(in_parts['model_dir'], flags['model_dir'], _STEPS)
+
+
 @pytest.mark.slow
 def test_two_workers_do_what_one_device_does(one):
   flags = _flags(one.directory, 'workers', mode='train_then_eval')

@@ -132,6 +132,7 @@ _OF_RESNET = 'tests/models/resnet_test.py'
 _OF_CONTRASTIVE = 'tests/models/contrastive_test.py'
 _OF_STAGES = 'tests/training/stages_test.py'
 _OF_STEPS = 'tests/training/steps_test.py'
+_OF_MICRO_BATCHES = 'tests/training/several_replicas_test.py -k micro'
 _OF_OBJECTIVES = 'tests/training/objectives_test.py'
 _OF_METRICS = 'tests/training/metrics_test.py'
 _OF_POLICIES = 'tests/data/views/policies_test.py'
@@ -827,10 +828,42 @@ _OTHERS = (
   Mutant(
     'statistics_always_move',
     _STEPS,
-    'if statistics and stage.update_encoder_batch_norm:',
-    'if statistics:',
+    'if not statistics or not stage.update_encoder_batch_norm:',
+    'if not statistics:',
     _OF_STEPS,
     'a frozen batch norm moves',
+  ),
+  Mutant(
+    'statistics_of_the_first_micro_batch',
+    _STEPS,
+    'tf.reduce_mean(values, axis=0)',
+    'values[0]',
+    _OF_MICRO_BATCHES,
+    'moving averages follow one micro-batch alone',
+  ),
+  Mutant(
+    'heads_see_the_whole_batch',
+    _STEPS,
+    'num_groups=shape[0]',
+    'num_groups=1',
+    _OF_MICRO_BATCHES,
+    'batch norm of the head uses statistics of all micro-batches',
+  ),
+  Mutant(
+    'gradient_of_the_last_micro_batch',
+    _STEPS,
+    'total + part for total, part in zip(totals, parts)',
+    'part for total, part in zip(totals, parts)',
+    'tests/training/micro_batches_test.py',
+    'the gradients of micro-batches are not added up',
+  ),
+  Mutant(
+    'no_decay_in_micro_batches',
+    _STEPS,
+    'total if decay is None else total + decay',
+    'total',
+    'tests/training/micro_batches_test.py',
+    'weights of the encoder do not decay',
   ),
   Mutant(
     'made_by_the_next_stage',
@@ -1051,8 +1084,8 @@ _OTHERS = (
   Mutant(
     'projection_of_any_length',
     _CONTRASTIVE,
-    'projection=by_sample(_unit_length(projection))',
-    'projection=by_sample(projection)',
+    '_by_sample(_unit_length(projection), num_views)',
+    '_by_sample(projection, num_views)',
     'tests/models/contrastive_test.py -k "place or embeddings or length or published"',
     'projections are not of unit length',
   ),

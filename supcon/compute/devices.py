@@ -14,6 +14,7 @@ from supcon.compute import hosts
 from supcon.compute import tpu_estimator
 from supcon.compute import watchdog
 from supcon.compute import workers
+from supcon.config import fields
 from supcon.config import hparams
 from supcon.config import run_options
 from supcon.config import safe_text
@@ -214,7 +215,9 @@ def check_batches(
   Off TPU one device evaluates, so every evaluation batch is possible.
 
   Raises:
-    ValueError: If a batch is not a multiple of the replicas.
+    ValueError: If a batch is not a multiple of the replicas, or their share of
+      it not one of the micro-batch; or if batch norm needs more than a
+      micro-batch.
   """
   sizes = {}
   if options.trains:
@@ -230,6 +233,31 @@ def check_batches(
         f'--{flag}={size} is the batch of all devices together, and not '
         f'divisible by the {count} {devices.kind}s; try {choices}.'
       )
+  if options.trains and params.micro_batch_size:
+    _check_micro_batches(devices, params)
+
+
+def _check_micro_batches(devices, params):
+  share, size = devices.share(params.batch_size), params.micro_batch_size
+  if share % size:
+    divisors = [n for n in range(1, share + 1) if share % n == 0]
+    sizes = [n for n in divisors if n < size][-1:]
+    sizes += [n for n in divisors if n > size][:1]
+    raise fields.FieldError(
+      params,
+      'micro_batch_size',
+      f'does not divide the {share} samples that a {devices.kind} gets of each '
+      f'batch; try {" or ".join(map(str, sizes))}',
+    )
+  if size < share and params.architecture.use_global_batch_norm:
+    raise fields.FieldError(
+      params,
+      'micro_batch_size',
+      'computes one micro-batch after the other, so batch norm cannot have the '
+      'statistics of all of them, which --use_global_batch_norm=True asks for; '
+      'pass --use_global_batch_norm=False, and the statistics are those of '
+      f'{size} samples',
+    )
 
 
 def _num_gpus(wanted):

@@ -203,6 +203,7 @@ RULES = (
   Rule(
     (
       'architecture.use_global_batch_norm',
+      'micro_batch_size',
       'input_data.shard_per_host',
       *_below(
         'input_data.preprocessing',

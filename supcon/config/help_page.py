@@ -15,7 +15,7 @@ _GROUPS = {
     'input_fn train_split eval_split num_images num_eval_images '
     'skip_bad_images class_balanced label_noise_prob shard_per_host'
   ),
-  'How long, how fast': 'batch_size stage_N_*',
+  'How long, how fast': 'batch_size micro_batch_size stage_N_*',
   'Loss': (
     'use_labels temperature scale_by_temperature contrast_mode '
     'summation_location denominator_mode positives_cap label_smoothing '

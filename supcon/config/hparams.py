@@ -476,6 +476,11 @@ class HParams:
     batch_size: Training examples per step, over all devices.
     seed: Determines initial weights, order of examples, augmentation and label
       noise.
+    micro_batch_size: Compute the gradient of the whole batch in micro-batches
+      of this many samples, which takes the memory of one micro-batch and about
+      4/3 of the time. It divides the samples of each device. Batch norm uses
+      the statistics of a micro-batch, so it needs
+      --use_global_batch_norm=False. 0: one pass.
   """
 
   batch_size: int = _field('bs', 2048, fields.up_to(_MOST_IN_A_BATCH))
@@ -507,6 +512,11 @@ class HParams:
     ),
     published=False,
   )
+  micro_batch_size: int = _field('mbs', 0, fields.NOT_NEGATIVE, published=False)
+
+  def num_micro_batches(self, share: int) -> int:
+    """Returns into how many parts a replica divides its `share` of a batch."""
+    return max(share // (self.micro_batch_size or share), 1)
 
   @property
   def stages(self) -> tuple[Stage, ...]:

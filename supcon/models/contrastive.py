@@ -109,17 +109,32 @@ class ContrastiveModel(Composite):
     Raises:
       ValueError: If the channels are not a multiple of 3.
     """
+    return self.of_embeddings(self.embed(x, training), training)
+
+  def embed(self, x, training):
+    """Maps images to the embedding alone, float32 [B, V, D]; see `forward`."""
     views = _views(x)
     embedding = self.encoder(tf.concat(views, axis=0), training)
-    return self._heads(embedding, len(views), training)
+    return _by_sample(embedding, len(views))
 
-  def of_embeddings(self, x, training):
+  def of_embeddings(self, x, training, num_groups=1):
     """Maps embeddings that were computed before to Outputs.
 
     Args:
       x: float32 [B, V, D].
       training: As for images.
+      num_groups: Number of equal parts of the batch, of which the batch norms
+        of the heads use the statistics, each of its own. The outputs have their
+        means.
     """
+    heads = (self.projection_head, self.classification_head)
+    if num_groups > 1 and any(head.batch_norm_variables for head in heads):
+      return _joined(
+        [
+          self.of_embeddings(group, training)
+          for group in tf.split(x, num_groups)
+        ]
+      )
     views = tf.unstack(x, axis=1)
     return self._heads(tf.concat(views, axis=0), len(views), training)
 
@@ -144,14 +159,10 @@ class ContrastiveModel(Composite):
       hps.stop_gradient_before_classification_head,
     )
     first_view = tf.split(classifier_inputs, num_views)[0]
-
-    def by_sample(features):
-      return tf.stack(tf.split(features, num_views), axis=1)
-
     return Outputs(
-      embedding=by_sample(embedding),
-      normalized_embedding=by_sample(normalized_embedding),
-      projection=by_sample(_unit_length(projection)),
+      embedding=_by_sample(embedding, num_views),
+      normalized_embedding=_by_sample(normalized_embedding, num_views),
+      projection=_by_sample(_unit_length(projection), num_views),
       logits=self.classification_head(first_view, training),
       batch_statistics=tuple(self.take_batch_statistics()),
     )
@@ -172,6 +183,25 @@ def _views(x):
   if has_views_apart:
     return tf.unstack(x, axis=1)
   return tf.split(x, channels // _IMAGE_CHANNELS, axis=-1)
+
+
+def _by_sample(x, num_views):
+  """Brings [V B, ...], view by view, into the form [B, V, ...]."""
+  return tf.stack(tf.split(x, num_views), axis=1)
+
+
+def _joined(parts):
+  """Returns the Outputs of a batch from those of its equal parts."""
+  *fields, statistics = zip(*parts)
+  return Outputs(
+    *(tf.concat(values, axis=0) for values in fields),
+    batch_statistics=tuple(
+      layers.BatchStatistic(
+        same[0].moving, tf.add_n([each.value for each in same]) / len(same)
+      )
+      for same in zip(*statistics)
+    ),
+  )
 
 
 def _unit_length(x):

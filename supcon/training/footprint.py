@@ -46,6 +46,11 @@ _BYTES_PER_VALUE = 4  # Everything is float32 off TPU.
 _COPIES_FORWARD = 4
 _COPIES_BACKWARD = 2
 
+# Number of tensors like the embedding of the whole batch beside micro-batches:
+# the embedding itself, the same at unit length and within the heads, and their
+# gradients.
+_COPIES_OF_EMBEDDINGS = 6
+
 # Number of similarity matrices: see `losses.supcon_loss` and the benchmark
 # `loss`.
 _LOSS_MATRICES = 6
@@ -99,14 +104,25 @@ class Step(NamedTuple):
     return encoders.activations(self.params.architecture, self.image_size)
 
   @property
-  def num_images(self) -> int:
-    """Number of images in one batch of a replica's encoder."""
-    return self.batch_size // self.num_replicas * self.num_views
+  def num_micro_batches(self) -> int:
+    """Number of parts in which the encoder of a replica sees a batch."""
+    if self.path != 'batch_size':  # Only training has them.
+      return 1
+    return self.params.num_micro_batches(self._share)
+
+  @property
+  def _share(self):
+    return self.batch_size // self.num_replicas
 
   def largest(self) -> tuple[int, ...]:
     """Returns the shape of the largest tensor."""
+    images = self._share * self.num_views
     activation = max(self.activations(), key=lambda each: each.size)
-    shapes = ((self.num_images, *activation), self.similarities())
+    shapes = (
+      (images // self.num_micro_batches, *activation),
+      (images, self.image_size, self.image_size, 3),
+      self.similarities(),
+    )
     return max(shapes, key=math.prod)
 
   def similarities(self):
@@ -114,17 +130,22 @@ class Step(NamedTuple):
     views = self.num_views
     if options.contrast_mode != enums.LossContrastMode.ALL_VIEWS:
       views = 1
-    anchors = self.num_images // self.num_views * views
-    return anchors, self.batch_size * self.num_views
+    return self._share * views, self.batch_size * self.num_views
 
   def num_bytes(self) -> int:
     """Returns the approximate peak memory of a replica in bytes."""
     sizes = [activation.size for activation in self.activations()]
     values = max(sizes) * (_COPIES_BACKWARD if self.is_kept else 0)
     values += sum(sizes) if self.is_kept else max(sizes) * _COPIES_FORWARD
-    values *= self.num_images
+    images = self._share * self.num_views
+    values *= images // self.num_micro_batches
+    weights = self.weights
+    if self.num_micro_batches > 1:
+      size = encoders.embedding_size(self.params.architecture)
+      values += images * (3 * self.image_size**2 + _COPIES_OF_EMBEDDINGS * size)
+      weights += 1  # The sum of the gradients.
     values += _LOSS_MATRICES * math.prod(self.similarities())
-    values += self.weights * _num_weights(self.params, self.num_classes)
+    values += weights * _num_weights(self.params, self.num_classes)
     return _BYTES_PER_VALUE * values
 
 
@@ -350,15 +371,22 @@ def check(steps: Iterable[Step], room: Room, is_sure: bool = True) -> None:
 def _remedy(step, room):
   """Returns what would fit, as the end of a message."""
   least = step.num_replicas
+  whole, found = step.replace('micro_batch_size', 0), []
   # Powers of two, times the replicas.
   size = least * 2 ** int(math.log2(max(step.batch_size // least, 1)))
-  while size >= least:
-    smaller = step.replace(step.path, size)
+  while size >= least and not found:
+    smaller = whole.replace(step.path, size)
     if not problem(smaller, room, slack=1.0):
-      or_images = ', or a smaller --image_size' if step.image_size > 32 else ''
-      return f'try {smaller.params.field(step.path)}{or_images}'
+      found.append(str(smaller.params.field(step.path)))
+      if step.num_micro_batches > 1:
+        found[-1] += ' --micro_batch_size=0'
     size //= 2
-  smaller = step.replace(step.path, least)
+  found += _micro_batches(step, room)
+  if found:
+    if step.image_size > 32:
+      found.append('a smaller --image_size')
+    return f'try {", or ".join(found)}'
+  smaller = whole.replace(step.path, least)
   while smaller.image_size > 1 and problem(smaller, room, slack=1.0):
     smaller = smaller.replace(_IMAGE_SIZE, smaller.image_size // 2)
   stem = ''
@@ -374,6 +402,21 @@ def _remedy(step, room):
     f'no batch fits; try {smaller.params.field(_IMAGE_SIZE)}{stem} or a '
     'smaller --resnet_depth'
   )
+
+
+def _micro_batches(step, room):
+  """Returns a list of the largest micro-batch that fits, as a flag, if any."""
+  share = step.batch_size // step.num_replicas
+  for size in range(share // 2, 0, -1):
+    if step.path != 'batch_size' or share % size:
+      continue
+    smaller = step.replace('micro_batch_size', size)
+    if not problem(smaller, room, slack=1.0):
+      found = str(smaller.params.field('micro_batch_size'))
+      if step.params.architecture.use_global_batch_norm:
+        found += ' with --use_global_batch_norm=False'
+      return [found]
+  return []
 
 
 def _in_words(num_bytes):

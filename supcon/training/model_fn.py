@@ -95,10 +95,9 @@ class ModelFn:
   def train(self, features, labels) -> TPUEstimatorSpec:
     """One step of the stage. See data/inputs.py for features and labels."""
     model = self._model()
-    outputs = self._outputs(model, features, training=self.train_batch_norm)
     include_bias = self.params.loss.include_bias_in_weight_decay
     variables = model.trainable_variables
-    step = self._step(model, outputs, labels)
+    step = self._step(model, features, labels)
     health = steps.health(step, variables)
     reported = health.losses
     if self.stop_hook:
@@ -109,7 +108,7 @@ class ModelFn:
       self.run,
       before_update,
       model,
-      outputs.logits,
+      step.outputs.logits,
       labels,
       reported,
       include_bias,
@@ -199,14 +198,30 @@ class ModelFn:
       self.dtype,
     )
 
-  def _step(self, model, outputs, labels):
-    per_example = objectives.per_example(self.params.loss, outputs, labels)
-    means = {name: tf.reduce_mean(loss) for name, loss in per_example.items()}
-    return steps.in_one_pass(
-      self.stage.params,
-      model,
-      self._compose(model, means),
-      outputs.batch_statistics,
+  def _step(self, model, features, labels):
+    stage, training = self.stage.params, self.train_batch_norm
+
+    def losses_of(outputs):
+      per_example = objectives.per_example(self.params.loss, outputs, labels)
+      means = {name: tf.reduce_mean(loss) for name, loss in per_example.items()}
+      return self._compose(model, means)
+
+    count = self.params.num_micro_batches(labels.shape[0])
+    if count == 1 or 'embeddings' in features:
+      outputs = self._outputs(model, features, training)
+      return steps.in_one_pass(stage, model, outputs, losses_of)
+
+    def embed(index):
+      part = {
+        name: tf.reshape(value, [count, -1, *value.shape[1:]])[index]
+        for name, value in features.items()
+      }
+      return model.embed(self._images(part), training)
+
+    batch, num_views = features['images'].shape[:2]
+    shape = (count, batch // count, num_views, model.encoder.embedding_size)
+    return steps.in_micro_batches(
+      stage, model, embed, shape, training, losses_of
     )
 
   def _compose(self, model, means):

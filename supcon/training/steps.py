@@ -1,8 +1,8 @@
 """A training step as a value: its effects, before any of them happens.
 
-A step may be computed in any way; `in_one_pass` takes the whole batch at once.
-Each owner of state hands out an `Update` with the variables that it changes; no
-other code lists them.
+A step may be computed in any way: `in_one_pass` takes the whole batch at once,
+`in_micro_batches` a part of it at a time. Each owner of state hands out an
+`Update` with the variables that it changes; no other code lists them.
 """
 
 from collections.abc import Callable
@@ -45,40 +45,172 @@ class Step(NamedTuple):
     losses: The result of objectives.compose, means over this replica's samples.
     gradients: The gradient of the total for each trainable variable; None where
       it does not reach.
+    outputs: The model's outputs for this replica's samples, before the step.
     updates: The updates of all state except the weights.
   """
 
   losses: Mapping[str, tf.Tensor]
   gradients: Sequence[tf.Tensor | None]
-  updates: Sequence[Update] = ()
+  outputs: contrastive.Outputs
+  updates: Sequence[Update]
+
+
+# From the outputs of the model to the result of objectives.compose.
+LossesOf = Callable[[contrastive.Outputs], Mapping[str, tf.Tensor]]
 
 
 def in_one_pass(
   stage: hparams.Stage,
   model: contrastive.ContrastiveModel,
-  losses: Mapping[str, tf.Tensor],
-  statistics: Sequence[layers.BatchStatistic],
+  outputs: contrastive.Outputs,
+  losses_of: LossesOf,
 ) -> Step:
   """Returns the step of a batch that was computed in one pass.
 
   Args:
     stage: Determines whether moving averages follow the batch.
     model: The model.
-    losses: The result of objectives.compose.
-    statistics: The statistics of the batch.
+    outputs: Its outputs for the batch.
+    losses_of: Composes the losses of the stage.
   """
+  losses = losses_of(outputs)
   gradients = tf.gradients(losses[objectives.TOTAL], model.trainable_variables)
-  updates = []
-  if statistics and stage.update_encoder_batch_norm:
-    updates.append(
-      Update(
-        make=lambda: layers.move_averages(statistics),
-        changed=[moving for moving, _ in statistics],
-        kind='the batch statistics for',
-        read=statistics,
-      )
+  return Step(losses, gradients, outputs, _moves(stage, outputs))
+
+
+def in_micro_batches(
+  stage: hparams.Stage,
+  model: contrastive.ContrastiveModel,
+  embed: Callable[[tf.Tensor], tf.Tensor],
+  shape: Sequence[int],
+  training: bool,
+  losses_of: LossesOf,
+) -> Step:
+  """Returns the step of a batch, computed one micro-batch at a time.
+
+  It is gradient caching (https://arxiv.org/abs/2101.06983), cut at the
+  embedding. With the images x_k of micro-batch k, the encoder f and its weights
+  w, the weights v of the heads, and the loss L of the whole batch:
+
+    1. e_k = f(x_k; w) for k = 1 ... K, without keeping anything for a gradient.
+    2. L(e_1 ... e_K; v), dL/dv, and g_k = dL/de_k for all k.
+    3. dL/dw = sum over k of g_k de_k/dw, for which f(x_k; w) is computed again.
+
+  This is the gradient of the whole batch, although only the activations of a
+  single micro-batch are in memory at a time. If the loss does not reach the
+  embedding, there is no third part. Batch norm uses the statistics of each
+  micro-batch, and moving averages follow their mean: the step is that of K
+  replicas without global batch norm, which have a micro-batch each.
+
+  Args:
+    stage: Determines whether moving averages follow the batch.
+    model: The model.
+    embed: Builds the embedding of a micro-batch, float32 [B/K, V, D], from its
+      index, int32 []. Each call must give the same.
+    shape: K, B/K, V, D.
+    training: Whether batch norm uses the statistics of a micro-batch.
+    losses_of: Composes the losses of the stage.
+  """
+  embedding, statistics = _embed_in_turn(model, embed, shape, training)
+  outputs = model.of_embeddings(embedding, training, num_groups=shape[0])
+  outputs = outputs._replace(
+    batch_statistics=(*statistics, *outputs.batch_statistics)
+  )
+  losses = losses_of(outputs)
+
+  encoder = model.encoder.trainable_variables
+  are_encoder = {variable.ref() for variable in encoder}
+  heads = [v for v in model.trainable_variables if v.ref() not in are_encoder]
+  # The weights of the encoder must not be among them: from those, tf.gradients
+  # would find its way through the loop.
+  upstream, *head_gradients = tf.gradients(
+    losses[objectives.TOTAL], [embedding, *heads]
+  )
+  gradients = tf.gradients(losses[objectives.WEIGHT_DECAY], encoder)
+  if upstream is not None:
+    totals = _pull_back(model, embed, tf.reshape(upstream, shape))
+    gradients = [
+      total if decay is None else total + decay
+      for total, decay in zip(totals, gradients)
+    ]
+  of_variable = {
+    variable.ref(): gradient
+    for variable, gradient in zip(
+      [*encoder, *heads], [*gradients, *head_gradients]
     )
-  return Step(losses, gradients, updates)
+  }
+  return Step(
+    losses,
+    [of_variable[variable.ref()] for variable in model.trainable_variables],
+    outputs,
+    _moves(stage, outputs),
+  )
+
+
+# One micro-batch at a time, and nothing kept for the gradient of a loop.
+_IN_TURN = dict(parallel_iterations=1, back_prop=False)
+
+
+def _embed_in_turn(model, embed, shape, training):
+  """Returns all embeddings [B, V, D], and the mean BatchStatistics."""
+  count, *part_shape = shape
+  measured = []
+
+  def compute(index):
+    embedding = embed(index)
+    measured[:] = model.take_batch_statistics()
+    values = [statistic.value for statistic in measured]
+    return embedding, tf.concat([*values, tf.zeros([0])], axis=0)
+
+  # XLA has to know the shapes beforehand.
+  moving = model.encoder.batch_norm_variables if training else []
+  num_statistics = sum(v.shape[0] for v in moving if not v.trainable)
+  embeddings, values = tf1.map_fn(
+    compute,
+    tf.range(count),
+    fn_output_signature=(
+      tf.TensorSpec(part_shape, tf.float32),
+      tf.TensorSpec([num_statistics], tf.float32),
+    ),
+    **_IN_TURN,
+  )
+  sizes = [statistic.moving.shape[0] for statistic in measured]
+  means = tf.split(tf.reduce_mean(values, axis=0), [*sizes, 0])
+  return tf.reshape(embeddings, [-1, *part_shape[1:]]), [
+    statistic._replace(value=mean) for statistic, mean in zip(measured, means)
+  ]
+
+
+def _pull_back(model, embed, upstream):
+  """Returns the gradients of the encoder's weights, given [K, B/K, V, D]."""
+  encoder = model.encoder.trainable_variables
+
+  def add(totals, index):
+    parts = tf.gradients(embed(index), encoder, grad_ys=upstream[index])
+    model.take_batch_statistics()  # They are known from the first pass.
+    return [total + part for total, part in zip(totals, parts)]
+
+  # The first forward pass does not need the gradient. It would begin beside the
+  # first loop, and hold its activations until the end of that loop.
+  with tf.control_dependencies([upstream]):
+    indices = tf.identity(tf.range(upstream.shape[0]))
+  zeros = [tf.zeros(v.shape) for v in encoder]
+  return tf1.foldl(add, indices, zeros, **_IN_TURN)
+
+
+def _moves(stage, outputs):
+  """Returns the updates of the moving averages."""
+  statistics = outputs.batch_statistics
+  if not statistics or not stage.update_encoder_batch_norm:
+    return []
+  return [
+    Update(
+      make=lambda: layers.move_averages(statistics),
+      changed=[moving for moving, _ in statistics],
+      kind='the batch statistics for',
+      read=statistics,
+    )
+  ]
 
 
 # --- Whether it can be made ---------------------------------------------------

@@ -10,6 +10,7 @@ import tensorflow as tf
 from supcon.compute import devices
 from supcon.compute import watchdog
 from supcon.compute import workers
+from supcon.config import fields
 from supcon.config import hparams
 from supcon.config import run_options
 from tests import flag_parsing
@@ -215,6 +216,28 @@ class TestBatches:
 
   def test_divisible(self):
     _check(_options(), 8, batch_size=64)
+
+  @pytest.mark.parametrize(
+    'size, sizes', [(100, '64 or 128'), (300, '256'), (3, '2 or 4')]
+  )
+  def test_micro_batches_divide_the_share_of_a_device(self, size, sizes):
+    with pytest.raises(fields.FieldError) as error:
+      _check(_options(), 8, batch_size=2048, micro_batch_size=size)
+    assert str(error.value) == (
+      f'--micro_batch_size={size} does not divide the 256 samples that a GPU '
+      f'gets of each batch; try {sizes}.'
+    )
+
+  def test_micro_batches_exclude_global_batch_norm(self):
+    batches = dict(batch_size=64, micro_batch_size=4)
+    with pytest.raises(fields.FieldError) as error:
+      _check(_options(), 8, **batches)
+    message = str(error.value)
+    assert message.startswith('--micro_batch_size=4 ')
+    assert 'pass --use_global_batch_norm=False, ' in message
+    _check(_options(), 8, **batches, architecture__use_global_batch_norm=False)
+    _check(_options(), 16, **batches)  # A single one in each device.
+    _check(_options(mode='eval'), 8, **batches)
 
   def test_what_is_not_used_is_not_checked(self):
     _check(_options(mode='eval'), 8, batch_size=100)

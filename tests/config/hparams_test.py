@@ -158,6 +158,7 @@ _DEFAULT = hparams.HParams()
     ('input_data.preprocessing.num_views', 0, '--num_views=0'),
     ('input_data.preprocessing.num_views', 10**6, 'at most 64'),
     ('seed', 2**40, '--seed'),
+    ('micro_batch_size', -1, '--micro_batch_size'),
   ],
 )
 def test_checks(path, value, words):

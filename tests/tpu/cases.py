@@ -24,7 +24,6 @@ BATCH_SIZE = 32
 STEPS_PER_STAGE = 3
 SIDE = 8
 _NUM_CLASSES = 4
-_NUM_EXAMPLES = 48  # 1.5 steps per epoch.
 _EPOCHS = 2
 
 # The variable by which TPUEstimator says how many steps a loop has.
@@ -91,7 +90,7 @@ def one_device(optimizer):
 
 def function(params, stage, use_tpu, **changes):
   """Returns the ModelFn of stage 1 or 2."""
-  run = stages.plan(params, _NUM_EXAMPLES)
+  run = stages.plan(params, BATCH_SIZE * STEPS_PER_STAGE // _EPOCHS)
   return model_functions.make(
     params,
     run,

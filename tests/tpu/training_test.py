@@ -125,6 +125,22 @@ def test_bfloat16():
       np.testing.assert_allclose(scalars[tag], reference[tag], atol=0.03)
 
 
+def test_micro_batches_of_cores_are_as_many_cores():
+  params = cases.params(enums.Optimizer.LARS)
+  params = params.replace('architecture.use_global_batch_norm', False)
+  start = cases.initial_variables(params)
+  in_parts = params.replace('micro_batch_size', 4)
+  found, expected = (
+    {
+      # Each core has moving averages of its own.
+      name: value.mean(axis=0)
+      for name, value in cases.OnCores(*case).train(start, True)[0].items()
+    }
+    for case in ((in_parts, 1, 4), (params, 1, 8))
+  )
+  assert cases.worst_difference(found, expected, start) < (1e-9,)
+
+
 def test_the_similarity_is_in_float32_and_the_labels_are_integers():
   mlir = _on_cores(enums.Optimizer.MOMENTUM, 1, 8).mlir
   dots = [

@@ -91,6 +91,28 @@ def test_slots_are_those_of_the_optimizers():
   assert {*footprint._SLOTS} == {*enums.Optimizer}
 
 
+def test_micro_batches_hold_the_activations_of_one():
+  whole, part = _step(_SMALL, batch_size=1024), _step(_SMALL, batch_size=32)
+  step = _step(_SMALL, batch_size=1024, micro_batch_size=32)
+  # 2048 images and six tensors like their embeddings of 128 values, the
+  # similarities of the whole batch, and the sum of the gradients.
+  values = 2048 * (16 * 16 * 3 + 6 * 128)
+  values += 6 * (2048**2 - 64**2)
+  values += footprint._num_weights(_SMALL, 10)
+  assert step.num_bytes() == part.num_bytes() + 4 * values
+  assert step.num_bytes() < whole.num_bytes() / 2
+  # They are those of a replica: 512 = 16 x 32.
+  replica = step._replace(num_replicas=2)
+  assert (step.num_micro_batches, replica.num_micro_batches) == (32, 16)
+  # The images of the batch are all there.
+  assert _step(_DEFAULT, batch_size=1024, micro_batch_size=1).largest() == (
+    2048,
+    224,
+    224,
+    3,
+  )
+
+
 def test_what_reaches_no_encoder_keeps_no_activations():
   first, second = _step(_DEFAULT), _step(_DEFAULT, number=2)
   assert first.is_kept and not second.is_kept
@@ -117,9 +139,24 @@ def test_the_default_configuration_is_refused_with_a_batch_that_fits():
   assert message.startswith('--batch_size=2048 with --image_size=224 makes a ')
   assert '4096 x 112 x 112 x 64 values' in message
   assert 'needs about' in message and '22.0 GiB of free memory' in message
-  assert message.endswith('try --batch_size=64, or a smaller --image_size.')
+  assert message.endswith(
+    'try --batch_size=64, or --micro_batch_size=64 with '
+    '--use_global_batch_norm=False, or a smaller --image_size.'
+  )
   assert not footprint.problem(step.replace('batch_size', 64), _room(), 1.0)
   assert footprint.problem(step.replace('batch_size', 128), _room(), 1.0)
+
+
+def test_a_micro_batch_that_is_too_large_is_refused_with_one_that_fits():
+  local = _DEFAULT.replace('architecture.use_global_batch_norm', False)
+  message = _error(_step(local, micro_batch_size=256), _room())
+  assert message.endswith(
+    'try --batch_size=64 --micro_batch_size=0, or --micro_batch_size=64, or a '
+    'smaller --image_size.'
+  )
+  for size, is_refused in ((128, True), (64, False)):
+    step = _step(local, micro_batch_size=size)
+    assert bool(footprint.problem(step, _room(), 1.0)) == is_refused
 
 
 def test_a_tensor_is_refused_where_nobody_knows_the_memory():

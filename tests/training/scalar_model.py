@@ -184,9 +184,10 @@ def make_step(loss_of, x, run, stage, step, include_bias=True):
     'cross_entropy': 3.0 * loss,
     objectives.WEIGHT_DECAY: tf.constant(4.0),
   }
-  value = steps.in_one_pass(
-    stage.params, model, losses, model.take_batch_statistics()
+  outputs = contrastive.Outputs(
+    *[None] * 4, batch_statistics=tuple(model.take_batch_statistics())
   )
+  value = steps.in_one_pass(stage.params, model, outputs, lambda _: losses)
   variables = model.trainable_variables
   health = steps.health(value, variables)
   optimizer = optimizers.of_plan(run, model, step, include_bias)[stage.number]

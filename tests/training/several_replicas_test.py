@@ -1,4 +1,7 @@
-"""Training on several replicas of a MirroredStrategy, against one device."""
+"""Training on several replicas of a MirroredStrategy, against one device.
+
+And training in micro-batches, against several replicas.
+"""
 
 import dataclasses
 import re
@@ -188,7 +191,14 @@ def _replicated_graph(params, stage, count):
 def _in_float64(graph_def):
   """Turns float32 into float64 in all attributes and constants."""
   single, double = tf.float32.as_datatype_enum, tf.float64.as_datatype_enum
-  for node in graph_def.node:
+  nodes = [*graph_def.node]
+  for function in graph_def.library.function:  # Bodies of loops.
+    nodes += function.node_def
+    signature = function.signature
+    for argument in (*signature.input_arg, *signature.output_arg):
+      if argument.type == single:
+        argument.type = double
+  for node in nodes:
     for attribute in node.attr.values():
       if attribute.type == single:
         attribute.type = double
@@ -201,10 +211,10 @@ def _in_float64(graph_def):
   return graph_def
 
 
-def _train_in_float64(params, stage, count, variables):
+def _train_in_float64(params, stage, count, variables, convert=_in_float64):
   """Trains a stage; returns {name: [array of each replica]}."""
   graph = _replicated_graph(params, stage, count)
-  graph_def = _in_float64(graph.as_graph_def())
+  graph_def = convert(graph.as_graph_def())
   config = tf1.ConfigProto(device_count={'CPU': count})
   with tf.Graph().as_default() as graph, tf1.Session(config=config) as session:
     tf.import_graph_def(graph_def, name='')
@@ -258,6 +268,68 @@ def test_in_float64_replicas_equal_one_device(monkeypatch):
       expected = {name: value for name, (value,) in one.items()}
       worst = cases.worst_difference(found, expected, before)
       assert worst < (1e-9,)
+
+
+# --- In micro-batches ---------------------------------------------------------
+
+
+def _in_parts(params, size):
+  """Returns HParams of local batch norm and micro-batches."""
+  params = params.replace('architecture.use_global_batch_norm', False)
+  return params.replace('micro_batch_size', size)
+
+
+def _train_as_saved(params, stage, count, variables, **kwargs):
+  """Returns what a checkpoint would hold after a stage."""
+  after = _train_in_float64(params, stage, count, variables, **kwargs)
+  return {name: np.mean(copies, axis=0) for name, copies in after.items()}
+
+
+def test_in_float64_micro_batches_equal_replicas(monkeypatch):
+  # Batch norm in encoder and head, weight decay, momentum.
+  monkeypatch.setattr(tf1.nn, 'fused_batch_norm', _plain_batch_norm)
+  params = cases.params(enums.Optimizer.MOMENTUM)
+  before = cases.initial_variables(params)
+  expected = _train_as_saved(_in_parts(params, 0), 1, 2, before)
+  found = _train_as_saved(_in_parts(params, 16), 1, 1, before)
+  assert cases.worst_difference(found, expected, before) < (1e-12,)
+  assert found['global_step'] == cases.STEPS_PER_STAGE
+
+
+@pytest.mark.slow
+def test_in_float64_replicas_may_have_micro_batches(monkeypatch):
+  monkeypatch.setattr(tf1.nn, 'fused_batch_norm', _plain_batch_norm)
+  params = _in_parts(cases.params(enums.Optimizer.LARS), 8)
+  before = cases.initial_variables(params)
+  one, two = (_train_as_saved(params, 1, count, before) for count in (1, 2))
+  assert cases.worst_difference(two, one, before) < (1e-12,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('is_double', [True, False])
+def test_32_micro_batches_equal_32_replicas(is_double, monkeypatch):
+  if is_double:
+    monkeypatch.setattr(tf1.nn, 'fused_batch_norm', _plain_batch_norm)
+  monkeypatch.setattr(cases, 'BATCH_SIZE', 4096)
+  monkeypatch.setattr(cases, 'STEPS_PER_STAGE', 5)
+  params = cases.params(enums.Optimizer.MOMENTUM)
+  for stage in (1, 2):  # Rates grow with the batch.
+    params = params.replace(f'stage_{stage}.base_learning_rate', 4 * 32 / 4096)
+  convert = _in_float64 if is_double else lambda graph_def: graph_def
+  expected = found = cases.initial_variables(params)
+  for stage in (1, 2):
+    expected = _train_as_saved(
+      _in_parts(params, 0), stage, 32, expected, convert=convert
+    )
+    found = _train_as_saved(
+      _in_parts(params, 128), stage, 1, found, convert=convert
+    )
+  worst = max(
+    (np.abs(found[name] - value).max() / np.abs(value).max(), name)
+    for name, value in expected.items()
+  )
+  print(worst)
+  assert worst < (1e-12 if is_double else 1e-6,)
 
 
 # --- Names --------------------------------------------------------------------
