@@ -55,7 +55,7 @@ def _measure(outputs, temperature, num_bins):
   for block, logits in outputs.blocks('logits'):
     labels = outputs.labels[block]
     rows = np.arange(len(labels))
-    logs = model_outputs.log_softmax(logits / np.float64(temperature))
+    logs = model_outputs.log_softmax(logits.astype(np.float64) / temperature)
     probabilities = np.exp(logs)
     nll -= logs[rows, labels].sum()
     errors = probabilities.copy()
