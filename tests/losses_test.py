@@ -163,6 +163,11 @@ def _compiled(features, **options):
   return loss.numpy(), gradient.numpy()
 
 
+def _in_tiles(size, run):
+  """Returns the same way to run the loss, with the size of a tile forced."""
+  return lambda features, **options: run(features, tile_size=size, **options)
+
+
 def _gradient_atol(
   features, gradient, temperature=1.0, scale_by_temperature=True, **unused
 ):
@@ -283,7 +288,14 @@ def test_golden(case):
   _check_golden(case, _eager)
 
 
-@pytest.mark.parametrize('run', [_graph, _compiled])
+@pytest.mark.parametrize('case', _LOSS['cases'], ids=_name)
+def test_golden_in_tiles(case):
+  _check_golden(case, _in_tiles(3, _eager))
+
+
+@pytest.mark.parametrize(
+  'run', [_graph, _compiled, _in_tiles(7, _graph), _in_tiles(7, _compiled)]
+)
 @pytest.mark.parametrize('case', _of_each_kind(_LOSS['cases']), ids=_name)
 def test_golden_in_graphs(case, run):
   _check_golden(case, run)

@@ -21,6 +21,7 @@ from absl import logging
 import tensorflow as tf
 from tensorflow.python.client import device_lib
 
+from supcon import pairwise
 from supcon.compute import devices as devices_lib
 from supcon.config import enums
 from supcon.config import fields
@@ -45,10 +46,6 @@ _BYTES_PER_VALUE = 4  # Everything is float32 off TPU.
 # gradients, besides the activations kept by the forward pass.
 _COPIES_FORWARD = 4
 _COPIES_BACKWARD = 2
-
-# Number of similarity matrices: see `losses.supcon_loss` and the benchmark
-# `loss`.
-_LOSS_MATRICES = 6
 
 _IMAGE_SIZE = 'input_data.preprocessing.image_size'
 
@@ -106,10 +103,11 @@ class Step(NamedTuple):
   def largest(self) -> tuple[int, ...]:
     """Returns the shape of the largest tensor."""
     activation = max(self.activations(), key=lambda each: each.size)
-    shapes = ((self.num_images, *activation), self.similarities())
+    similarities = pairwise.tile_shape(*self.anchors_and_contrasts())
+    shapes = ((self.num_images, *activation), similarities)
     return max(shapes, key=math.prod)
 
-  def similarities(self):
+  def anchors_and_contrasts(self):
     options = self.params.loss.contrastive
     views = self.num_views
     if options.contrast_mode != enums.LossContrastMode.ALL_VIEWS:
@@ -123,7 +121,7 @@ class Step(NamedTuple):
     values = max(sizes) * (_COPIES_BACKWARD if self.is_kept else 0)
     values += sum(sizes) if self.is_kept else max(sizes) * _COPIES_FORWARD
     values *= self.num_images
-    values += _LOSS_MATRICES * math.prod(self.similarities())
+    values += pairwise.num_values(*self.anchors_and_contrasts())
     values += self.weights * _num_weights(self.params, self.num_classes)
     return _BYTES_PER_VALUE * values
 
