@@ -129,9 +129,7 @@ def contrastive_loss(
   else:
     class_ids, has_class = _class_ids(labels, local_batch, is_valid)
     features = tf.where(has_class[:, None, None], features, np.nan)
-  if is_valid is None:
-    is_valid = tf.ones([local_batch], tf.bool)
-  else:
+  if is_valid is not None:
     features = tf.where(is_valid[:, None, None], features, 0.0)
 
   anchors, contrasts = pairwise.pair(

@@ -67,6 +67,7 @@ class Contrasts(NamedTuple):
   Attributes:
     features: float32 [C, D].
     class_ids: int32 [C].
+    is_valid: bool [C], False for padding; None if there is none.
     samples: int32 [C]: the position of the contrast's sample.
     ranks: int32 [C]: how many samples of its class come before its sample;
       None if that does not matter, because there is no cap.
@@ -74,6 +75,7 @@ class Contrasts(NamedTuple):
 
   features: tf.Tensor
   class_ids: tf.Tensor
+  is_valid: tf.Tensor | None
   samples: tf.Tensor
   ranks: tf.Tensor | None
 
@@ -84,7 +86,7 @@ def pair(features, class_ids, is_valid, anchor_views, positives_cap):
   Args:
     features: float32 [b, V, D].
     class_ids: int32 [b], at least 0.
-    is_valid: bool [b], False for padding.
+    is_valid: bool [b], False for padding; None if there is none.
     anchor_views: How many views of each sample are anchors.
     positives_cap: As in `losses.contrastive_loss`.
 
@@ -95,22 +97,29 @@ def pair(features, class_ids, is_valid, anchor_views, positives_cap):
   local_batch, views = features.shape[:2]
   global_batch = local_batch * replicas.num_replicas()
   samples = positions(local_batch)
-  all_ids = replicas.gather(tf.where(is_valid, class_ids, _NO_CONTRAST))
+  anchor_ids = class_ids
+  if is_valid is not None:
+    anchor_ids = tf.where(is_valid, class_ids, _NO_ANCHOR)
+    class_ids = tf.where(is_valid, class_ids, _NO_CONTRAST)
+  all_ids = replicas.gather(class_ids)
   ranks, sizes = _ranks_and_sizes(all_ids)
-  num_valid = tf.reduce_sum(tf.cast(all_ids >= 0, tf.int32))
+  is_contrast = all_ids >= 0
+  num_contrasts = views * tf.reduce_sum(tf.cast(is_contrast, tf.int32))
 
   others = tf.gather(sizes, samples) - 1
   most = global_batch if positives_cap < 0 else positives_cap // views
   num_positives = views * tf.minimum(others, most) + views - 1
+  num_positives = tf.where(anchor_ids >= 0, num_positives, 0)
+  num_negatives = num_contrasts - views * (others + 1)
   # A sample does not count as one of those that come before another of its
   # class, seen from there.
   rank = tf.gather(ranks, samples)
   anchors = {
-    'class_ids': tf.where(is_valid, class_ids, _NO_ANCHOR),
+    'class_ids': anchor_ids,
     'samples': samples,
     'ranks_end': most + tf.cast(rank <= most, tf.int32),
-    'num_positives': tf.where(is_valid, tf.cast(num_positives, tf.float32), 0),
-    'num_negatives': tf.cast(views * (num_valid - 1 - others), tf.float32),
+    'num_positives': tf.cast(num_positives, tf.float32),
+    'num_negatives': tf.cast(num_negatives, tf.float32),
   }
   return Anchors(
     features=_views_first(features[:, :anchor_views]),
@@ -121,6 +130,7 @@ def pair(features, class_ids, is_valid, anchor_views, positives_cap):
   ), Contrasts(
     features=_views_first(replicas.gather(features)),
     class_ids=tf.tile(all_ids, [views]),
+    is_valid=None if is_valid is None else tf.tile(is_contrast, [views]),
     samples=tf.tile(tf.range(global_batch), [views]),
     ranks=None if positives_cap < 0 else tf.tile(ranks, [views]),
   )
@@ -160,7 +170,10 @@ def _masks(anchors, contrasts):
     is_own = compare(tf.equal, anchors.samples, contrasts.samples)
     is_first = compare(tf.greater, anchors.ranks_end, contrasts.ranks)
     is_positive &= is_own | is_first
-  return is_positive, ~is_alike & (contrasts.class_ids != _NO_CONTRAST)
+  is_negative = ~is_alike
+  if contrasts.is_valid is not None:
+    is_negative &= contrasts.is_valid
+  return is_positive, is_negative
 
 
 # --- The loss -----------------------------------------------------------------
@@ -260,7 +273,14 @@ def supcon_loss(
 
     return from_tiles(loss), gradient
 
-  return loss_of(*map(_all_or_nan, (anchors.features, contrasts.features)))
+  loss = loss_of(*map(_all_or_nan, (anchors.features, contrasts.features)))
+  # Without a shared denominator, a positive has nothing to push against.
+  num_shared = anchors.num_negatives
+  if denominator_mode is enums.LossDenominatorMode.ALL:
+    num_shared += anchors.num_positives
+  is_defined = (anchors.num_positives > 0) & (num_shared > 0)
+  is_broken = ~tf.reduce_all(tf.math.is_finite(anchors.features), axis=1)
+  return tf.where(is_broken, np.nan, tf.where(is_defined, loss, 0.0))
 
 
 def num_values(num_anchors, num_contrasts):
@@ -323,17 +343,14 @@ def _tile(anchors, contrasts, temperature, pool, denominator_mode):
 
   Returns:
     The loss, float32 [T], and a function that returns the slopes, float32
-    [T, C].
+    [T, C]. Both have no meaning, but finite slopes, for an anchor without
+    positives or without a shared denominator.
   """
   is_positive, is_negative = _masks(anchors, contrasts)
   # The terms that all denominators of an anchor share.
-  is_shared, num_shared = is_negative, anchors.num_negatives
+  is_shared = is_negative
   if denominator_mode is enums.LossDenominatorMode.ALL:
     is_shared |= is_positive
-    num_shared += anchors.num_positives
-  # Without a shared denominator, a positive has nothing to push against.
-  is_defined = (anchors.num_positives > 0) & (num_shared > 0)
-
   similarities = replicas.exact_matmul(
     anchors.features, contrasts.features, transpose_b=True
   )
@@ -349,17 +366,15 @@ def _tile(anchors, contrasts, temperature, pool, denominator_mode):
     log_ratio = tf.math.log_sigmoid(log_ratio)
   num_positives = tf.maximum(anchors.num_positives, 1)[:, None]
   pooled, pull_of_pool = pool(log_ratio, is_positive, num_positives)
-  loss = tf.where(is_defined, -tf.squeeze(pooled, axis=1), 0.0)
 
   def slopes():
-    pull = tf.where(is_defined[:, None], pull_of_pool(), 0.0)
+    pull, push = pull_of_pool(), 1.0
     if one_positive:
       pull *= slope
-    push = tf.reduce_sum(pull, axis=1, keepdims=True)
+      push = tf.reduce_sum(pull, axis=1, keepdims=True)
     return push * share - pull
 
-  is_broken = tf.math.is_nan(anchors.features[:, 0])
-  return tf.where(is_broken, np.nan, loss), slopes
+  return -tf.squeeze(pooled, axis=1), slopes
 
 
 def _softmax(values, mask):

@@ -1,14 +1,14 @@
 """Times the contrastive loss, forward and backward, against others.
 
-  python tests/benchmarks/loss.py [--batch B ...] [--threads 1] [--only NAME ...]
+  python tests/benchmarks/loss.py [--batch B ...] [--threads N] [--only NAME]
 
 Baselines:
 
   products   the three matrix products that no implementation can do without:
              the similarities, and their gradients to anchors and contrasts
   one tile   our loss with all anchors in one tile, a dense matrix of all pairs
-  tiles      our loss with tiles of a quarter of what is usual or less, whose
-             slopes are computed again, as for very large batches
+  tiles      our loss with tiles of 128 anchors, whose slopes are computed again
+             for the backward pass, as for very large batches
   textbook   the equations as usually written, in TensorFlow
   pytorch    the same in PyTorch
   metric learning

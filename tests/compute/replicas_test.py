@@ -271,9 +271,14 @@ def _arrays():
 
 
 @pytest.mark.parametrize(
-  'case', _CROSS_REPLICA['cases'], ids=lambda case: case['case']
+  ('case', 'tile_size'),
+  [
+    *((case, None) for case in _CROSS_REPLICA['cases']),
+    *((case, 3) for case in _CROSS_REPLICA['cases'][::4]),
+  ],
+  ids=lambda each: each['case'] if isinstance(each, dict) else f'tiles_{each}',
 )
-def test_golden_losses_and_gradients(case, arrays):
+def test_golden_losses_and_gradients(case, tile_size, arrays):
   name = case['case']
   if not case['finite']:
     pytest.skip('the published value is not finite; see losses_test.py')
@@ -287,6 +292,7 @@ def test_golden_losses_and_gradients(case, arrays):
     loss = losses.contrastive_loss(
       local,
       None if labels is None else tf.constant(labels)[mine],
+      tile_size=tile_size,
       **_options(case),
     )
     mean = tf.reduce_mean(loss) / replicas.num_replicas()
