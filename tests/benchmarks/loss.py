@@ -15,9 +15,10 @@ Baselines:
              SupConLoss of pytorch-metric-learning
 
 All run in one process, in turns, so that a busy machine slows all; the figures
-are medians, and the ratios are what to compare. Peak memory is that of a
-process of its own, above what it held before (Linux only). Loss and gradient
-also stand beside those of float64, as relative errors.
+are medians, and the ratios are what to compare. With --peaks, the peak memory
+stands beside them: that of a process of its own, above what it held before
+(Linux only). Loss and gradient of moderate batches are compared with those of
+float64, as relative errors.
 """
 
 import argparse
@@ -167,7 +168,7 @@ def _batch(size):
   return features.astype(np.float32), random.randint(0, _CLASSES, size)
 
 
-def print_times(batch, names, repeats):
+def print_times(batch, names, repeats, with_peaks):
   features, labels = _batch(batch)
   steps = {name: _STEPS[name](features, labels) for name in names}
   results = {name: run() for name, run in steps.items() if name != 'products'}
@@ -186,7 +187,8 @@ def print_times(batch, names, repeats):
   for name in names:
     line = f'  {name:15} {1e3 * medians[name]:8.1f} ms'
     line += f', {medians[names[0]] / medians[name]:5.2f} = {names[0]} / this'
-    line += f', +{_peak_in_a_process(name, batch)} MiB'
+    if with_peaks:
+      line += f', +{_peak_in_a_process(name, batch)} MiB'
     if name in results:
       errors = [
         np.linalg.norm(found - right) / np.linalg.norm(right)
@@ -216,9 +218,7 @@ def print_peak(name, batch):
   _STEPS[name](*_batch(8))()  # The libraries' own memory.
   arrays = _batch(batch)
   before = peak_mib()
-  run = _STEPS[name](*arrays)
-  for _ in range(2):
-    run()
+  _STEPS[name](*arrays)()
   print(f'{peak_mib() - before:.0f}')
 
 
@@ -230,6 +230,7 @@ def main():
   parser.add_argument('--threads', type=int, default=os.cpu_count())
   parser.add_argument('--repeats', type=int, default=7)
   parser.add_argument('--only', choices=_STEPS, nargs='+', default=[*_STEPS])
+  parser.add_argument('--peaks', action='store_true', help='Measure memory.')
   parser.add_argument('--peak_of', choices=_STEPS, help='Print only its MiB.')
   arguments = parser.parse_args()
   tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
@@ -243,7 +244,7 @@ def main():
     if arguments.peak_of:
       print_peak(arguments.peak_of, batch)
     else:
-      print_times(batch, names, arguments.repeats)
+      print_times(batch, names, arguments.repeats, arguments.peaks)
 
 
 if __name__ == '__main__':
