@@ -26,9 +26,9 @@ _NO_CONTRAST, _NO_ANCHOR = -1, -2
 # does not overflow.
 _NOTHING = tf.float32.min / 2
 
-# Values in a matrix [T, C], 8 MiB. Matrix products want large tiles, all else
+# Values in a matrix [T, C], 16 MiB. Matrix products want large tiles, all else
 # wants small ones.
-_TILE = 2**21
+_TILE = 2**22
 # Fewer anchors would make the products slow, however many contrasts there are.
 _LEAST_ANCHORS = 128
 # Matrices [T, C] at a time.

@@ -56,10 +56,10 @@ def test_the_largest_tensor_is_that_of_the_stem():
 
 
 def test_of_tiny_images_it_is_that_of_the_similarities():
-  # Half of the anchors by all contrasts; 2048 x 4 x 4 x 16 is less.
+  # All anchors by all contrasts; 2048 x 4 x 4 x 16 is less.
   tiny = 'input_data.preprocessing.image_size'
   step = _step(_SMALL, batch_size=1024, **{tiny: 2})
-  assert step.largest() == (1024, 2048)
+  assert step.largest() == (2048, 2048)
   mode = 'loss.contrastive.contrast_mode'
   one_view = _step(_SMALL.replace(mode, enums.LossContrastMode.ONE_VIEW))
   assert one_view.anchors_and_contrasts() == (128, 256)
