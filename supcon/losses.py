@@ -11,6 +11,7 @@ sample, A anchors, C contrasts, D feature dimensions.
 import numpy as np
 import tensorflow as tf
 
+from supcon import pairwise
 from supcon.compute import replicas
 from supcon.config import enums
 
@@ -19,14 +20,6 @@ _CHOICES = {
   'summation_location': enums.LossSummationLocation,
   'denominator_mode': enums.LossDenominatorMode,
 }
-
-# The class id of a sample that `is_valid` excludes.
-_PADDING = -1
-
-# Replaces an excluded logit. It is finite, so that a row of excluded logits
-# alone stays free of NaN, and half of the lowest float32, so that a difference
-# does not overflow.
-_NOTHING = tf.float32.min / 2
 
 # How far the sum of probabilities may be from 1: bfloat16 rounds.
 _SLACK = 0.01
@@ -45,6 +38,7 @@ def contrastive_loss(
   positives_cap=-1,
   scale_by_temperature=True,
   is_valid=None,
+  tile_size=None,
 ):
   """Supervised (SupCon) or self-supervised (SimCLR) contrastive loss.
 
@@ -96,6 +90,10 @@ def contrastive_loss(
       makes the gradient norm less dependent on it.
     is_valid: bool or float [batch], or None. Samples with 0 are padding: others
       are not contrasted with them, and their loss is 0, whatever they contain.
+    tile_size: How many anchors to compare with all contrasts at a time. The
+      values do not depend on it, only time and memory: tile_size x contrasts
+      instead of anchors x contrasts. None: a size that is fast and keeps the
+      memory small, 256 MiB and a few tiles at most.
 
   Returns:
     float32 [batch], in nats (times temperature if so scaled).
@@ -111,6 +109,11 @@ def contrastive_loss(
   features = tf.convert_to_tensor(features)
   local_batch, views = _batch_and_views(features)
   _check_positives_cap(positives_cap, views, local_batch)
+  if tile_size is not None and tile_size < 1:
+    raise ValueError(
+      f'tile_size={tile_size} is no number of anchors; give one from 1 on, or '
+      'None to have it chosen.'
+    )
   if contrast_mode is enums.LossContrastMode.ALL_VIEWS:
     anchor_views = views
   else:
@@ -122,28 +125,26 @@ def contrastive_loss(
     is_valid = _with_shape('is_valid', is_valid, [local_batch])
     is_valid = tf.cast(is_valid, tf.bool)
   if labels is None:
-    class_ids = _positions(local_batch)
+    class_ids = pairwise.positions(local_batch)
   else:
     class_ids, has_class = _class_ids(labels, local_batch, is_valid)
     features = tf.where(has_class[:, None, None], features, np.nan)
   if is_valid is not None:
     features = tf.where(is_valid[:, None, None], features, 0.0)
-    class_ids = tf.where(is_valid, class_ids, _PADDING)
 
-  is_positive, is_negative = _pairs(
-    class_ids, local_batch, anchor_views, views, positives_cap
+  anchors, contrasts = pairwise.pair(
+    features, class_ids, is_valid, anchor_views, positives_cap
   )
-  loss = supcon_loss(
-    anchors=_views_first(features[:, :anchor_views]),
-    contrasts=_views_first(replicas.gather(features)),
-    is_positive=is_positive,
-    is_negative=is_negative,
-    temperature=temperature,
-    summation_location=summation_location,
-    denominator_mode=denominator_mode,
+  loss = pairwise.supcon_loss(
+    anchors,
+    contrasts,
+    temperature,
+    summation_location,
+    denominator_mode,
+    tile_size,
   )
   if views == 1:  # As published; see the conventions above.
-    loss /= tf.squeeze(_count(is_positive), axis=1)
+    loss /= tf.maximum(anchors.num_positives, 1)
   if scale_by_temperature:
     loss *= temperature
   return tf.reduce_mean(tf.reshape(loss, [anchor_views, local_batch]), axis=0)
@@ -243,193 +244,6 @@ def cross_entropy_loss(labels, logits, label_smoothing=0.0):
   rows = rows * (1 - label_smoothing) + label_smoothing / classes
   loss = tf.nn.softmax_cross_entropy_with_logits(labels=rows, logits=logits)
   return tf.where(is_label, loss, np.nan)
-
-
-def supcon_loss(
-  anchors,
-  contrasts,
-  is_positive,
-  is_negative,
-  temperature,
-  summation_location,
-  denominator_mode,
-):
-  """Contrastive loss of each anchor, given its positives and negatives.
-
-  Equations, conventions and choices are those of `contrastive_loss`. The
-  gradient is analytic (first derivatives only). The positives of an anchor
-  pull; its denominator pushes back with equal force, divided by softmax:
-
-    dL_i / ds_ij = push_i share_ij - pull_ij,   push_i = sum_j pull_ij.
-
-  This avoids most of the [A, C] matrices that automatic differentiation would
-  keep. The formulas need only the peak, log-sum and pooled terms of a row, so
-  they also hold if the contrasts come in tiles.
-
-  Args:
-    anchors: float32 [A, D].
-    contrasts: float32 [C, D].
-    is_positive: bool [A, C], false on the anchor itself.
-    is_negative: bool [A, C], disjoint from `is_positive`. Contrasts that are
-      neither are left out.
-    temperature: Python float > 0.
-    summation_location: enums.LossSummationLocation.
-    denominator_mode: enums.LossDenominatorMode.
-
-  Returns:
-    float32 [A], in nats; NaN where `contrastive_loss` says so.
-  """
-  pool = _POOLS[summation_location]
-  one_positive = denominator_mode is enums.LossDenominatorMode.ONE_POSITIVE
-  is_contrast = is_positive | is_negative
-  # The terms that all denominators of an anchor share.
-  if denominator_mode is enums.LossDenominatorMode.ALL:
-    is_shared = is_contrast
-  else:
-    is_shared = is_negative
-  has_positives = tf.reduce_any(is_positive, axis=1, keepdims=True)
-  # Devices differ in whether a maximum propagates NaN, and the exponential of
-  # an infinity may be 0. So NaN and infinities are marked explicitly.
-  is_broken = _is_broken(anchors)[:, None] | (
-    has_positives
-    & tf.reduce_any(
-      is_contrast & _is_broken(contrasts)[None], axis=1, keepdims=True
-    )
-  )
-
-  @tf.custom_gradient
-  def loss_of(similarities):
-    # Dividing the anchors instead would round once more, which matters for
-    # large features.
-    logits = similarities / temperature
-    share, peak, log_sum = _softmax(logits, is_shared)
-    log_ratio = logits - peak - log_sum  # log(exp(s_ij) / shared denominator)
-    if one_positive:
-      # exp(s) / (exp(s) + D) is the sigmoid of log(exp(s) / D).
-      slope = tf.sigmoid(-log_ratio)
-      log_ratio = tf.math.log_sigmoid(log_ratio)
-    pooled, pooled_gradient = pool(log_ratio, is_positive)
-    # Without a shared denominator, a positive has nothing to push against.
-    is_defined = tf.not_equal(peak, _NOTHING) & has_positives
-
-    def gradient(upstream):
-      upstream = tf.where(is_defined, upstream[:, None], 0.0)
-      pull = pooled_gradient(upstream / temperature)
-      if one_positive:
-        pull *= slope
-      push = tf.reduce_sum(pull, axis=1, keepdims=True)
-      return push * share - pull
-
-    loss = tf.where(is_defined, -pooled, 0.0)
-    return tf.squeeze(tf.where(is_broken, np.nan, loss), axis=1), gradient
-
-  return loss_of(replicas.inner_products(anchors, contrasts))
-
-
-def _is_broken(features):
-  """Returns bool [n]: which rows of float32 [n, D] hold NaN or infinities."""
-  return tf.reduce_any(~tf.math.is_finite(features), axis=1)
-
-
-def _softmax(values, mask):
-  """Softmax over the masked entries of each row, with its normaliser.
-
-  Args:
-    values: float32 [A, C].
-    mask: bool [A, C].
-
-  Returns:
-    share: float32 [A, C], 0 outside the mask; uniform where the mask is empty.
-    peak: float32 [A, 1], the largest value; `_NOTHING` where the mask is empty.
-    log_sum: float32 [A, 1], log of the sum of exp(values - peak).
-  """
-  masked = tf.where(mask, values, _NOTHING)
-  peak = tf.reduce_max(masked, axis=1, keepdims=True)
-  share = tf.nn.softmax(masked)
-  # The share of the peak is exp(0) / sum, so this saves another exp and sum.
-  log_sum = -tf.math.log(tf.reduce_max(share, axis=1, keepdims=True))
-  return share, peak, log_sum
-
-
-def _mean(values, mask):
-  """Mean of the masked entries of each row, for summation OUTSIDE the log.
-
-  Args:
-    values: float32 [A, C].
-    mask: bool [A, C].
-
-  Returns:
-    float32 [A, 1], and a function from the gradient with respect to it to the
-    gradient with respect to `values`.
-  """
-  count = _count(mask)
-  total = tf.reduce_sum(tf.where(mask, values, 0.0), axis=1, keepdims=True)
-  return total / count, lambda upstream: tf.where(mask, upstream / count, 0.0)
-
-
-def _log_mean_exp(values, mask):
-  """Like `_mean`, but log(mean(exp(values))): summation INSIDE the log."""
-  share, peak, log_sum = _softmax(values, mask)
-  pooled = peak + (log_sum - tf.math.log(_count(mask)))
-  return pooled, lambda upstream: upstream * share
-
-
-_POOLS = {
-  enums.LossSummationLocation.OUTSIDE: _mean,
-  enums.LossSummationLocation.INSIDE: _log_mean_exp,
-}
-
-
-def _count(mask):
-  """Returns float32 [A, 1]: number of true entries per row, at least 1."""
-  count = tf.reduce_sum(tf.cast(mask, tf.float32), axis=1, keepdims=True)
-  return tf.maximum(count, 1.0)
-
-
-def _pairs(class_ids, local_batch, anchor_views, views, positives_cap):
-  """Determines the positives and the negatives of each anchor.
-
-  It compares samples, [b, B], and repeats the result over the views, which
-  takes V^2 times less work than comparing views.
-
-  Args:
-    class_ids: int32 [b], or `_PADDING`.
-    local_batch: b.
-    anchor_views: Number of views that are anchors.
-    views: V.
-    positives_cap: As in `contrastive_loss`.
-
-  Returns:
-    is_positive, is_negative: bool [anchor_views * b, V * B]. Rows and columns
-      are in the order of `_views_first`.
-    are ordered as `_views_first` does it.
-  """
-  contrast_ids = replicas.gather(class_ids)[None, :]
-  anchor_ids = class_ids[:, None]
-  global_batch = local_batch * replicas.num_replicas()
-  is_own = tf.equal(_positions(local_batch)[:, None], tf.range(global_batch))
-  is_alike = tf.equal(anchor_ids, contrast_ids)
-  is_negative = ~is_alike & (tf.not_equal(contrast_ids, _PADDING))
-  is_alike &= tf.not_equal(anchor_ids, _PADDING)
-  is_other = is_alike & ~is_own
-  if positives_cap >= 0:
-    rank = tf.cumsum(tf.cast(is_other, tf.int32), axis=1)  # from 1
-    is_other &= rank <= positives_cap // views
-    is_alike = is_other | (is_alike & is_own)
-  # In its own sample, every view except the anchor itself is a positive.
-  is_positive = tf.concat(
-    [
-      tf.concat(
-        [
-          is_other if view == anchor_view else is_alike for view in range(views)
-        ],
-        axis=1,
-      )
-      for anchor_view in range(anchor_views)
-    ],
-    axis=0,
-  )
-  return is_positive, tf.tile(is_negative, [anchor_views, views])
 
 
 def _class_ids(labels, local_batch, is_valid):
@@ -536,17 +350,6 @@ def _check_known(labels, is_valid, is_right, remedy):
   else:
     found = f'sums to {label.sum()}, and its largest entry is {label.max()}'
   raise ValueError(f'Row {wrong[0]} of labels {found}; {remedy}.')
-
-
-def _positions(local_batch):
-  """Returns int32 [b]: positions of this replica's samples in the batch."""
-  return replicas.replica_id() * local_batch + tf.range(local_batch)
-
-
-def _views_first(features):
-  """[n, V, D] -> [V * n, D]: the samples' first views, their second, ..."""
-  samples, views = features.shape[:2]
-  return tf.reshape(tf.transpose(features, [1, 0, 2]), [views * samples, -1])
 
 
 def _check_choices(**choices):

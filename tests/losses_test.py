@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from supcon import losses
+from supcon import pairwise
 from supcon.compute import replicas
 from supcon.config import enums
 from tests import golden
@@ -163,6 +164,11 @@ def _compiled(features, **options):
   return loss.numpy(), gradient.numpy()
 
 
+def _in_tiles(size, run):
+  """Returns the same way to run the loss, with the size of a tile forced."""
+  return lambda features, **options: run(features, tile_size=size, **options)
+
+
 def _gradient_atol(
   features, gradient, temperature=1.0, scale_by_temperature=True, **unused
 ):
@@ -283,7 +289,14 @@ def test_golden(case):
   _check_golden(case, _eager)
 
 
-@pytest.mark.parametrize('run', [_graph, _compiled])
+@pytest.mark.parametrize('case', _LOSS['cases'], ids=_name)
+def test_golden_in_tiles(case):
+  _check_golden(case, _in_tiles(3, _eager))
+
+
+@pytest.mark.parametrize(
+  'run', [_graph, _compiled, _in_tiles(7, _graph), _in_tiles(7, _compiled)]
+)
 @pytest.mark.parametrize('case', _of_each_kind(_LOSS['cases']), ids=_name)
 def test_golden_in_graphs(case, run):
   _check_golden(case, run)
@@ -473,8 +486,9 @@ def test_single_view_divides_by_positives_once_more():
 # ---- Against the loops. ----
 
 
+@pytest.mark.parametrize('tile_size', [None, 3, 100])
 @pytest.mark.parametrize('seed', range(40))
-def test_like_reference(seed):
+def test_like_reference(seed, tile_size):
   random = np.random.RandomState(seed)
   views = 1 + seed % 4
   batch = random.randint(2, 9)
@@ -484,6 +498,7 @@ def test_like_reference(seed):
   labels = np.eye(classes, dtype=random.choice(['float32', 'int32']))
   _assert_like_reference(
     features,
+    run=_in_tiles(tile_size, _eager),
     labels=labels[random.randint(classes, size=batch)],
     temperature=random.uniform(0.05, 1),
     contrast_mode=_CONTRAST_MODES[random.randint(2)],
@@ -533,10 +548,69 @@ def test_similarities_are_float32(dtype):
   np.testing.assert_allclose(loss[0], np.log(1 + 2 * np.exp(-s)), rtol=1e-6)
 
 
-# ---- Conventions, and where the published loss is not finite. ----
+# ---- Tiles. ----
+
+
+@pytest.fixture(name='v1_control_flow')
+def _v1_control_flow():
+  """The loops that Estimator builds."""
+  tf1.disable_control_flow_v2()
+  yield
+  tf1.enable_control_flow_v2()
+
+
+@pytest.mark.parametrize('denominator', _DENOMINATORS)
+@pytest.mark.parametrize('summation', _SUMMATIONS)
+def test_tiles_in_the_graph_of_an_estimator(
+  summation, denominator, v1_control_flow
+):
+  random = np.random.RandomState(0)
+  for size in (1, 4, 7, 100):  # Of 10 anchors.
+    _assert_like_reference(
+      _unit(random.randn(5, 2, 3)),
+      run=_in_tiles(size, _graph),
+      labels=np.eye(2)[[0, 1, 1, 1, 0]],
+      summation_location=summation,
+      denominator_mode=denominator,
+      positives_cap=2,
+    )
 
 
 @pytest.mark.parametrize('run', [_eager, _graph])
+def test_size_of_tiles_does_not_matter(run):
+  # Two tiles are chosen, whose slopes are kept; three are forced, whose slopes
+  # are computed again; and one.
+  features = _unit(np.random.RandomState(0).randn(1100, 2, 4))
+  labels = np.arange(1100) % 7
+  assert pairwise.tile_shape(2200, 2200) == (1100, 2200)
+  expected_loss, expected = run(features, labels=labels, tile_size=2200)
+  for size in (None, 900):
+    loss, gradient = run(features, labels=labels, tile_size=size)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    np.testing.assert_allclose(
+      gradient, expected, atol=_gradient_atol(features, expected)
+    )
+
+
+def test_large_batches_need_no_matrix_of_all_pairs(v1_control_flow):
+  with tf.Graph().as_default() as graph:
+    features = tf1.placeholder(tf.float32, [32768, 2, 8])
+    labels = tf1.placeholder(tf.int32, [32768])
+    loss = losses.contrastive_loss(features, labels, positives_cap=4)
+    tf1.gradients(loss, features)
+    sizes = [
+      tensor.shape.num_elements()
+      for op in graph.get_operations()
+      for tensor in op.outputs
+      if tensor.shape.is_fully_defined()
+    ]
+  assert max(sizes) == 128 * 65536
+
+
+# ---- Conventions, and where the published loss is not finite. ----
+
+
+@pytest.mark.parametrize('run', [_eager, _graph, _in_tiles(2, _graph)])
 @pytest.mark.parametrize('denominator', _DENOMINATORS)
 @pytest.mark.parametrize('summation', _SUMMATIONS)
 def test_anchors_without_positives_contribute_nothing(
@@ -560,7 +634,7 @@ def test_anchors_without_positives_contribute_nothing(
   )
 
 
-@pytest.mark.parametrize('run', [_eager, _graph])
+@pytest.mark.parametrize('run', [_eager, _graph, _in_tiles(2, _graph)])
 @pytest.mark.parametrize('summation', _SUMMATIONS)
 @pytest.mark.parametrize('denominator', [_ONE_POSITIVE, _ONLY_NEGATIVES])
 def test_anchors_without_negatives_contribute_nothing(
@@ -662,6 +736,8 @@ def test_huge_features_like_reference(summation, denominator):
     (np.nan, _compiled),
     (np.inf, _eager),
     (-np.inf, _graph),
+    (np.nan, _in_tiles(5, _graph)),
+    (-np.inf, _in_tiles(5, _eager)),
   ],
 )
 def test_what_is_no_number_does_not_pass_for_a_loss(value, run):
@@ -819,6 +895,7 @@ def test_padding_equals_dropping(use_labels, views, denominator, cap):
     (_eager, is_valid),
     (_eager, is_valid.astype(np.float32)),
     (_graph, is_valid),
+    (_in_tiles(5, _graph), is_valid),
   ]:
     loss, gradient = run(features, labels=labels, is_valid=mask, **options)
     np.testing.assert_allclose(loss[is_valid], expected_loss, rtol=1e-5)
@@ -857,6 +934,8 @@ _BAD = {
   'cap_larger_than_batch': {'positives_cap': 10},
   'is_valid_wrong_batch': {'is_valid': np.ones(3)},
   'choice_of_another_kind': {'contrast_mode': _OUTSIDE},
+  'no_anchor_in_a_tile': {'tile_size': 0},
+  'negative_tile_size': {'tile_size': -1},
 }
 _GOOD = {
   'cap_minus_two': {'positives_cap': -2},
@@ -949,6 +1028,7 @@ def test_keras_loss_takes_ids(labels):
 _IN_KERAS = """
 import numpy as np
 from supcon import losses
+from supcon import pairwise
 import tensorflow as tf
 
 print(3 if hasattr(tf.keras, 'ops') else 2)

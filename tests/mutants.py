@@ -69,6 +69,7 @@ class Mutant(NamedTuple):
 # Where things are; what follows speaks of them by these names.
 _MAIN = 'main.py'
 _LOSSES = 'supcon/losses.py'
+_PAIRWISE = 'supcon/pairwise.py'
 _REPLICAS = 'supcon/compute/replicas.py'
 _LOCKS = 'supcon/runs/locks.py'
 _PROCESSES = 'supcon/runs/processes.py'
@@ -391,7 +392,7 @@ _ONCE_UNNOTICED = (
   ),
   Mutant(
     'nothing_is_the_lowest',
-    _LOSSES,
+    _PAIRWISE,
     '_NOTHING = tf.float32.min / 2',
     '_NOTHING = tf.float32.min',
     'tests/losses_test.py -k without_negatives',
@@ -523,7 +524,7 @@ _ONCE_UNNOTICED = (
 _OTHERS = (
   Mutant(
     'temperature_multiplies',
-    _LOSSES,
+    _PAIRWISE,
     'logits = similarities / temperature',
     'logits = similarities * temperature',
     'tests/losses_test.py',
@@ -539,23 +540,23 @@ _OTHERS = (
   ),
   Mutant(
     'own_view_is_a_positive',
-    _LOSSES,
-    'is_other = is_alike & ~is_own',
-    'is_other = is_alike',
+    _PAIRWISE,
+    'is_alike & compare(tf.not_equal, anchors.columns, columns)',
+    'is_alike',
     'tests/losses_test.py',
     'the anchor is its own positive',
   ),
   Mutant(
     'cap_leaves_out_one',
-    _LOSSES,
-    'rank <= positives_cap // views',
-    'rank < positives_cap // views',
+    _PAIRWISE,
+    'tf.cast(rank <= most, tf.int32)',
+    'tf.cast(rank < most, tf.int32)',
     'tests/losses_test.py',
     'one positive too few under a cap',
   ),
   Mutant(
     'nothing_pushes',
-    _LOSSES,
+    _PAIRWISE,
     'return push * share - pull\n',
     'return share - pull\n',
     'tests/losses_test.py',
@@ -563,7 +564,7 @@ _OTHERS = (
   ),
   Mutant(
     'slope_of_the_wrong_side',
-    _LOSSES,
+    _PAIRWISE,
     'slope = tf.sigmoid(-log_ratio)',
     'slope = tf.sigmoid(log_ratio)',
     'tests/losses_test.py',
@@ -571,11 +572,27 @@ _OTHERS = (
   ),
   Mutant(
     'inside_without_the_count',
-    _LOSSES,
-    'pooled = peak + (log_sum - tf.math.log(_count(mask)))',
-    'pooled = peak + log_sum',
+    _PAIRWISE,
+    'peak + (log_sum - tf.math.log(count))',
+    'peak + log_sum',
     'tests/losses_test.py',
     'summation INSIDE the log is a sum, not a mean',
+  ),
+  Mutant(
+    'tile_of_the_wrong_weight',
+    _PAIRWISE,
+    'slopes, weight * tf.gather(tiles.features, index), transpose_a=True',
+    'slopes, weight * tf.gather(tiles.features, 0), transpose_a=True',
+    'tests/losses_test.py -k tiles',
+    'all tiles have the anchors of the first in the gradient',
+  ),
+  Mutant(
+    'own_sample_is_not_special',
+    _PAIRWISE,
+    'is_positive &= is_own | is_first',
+    'is_positive &= is_first',
+    'tests/losses_test.py',
+    'a cap leaves out other views of the same sample',
   ),
   Mutant(
     'smoothing_over_the_others',
@@ -597,7 +614,7 @@ _OTHERS = (
     'padding_is_a_number',
     _LOSSES,
     '    features = tf.where(is_valid[:, None, None], features, 0.0)\n',
-    '',
+    '    pass\n',
     'tests/losses_test.py -k padding',
     'what padding holds reaches the others',
   ),
@@ -610,12 +627,12 @@ _OTHERS = (
     'a class id of 1.5 is taken',
   ),
   Mutant(
-    'broken_contrasts_pass',
-    _LOSSES,
-    'is_contrast & _is_broken(contrasts)[None]',
-    'is_positive & _is_broken(contrasts)[None]',
+    'infinite_contrasts_pass',
+    _PAIRWISE,
+    'return tf.where(is_finite, features, np.nan)',
+    'return features',
     'tests/losses_test.py -k "number or nan"',
-    'a negative that is NaN is overlooked',
+    'a contrast at -infinity is overlooked',
   ),
   Mutant(
     'gradients_are_summed',

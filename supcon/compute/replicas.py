@@ -86,35 +86,30 @@ def gather(x):
   return sum(tf.reshape(blocks, [-1, *x.shape[1:]]))
 
 
-def inner_products(a, b):
-  """Returns a b^T in full float32 precision on every platform.
+def exact_matmul(a, b, transpose_a=False, transpose_b=False):
+  """Returns a b in full float32 precision on every platform.
 
   By default, a TPU multiplies float32 matrices in bfloat16, and then also
   exchanges features between its cores in bfloat16. A recent GPU rounds the
   factors to the 11 bits of TF32.
 
   Args:
-    a: float32 [A, D].
-    b: float32 [B, D].
+    a: float32 [A, D]; [D, A] if transposed.
+    b: float32 [D, B]; [B, D] if transposed.
+    transpose_a: Whether to transpose `a` before multiplication.
+    transpose_b: Whether to transpose `b` before multiplication.
 
   Returns:
-    float32 [A, B].
+    float32 [A, B]. Not differentiable: XlaDot and bit operations have no
+    gradient.
   """
   if _is_on_tpu():
-    contract = _product_on_tpu
+    multiply = _product_on_tpu
   elif a.dtype == tf.float32 and _rounds_to_tf32():
-    contract = _product_in_tf32
+    multiply = _product_in_tf32
   else:
-    return tf.matmul(a, b, transpose_b=True)
-
-  @tf.custom_gradient  # XlaDot and bit operations have none.
-  def product(a, b):
-    def gradient(upstream):
-      return contract(upstream, 1, b, 0), contract(upstream, 0, a, 0)
-
-    return contract(a, 1, b, 1), gradient
-
-  return product(a, b)
+    multiply = tf.matmul
+  return multiply(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
 
 
 def apply_mean_gradients(optimizer, gradients_and_variables, global_step):
@@ -230,10 +225,11 @@ def _strategy_sum(x):
   return total(x)
 
 
-def _product_on_tpu(a, a_axis, b, b_axis):
-  """Contracts one axis of each matrix at the highest precision."""
+def _product_on_tpu(a, b, transpose_a, transpose_b):
+  """Multiplies at the highest precision."""
   dimensions = xla_data_pb2.DotDimensionNumbers(
-    lhs_contracting_dimensions=[a_axis], rhs_contracting_dimensions=[b_axis]
+    lhs_contracting_dimensions=[int(not transpose_a)],
+    rhs_contracting_dimensions=[int(transpose_b)],
   )
   highest = xla_data_pb2.PrecisionConfig.HIGHEST
   precision = xla_data_pb2.PrecisionConfig(operand_precision=[highest] * 2)
@@ -248,19 +244,19 @@ def _rounds_to_tf32():
   )
 
 
-def _product_in_tf32(a, a_axis, b, b_axis):
-  """Contracts one axis of each matrix, with errors of about 2^-21.
+def _product_in_tf32(a, b, **transpose):
+  """Multiplies with errors of about 2^-21.
 
   The switch for TF32 affects the whole program, and convolutions should use
   TF32. So each number is split into its TF32 part and a remainder, and only the
   product of the two remainders, at most 2^-22 of the whole, is left out.
   """
-
-  def multiply(a, b):
-    return tf.matmul(a, b, transpose_a=a_axis == 0, transpose_b=b_axis == 1)
-
   (a, a_rest), (b, b_rest) = map(_split_for_tf32, (a, b))
-  return multiply(a_rest, b) + multiply(a, b_rest) + multiply(a, b)
+  return (
+    tf.matmul(a_rest, b, **transpose)
+    + tf.matmul(a, b_rest, **transpose)
+    + tf.matmul(a, b, **transpose)
+  )
 
 
 def _split_for_tf32(x):

@@ -21,6 +21,7 @@ from absl import logging
 import tensorflow as tf
 from tensorflow.python.client import device_lib
 
+from supcon import pairwise
 from supcon.compute import devices as devices_lib
 from supcon.config import enums
 from supcon.config import fields
@@ -50,10 +51,6 @@ _COPIES_BACKWARD = 2
 # the embedding itself, the same at unit length and within the heads, and their
 # gradients.
 _COPIES_OF_EMBEDDINGS = 6
-
-# Number of similarity matrices: see `losses.supcon_loss` and the benchmark
-# `loss`.
-_LOSS_MATRICES = 6
 
 _IMAGE_SIZE = 'input_data.preprocessing.image_size'
 
@@ -121,11 +118,11 @@ class Step(NamedTuple):
     shapes = (
       (images // self.num_micro_batches, *activation),
       (images, self.image_size, self.image_size, 3),
-      self.similarities(),
+      pairwise.tile_shape(*self.anchors_and_contrasts()),
     )
     return max(shapes, key=math.prod)
 
-  def similarities(self):
+  def anchors_and_contrasts(self):
     options = self.params.loss.contrastive
     views = self.num_views
     if options.contrast_mode != enums.LossContrastMode.ALL_VIEWS:
@@ -144,7 +141,7 @@ class Step(NamedTuple):
       size = encoders.embedding_size(self.params.architecture)
       values += images * (3 * self.image_size**2 + _COPIES_OF_EMBEDDINGS * size)
       weights += 1  # The sum of the gradients.
-    values += _LOSS_MATRICES * math.prod(self.similarities())
+    values += pairwise.num_values(*self.anchors_and_contrasts())
     values += weights * _num_weights(self.params, self.num_classes)
     return _BYTES_PER_VALUE * values
 

@@ -1,13 +1,28 @@
-"""Times the contrastive loss, forward and backward, against a textbook's.
+"""Times the contrastive loss, forward and backward, against others.
 
-  python tests/benchmarks/loss.py
+  python tests/benchmarks/loss.py [--batch B ...] [--threads N] [--only NAME]
 
-Both run in the same process, in turns, so that a busy machine slows both; the
-figures are medians, and the ratio is the one to compare. Peak memory is that of
-a process of its own, above what it held before (Linux only).
+Baselines:
+
+  products   the three matrix products that no implementation can do without:
+             the similarities, and their gradients to anchors and contrasts
+  one tile   our loss with all anchors in one tile, a dense matrix of all pairs
+  tiles      our loss with tiles of 128 anchors, whose slopes are computed again
+             for the backward pass, as for very large batches
+  textbook   the equations as usually written, in TensorFlow
+  pytorch    the same in PyTorch
+  metric learning
+             SupConLoss of pytorch-metric-learning
+
+All run in one process, in turns, so that a busy machine slows all; the figures
+are medians, and the ratios are what to compare. With --peaks, the peak memory
+stands beside them: that of a process of its own, above what it held before
+(Linux only). Loss and gradient of moderate batches are compared with those of
+float64, as relative errors.
 """
 
 import argparse
+import importlib.util
 import os
 import pathlib
 import subprocess
@@ -23,19 +38,21 @@ import tensorflow as tf  # pylint: disable=wrong-import-position
 from supcon import losses  # pylint: disable=wrong-import-position
 
 _VIEWS, _DIMS, _CLASSES, _TEMPERATURE = 2, 128, 100, 0.1
-_REPEATS = 15
+_FORCED_TILE = 128
+# A float64 reference beyond would take too much memory.
+_LARGEST_REFERENCE = 2048
 
 
 def textbook_loss(features, labels):
-  """The stated baseline: the equations as usually written, differentiated.
+  """The equations as usually written, differentiated.
 
-  Labels compared by a product of one-hots, float masks over all pairs of views,
+  Labels compared in pairs, float masks over all pairs of views,
   log-probabilities of all pairs, automatic differentiation.
   """
-  views = features.shape[1]
   z = tf.concat(tf.unstack(features, axis=1), axis=0)
-  is_alike = tf.tile(tf.matmul(labels, labels, transpose_b=True), [views] * 2)
-  is_other = 1 - tf.eye(z.shape[0])
+  is_alike = tf.cast(tf.equal(labels[:, None], labels[None]), z.dtype)
+  is_alike = tf.tile(is_alike, [_VIEWS] * 2)
+  is_other = 1 - tf.eye(z.shape[0], dtype=z.dtype)
   is_positive = is_alike * is_other
   logits = tf.matmul(z, z, transpose_b=True) / _TEMPERATURE
   logits -= tf.stop_gradient(tf.reduce_max(logits, axis=1, keepdims=True))
@@ -43,60 +60,156 @@ def textbook_loss(features, labels):
   log_ratio = logits - tf.math.log(total)
   loss = -tf.reduce_sum(is_positive * log_ratio, axis=1)
   loss *= _TEMPERATURE / tf.reduce_sum(is_positive, axis=1)
-  return tf.reduce_mean(tf.reshape(loss, [views, -1]), axis=0)
+  return tf.reduce_mean(tf.reshape(loss, [_VIEWS, -1]), axis=0)
 
 
-def our_loss(features, labels):
-  return losses.contrastive_loss(features, labels, temperature=_TEMPERATURE)
+def pytorch_loss(torch, features, labels):
+  """The same in PyTorch."""
+  z = torch.cat(torch.unbind(features, dim=1), dim=0)
+  is_alike = (labels[:, None] == labels[None]).float().repeat(_VIEWS, _VIEWS)
+  is_other = 1 - torch.eye(len(z))
+  is_positive = is_alike * is_other
+  logits = z @ z.T / _TEMPERATURE
+  logits = logits - logits.max(dim=1, keepdim=True).values.detach()
+  total = (torch.exp(logits) * is_other).sum(dim=1, keepdim=True)
+  log_ratio = logits - torch.log(total)
+  loss = -(is_positive * log_ratio).sum(dim=1) / is_positive.sum(dim=1)
+  return _TEMPERATURE * loss.mean()
 
 
-_LOSSES = {'ours': our_loss, 'textbook': textbook_loss}
+def _of_tensorflow(loss_of):
+  """Returns a maker of steps: features, labels -> function, see `_STEPS`."""
+
+  def make(features, labels):
+    @tf.function
+    def step(features, labels):
+      loss = tf.reduce_mean(loss_of(features, labels))
+      return loss, tf.gradients(loss, features)[0]
+
+    features, labels = tf.constant(features), tf.constant(labels)
+    return lambda: [x.numpy() for x in step(features, labels)]
+
+  return make
 
 
-def step(name, batch):
-  """Returns a function that computes one mean loss and its gradient."""
-  random = np.random.RandomState(0)
-  features = random.randn(batch, _VIEWS, _DIMS)
-  features /= np.linalg.norm(features, axis=-1, keepdims=True)
-  features = tf.constant(features, tf.float32)
-  labels = tf.one_hot(random.randint(0, _CLASSES, batch), _CLASSES)
+def _ours(tile_size):
+  return _of_tensorflow(
+    lambda features, labels: losses.contrastive_loss(
+      features,
+      labels,
+      temperature=_TEMPERATURE,
+      tile_size=tile_size(features.shape[0] * _VIEWS),
+    )
+  )
+
+
+def _products(features, labels):
+  del labels
+  z = tf.reshape(tf.constant(features), [-1, _DIMS])
 
   @tf.function
-  def loss_and_gradient(features, labels):
-    loss = tf.reduce_mean(_LOSSES[name](features, labels))
-    return loss, tf.gradients(loss, features)[0]
+  def step(z):
+    similarities = tf.matmul(z, z, transpose_b=True)
+    return (
+      tf.matmul(similarities, z),
+      tf.matmul(similarities, z, transpose_a=True),
+    )
 
-  return lambda: [x.numpy() for x in loss_and_gradient(features, labels)]
+  return lambda: [x.numpy() for x in step(z)]
 
 
-def print_times(batch):
-  steps = {name: step(name, batch) for name in _LOSSES}
-  results = [run() for run in steps.values()]
-  np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
-  np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-7)
+def _of_pytorch(loss_of):
+  def make(features, labels):
+    import torch
+
+    torch.set_num_threads(
+      tf.config.threading.get_intra_op_parallelism_threads()
+    )
+    features = torch.tensor(features, requires_grad=True)
+    labels = torch.tensor(labels)
+
+    def step():
+      features.grad = None
+      loss = loss_of(torch, features, labels)
+      loss.backward()
+      return loss.item(), features.grad.numpy()
+
+    return step
+
+  return make
+
+
+def _metric_learning_loss(torch, features, labels):
+  from pytorch_metric_learning import losses as theirs
+
+  z = torch.cat(torch.unbind(features, dim=1), dim=0)
+  loss = theirs.SupConLoss(temperature=_TEMPERATURE)
+  return _TEMPERATURE * loss(z, labels.repeat(_VIEWS))
+
+
+# {name: function of features [batch, views, dims] and class ids [batch] that
+# returns a function that returns the mean loss and its gradient}.
+_STEPS = {
+  'ours': _ours(lambda anchors: None),
+  'products': _products,
+  'one tile': _ours(lambda anchors: anchors),
+  'tiles': _ours(lambda anchors: _FORCED_TILE),
+  'textbook': _of_tensorflow(textbook_loss),
+  'pytorch': _of_pytorch(pytorch_loss),
+  'metric learning': _of_pytorch(_metric_learning_loss),
+}
+_NEEDS = {'pytorch': 'torch', 'metric learning': 'pytorch_metric_learning'}
+
+
+def _batch(size):
+  random = np.random.RandomState(0)
+  features = random.randn(size, _VIEWS, _DIMS)
+  features /= np.linalg.norm(features, axis=-1, keepdims=True)
+  return features.astype(np.float32), random.randint(0, _CLASSES, size)
+
+
+def print_times(batch, names, repeats, with_peaks):
+  features, labels = _batch(batch)
+  steps = {name: _STEPS[name](features, labels) for name in names}
+  results = {name: run() for name, run in steps.items() if name != 'products'}
   seconds = {name: [] for name in steps}
-  for _ in range(_REPEATS):
+  for _ in range(repeats):
     for name, run in steps.items():
       start = time.perf_counter()
       run()
       seconds[name].append(time.perf_counter() - start)
-  ours, textbook = (np.median(seconds[name]) for name in _LOSSES)
-  peaks = [
-    subprocess.run(
-      [sys.executable, __file__, '--peak_of', name, '--batch', str(batch)],
-      check=True,
-      stdout=subprocess.PIPE,
-      text=True,
-    ).stdout.strip()
-    for name in _LOSSES
-  ]
-  print(
-    f'batch {batch:5d} x {_VIEWS} x {_DIMS}: '
-    f'ours {1e3 * ours:6.1f} ms, +{peaks[0]} MiB; '
-    f'textbook {1e3 * textbook:6.1f} ms, +{peaks[1]} MiB; '
-    f'ratio {ours / textbook:.2f}',
-    flush=True,
-  )
+  medians = {name: np.median(each) for name, each in seconds.items()}
+  exact = None
+  if batch <= _LARGEST_REFERENCE:
+    exact = _of_tensorflow(textbook_loss)(features.astype(np.float64), labels)()
+  expected = exact or results[names[0]]
+  print(f'batch {batch} x {_VIEWS} x {_DIMS}')
+  for name in names:
+    line = f'  {name:15} {1e3 * medians[name]:8.1f} ms'
+    line += f', {medians[names[0]] / medians[name]:5.2f} = {names[0]} / this'
+    if with_peaks:
+      line += f', +{_peak_in_a_process(name, batch)} MiB'
+    if name in results:
+      errors = [
+        np.linalg.norm(found - right) / np.linalg.norm(right)
+        for found, right in zip(results[name], expected)
+      ]
+      # pytorch-metric-learning normalises its inputs again, so its gradient has
+      # no part along them.
+      compared = errors[: 1 if name == 'metric learning' else 2]
+      assert max(compared) < 1e-4, (name, errors)
+      if exact:
+        line += f', errors {errors[0]:.1e}, {errors[1]:.1e}'
+    print(line, flush=True)
+
+
+def _peak_in_a_process(name, batch):
+  return subprocess.run(
+    [sys.executable, __file__, '--peak_of', name, '--batch', str(batch)],
+    check=True,
+    stdout=subprocess.PIPE,
+    text=True,
+  ).stdout.strip()
 
 
 def print_peak(name, batch):
@@ -105,24 +218,36 @@ def print_peak(name, batch):
     status = pathlib.Path('/proc/self/status').read_text()
     return int(status.split('VmHWM:')[1].split()[0]) / 1024
 
-  step(name, 8)()  # The libraries' own memory.
+  _STEPS[name](*_batch(8))()  # The libraries' own memory.
+  arrays = _batch(batch)
   before = peak_mib()
-  run = step(name, batch)
-  for _ in range(3):
-    run()
+  _STEPS[name](*arrays)()
   print(f'{peak_mib() - before:.0f}')
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--batch', type=int, nargs='+', default=[256, 1024, 2048])
-  parser.add_argument('--peak_of', choices=_LOSSES, help='Print only its MiB.')
+  parser.add_argument('--threads', type=int, default=os.cpu_count())
+  parser.add_argument('--repeats', type=int, default=7)
+  parser.add_argument('--only', choices=_STEPS, nargs='+', default=[*_STEPS])
+  parser.add_argument('--peaks', action='store_true', help='Measure memory.')
+  parser.add_argument('--peak_of', choices=_STEPS, help='Print only its MiB.')
   arguments = parser.parse_args()
+  tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
+  tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
+  names = arguments.only
+  for name, module in _NEEDS.items():
+    if name in names and not importlib.util.find_spec(module):
+      print(f'SKIPPED: {name}, because {module} is not installed')
+      names = [each for each in names if each != name]
   for batch in arguments.batch:
     if arguments.peak_of:
       print_peak(arguments.peak_of, batch)
     else:
-      print_times(batch)
+      print_times(batch, names, arguments.repeats, arguments.peaks)
 
 
 if __name__ == '__main__':

@@ -51,10 +51,13 @@ def test_gather_lets_gradients_through():
   np.testing.assert_array_equal(tape.gradient(y, x), [2, 4])
 
 
-def test_inner_products():
+def test_exact_matmul():
   # 1 * 3 + 2 * 4 = 11 and 1 * 5 + 2 * 6 = 17.
   a, b = tf.constant([[1.0, 2.0]]), tf.constant([[3.0, 4.0], [5.0, 6.0]])
-  np.testing.assert_array_equal(replicas.inner_products(a, b), [[11, 17]])
+  for transpose, left in [(False, a), (True, tf.transpose(a))]:
+    np.testing.assert_array_equal(
+      replicas.exact_matmul(left, b, transpose, transpose_b=True), [[11, 17]]
+    )
 
 
 # --- A GPU that multiplies in TF32 --------------------------------------------
@@ -87,21 +90,20 @@ def _unit_rows(count, seed):
   return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def test_inner_products_are_exact_where_a_gpu_rounds(gpu):
+@pytest.mark.parametrize('transpose_a', [False, True])
+@pytest.mark.parametrize('transpose_b', [False, True])
+def test_products_are_exact_where_a_gpu_rounds(gpu, transpose_a, transpose_b):
   a, b = _unit_rows(20, 0), _unit_rows(30, 1)
-  upstream = np.random.RandomState(2).normal(size=[20, 30]).astype(np.float32)
   exact = a.astype(np.float64) @ b.astype(np.float64).T
   rounded = gpu(tf.constant(a), tf.constant(b), transpose_b=True)
   assert np.abs(rounded - exact).max() > 5e-5
-  with tf.GradientTape() as tape:
-    left, right = tf.constant(a), tf.constant(b)
-    tape.watch([left, right])
-    products = replicas.inner_products(left, right)
-  np.testing.assert_allclose(products, exact, atol=5e-7)
-  found = tape.gradient(products, [left, right], upstream)
-  upstream = upstream.astype(np.float64)
-  np.testing.assert_allclose(found[0], upstream @ b, atol=1e-5)
-  np.testing.assert_allclose(found[1], upstream.T @ a, atol=1e-5)
+  found = replicas.exact_matmul(
+    tf.constant(a.T if transpose_a else a),
+    tf.constant(b if transpose_b else b.T),
+    transpose_a,
+    transpose_b,
+  )
+  np.testing.assert_allclose(found, exact, atol=5e-7)
 
 
 @pytest.mark.parametrize('has_gpu', [False, True])
@@ -119,12 +121,10 @@ def test_products_are_split_where_tf32_is_on(monkeypatch, has_gpu, is_allowed):
       tf1.placeholder(tf.float32, [2, 3]),
       tf1.placeholder(tf.float32, [4, 3]),
     )
-    products = replicas.inner_products(a, b)
+    products = replicas.exact_matmul(a, b, transpose_b=True)
     assert products.shape == [2, 4]
-    tf.gradients(products, [a, b])
   count = sum(op.type == 'MatMul' for op in graph.get_operations())
-  # One product, and one for each gradient; or three of each.
-  assert count == (9 if has_gpu and is_allowed else 3)
+  assert count == (3 if has_gpu and is_allowed else 1)
 
 
 # --- tf.distribute ------------------------------------------------------------
@@ -271,9 +271,14 @@ def _arrays():
 
 
 @pytest.mark.parametrize(
-  'case', _CROSS_REPLICA['cases'], ids=lambda case: case['case']
+  ('case', 'tile_size'),
+  [
+    *((case, None) for case in _CROSS_REPLICA['cases']),
+    *((case, 3) for case in _CROSS_REPLICA['cases'][::4]),
+  ],
+  ids=lambda each: each['case'] if isinstance(each, dict) else f'tiles_{each}',
 )
-def test_golden_losses_and_gradients(case, arrays):
+def test_golden_losses_and_gradients(case, tile_size, arrays):
   name = case['case']
   if not case['finite']:
     pytest.skip('the published value is not finite; see losses_test.py')
@@ -287,6 +292,7 @@ def test_golden_losses_and_gradients(case, arrays):
     loss = losses.contrastive_loss(
       local,
       None if labels is None else tf.constant(labels)[mine],
+      tile_size=tile_size,
       **_options(case),
     )
     mean = tf.reduce_mean(loss) / replicas.num_replicas()
@@ -350,14 +356,12 @@ def test_a_tpu_core_asks_the_hardware_for_its_id():
 
 def test_a_tpu_multiplies_in_full_precision():
   def build():
-    a, b = tf.zeros([2, 3]), tf.zeros([4, 3])
-    products = replicas.inner_products(a, b)
-    assert products.shape == [2, 4]
-    gradients = tf.gradients(products, [a, b])
-    assert [g.shape for g in gradients] == [[2, 3], [4, 3]]
+    loss = losses.contrastive_loss(features := tf.zeros([2, 1, 3]))
+    (gradient,) = tf.gradients(loss, features)
+    assert gradient.shape == [2, 1, 3]
     ops = tf1.get_default_graph().get_operations()
     dots = [op for op in ops if op.type == 'XlaDot']
-    assert len(dots) == 3
+    assert len(dots) == 3  # The similarities, and a product for each gradient.
     for dot in dots:
       precision = xla_data_pb2.PrecisionConfig.FromString(
         dot.get_attr('precision_config')

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from supcon import losses
 from supcon.compute import replicas
 from supcon.config import enums
 from supcon.config import hparams
@@ -77,6 +78,25 @@ def _assert_equal_in_float64(found, expected, before):
     {name: each[name] for name in exact} for each in (found, expected)
   )
   assert cases.worst_difference(found, expected, before) < (1e-9,)
+
+
+def test_tiles_of_the_loss_equal_one(monkeypatch):
+  # Each of the 4 cores has 16 anchors: 3 tiles, the last with 4 of 6.
+  expected, expected_history = _train_on_cores(enums.Optimizer.MOMENTUM, 4)
+  params = cases.params(enums.Optimizer.MOMENTUM)
+  in_tiles = functools.partial(losses.contrastive_loss, tile_size=6)
+  monkeypatch.setattr(losses, 'contrastive_loss', in_tiles)
+  cores = cases.OnCores(params, 1, 4)
+  assert 'mhlo.while' in cores.mlir and 'tensor<6x64xf32>' in cores.mlir
+  found, history = cores.train(_of_first_core(expected[0]))
+  for scalars, reference in zip(history, expected_history):
+    for tag, values in scalars.items():
+      np.testing.assert_allclose(
+        values, reference[tag], rtol=1e-6, atol=1e-6, err_msg=tag
+      )
+  found, before = map(_of_first_core, (found, expected[0]))
+  worst = cases.worst_difference(found, _of_first_core(expected[1]), before)
+  assert worst < (2e-5,)
 
 
 @pytest.mark.parametrize('num_cores', [4, 8])

@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+from supcon import pairwise
 from supcon.compute import devices
 from supcon.config import enums
 from supcon.config import hparams
@@ -54,13 +55,22 @@ def test_the_largest_tensor_is_that_of_the_stem():
   assert _step(_DEFAULT, num_replicas=4).largest() == (1024, 112, 112, 64)
 
 
-def test_of_small_images_it_is_that_of_the_similarities():
-  # Anchors here by contrasts everywhere; 4096 x 2 x 18 x 18 x 16 is less.
-  step = _step(_SMALL, batch_size=32768, num_replicas=2)
-  assert step.largest() == (32768, 65536)
+def test_of_tiny_images_it_is_that_of_the_similarities():
+  # All anchors by all contrasts; 2048 x 4 x 4 x 16 is less.
+  tiny = 'input_data.preprocessing.image_size'
+  step = _step(_SMALL, batch_size=1024, **{tiny: 2})
+  assert step.largest() == (2048, 2048)
   mode = 'loss.contrastive.contrast_mode'
   one_view = _step(_SMALL.replace(mode, enums.LossContrastMode.ONE_VIEW))
-  assert one_view.similarities() == (128, 256)
+  assert one_view.anchors_and_contrasts() == (128, 256)
+
+
+def test_similarities_of_a_large_batch_come_in_tiles():
+  # 512 tiles of 128 anchors; 65536 x 65536 would be 16 GiB.
+  step = _step(_SMALL, batch_size=32768)
+  assert step.anchors_and_contrasts() == (65536, 65536)
+  assert pairwise.tile_shape(65536, 65536) == (128, 65536)
+  assert pairwise.num_values(65536, 65536) == 6 * 128 * 65536
 
 
 def test_bytes_are_those_of_activations_weights_and_similarities():
@@ -71,7 +81,7 @@ def test_bytes_are_those_of_activations_weights_and_similarities():
   largest = 18 * 18 * 16
   assert max(each.size for each in activations) == largest
   values = 256 * (sum(each.size for each in activations) + 2 * largest)
-  values += 6 * 256 * 256
+  values += 7 * 256 * 256
   # R18: 11.2 M, of which a quarter of the width leaves 1/16.
   weights = step.num_bytes() / 4 - values
   # Values, gradients and copies, and two slots of RMSPROP in two stages.
