@@ -107,7 +107,7 @@ def test_micro_batches_hold_the_activations_of_one():
   # 2048 images and six tensors like their embeddings of 128 values, the
   # similarities of the whole batch, and the sum of the gradients.
   values = 2048 * (16 * 16 * 3 + 6 * 128)
-  values += 6 * (2048**2 - 64**2)
+  values += pairwise.num_values(2048, 2048) - pairwise.num_values(64, 64)
   values += footprint._num_weights(_SMALL, 10)
   assert step.num_bytes() == part.num_bytes() + 4 * values
   assert step.num_bytes() < whole.num_bytes() / 2
