@@ -211,10 +211,10 @@ def _in_float64(graph_def):
   return graph_def
 
 
-def _train_in_float64(params, stage, count, variables, convert=_in_float64):
+def _train_in_float64(params, stage, count, variables):
   """Trains a stage; returns {name: [array of each replica]}."""
   graph = _replicated_graph(params, stage, count)
-  graph_def = convert(graph.as_graph_def())
+  graph_def = _in_float64(graph.as_graph_def())
   config = tf1.ConfigProto(device_count={'CPU': count})
   with tf.Graph().as_default() as graph, tf1.Session(config=config) as session:
     tf.import_graph_def(graph_def, name='')
@@ -279,9 +279,9 @@ def _in_parts(params, size):
   return params.replace('micro_batch_size', size)
 
 
-def _train_as_saved(params, stage, count, variables, **kwargs):
+def _train_as_saved(params, stage, count, variables):
   """Returns what a checkpoint would hold after a stage."""
-  after = _train_in_float64(params, stage, count, variables, **kwargs)
+  after = _train_in_float64(params, stage, count, variables)
   return {name: np.mean(copies, axis=0) for name, copies in after.items()}
 
 
