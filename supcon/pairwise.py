@@ -247,6 +247,8 @@ def supcon_loss(
 
     kept = [outputs(size, num_contrasts)] if is_kept else []
     loss, *kept = _for_each(count, forward, outputs(size), *kept)
+    for each in kept:
+      each.mark_used()  # Nobody may ask for a gradient.
 
     def gradient(upstream):
       upstream = in_tiles(upstream / temperature)

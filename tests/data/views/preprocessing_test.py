@@ -1289,7 +1289,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from supcon.config import enums
 from supcon.config import hparams
-from supcon.data.views import augment
+from supcon.data.views import policies
 from supcon.data.views import preprocessing
 
 tf.disable_v2_behavior()
