@@ -731,7 +731,10 @@ def test_cifar10(tmp_path):
   data_dir = tmp_path / 'data'
   fakes.write_cifar10(data_dir, num_test=13)
   model_dir = _run_script(
-    'supcon_cifar10_resnet50', tmp_path, {'data_dir': data_dir}
+    'supcon_cifar10_resnet50',
+    tmp_path,
+    # Exports compute in float32, so the evaluation has to do so, too.
+    {'data_dir': data_dir, 'allow_mixed_precision': False},
   )
   assert command.steps(model_dir) == [0, 10, 15]
   checkpoints = [model_dir / f'model.ckpt-{n}' for n in (0, 10, 15)]

@@ -61,17 +61,17 @@ def _number(image):
 def stand_in(monkeypatch):
   """Images are filled with their number, `blur_sigmas` hold the seed."""
 
-  def views(encoded, seed, params, flips, policy):
+  def views(encoded, seed, settings, flips, policy):
     del flips, policy
     assert seed.shape == [2] and seed.dtype == tf.int64
-    shape = [params.num_views, params.image_size, params.image_size, 3]
+    shape = [settings.num_views, settings.image_size, settings.image_size, 3]
     return {
       'images': tf.fill(shape, tf.cast(_number(encoded), tf.float32)),
       'blur_sigmas': tf.cast(tf.math.floormod(seed, 2**24), tf.float32),
     }
 
-  def finish(features, params, mean, std, dtype):
-    del params, mean, std
+  def finish(features, settings, mean, std, dtype):
+    del settings, mean, std
     return {**features, 'images': tf.cast(features['images'], dtype)}
 
   monkeypatch.setattr(preprocessing, 'train_views', views)
