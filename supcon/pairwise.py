@@ -247,8 +247,9 @@ def supcon_loss(
 
     kept = [outputs(size, num_contrasts)] if is_kept else []
     loss, *kept = _for_each(count, forward, outputs(size), *kept)
-    for each in kept:
-      each.mark_used()  # Nobody may ask for a gradient.
+    # This counts as a use. Nobody may ask for a gradient, and then TensorFlow
+    # would warn.
+    kept = [each.identity() for each in kept]
 
     def gradient(upstream):
       upstream = in_tiles(upstream / temperature)

@@ -56,8 +56,9 @@ def test_training_is_that_of_one_device(optimizer, num_cores):
     assert set(scalars) == set(reference)
     for tag, values in scalars.items():
       assert len(values) == num_cores
+      # Rounding of float32, over six steps; in float64 they are equal, below.
       np.testing.assert_allclose(
-        values, reference[tag], rtol=1e-6, atol=1e-6, err_msg=f'{step} {tag}'
+        values, reference[tag], rtol=3e-6, atol=3e-6, err_msg=f'{step} {tag}'
       )
   for stage in (1, 2):
     _assert_cores_agree(found[stage])
