@@ -41,7 +41,7 @@ def fixture_inspected(tmp_path_factory):
     'checkpoint': 'model_checkpoint_path: "model.ckpt-7"',
     'model.ckpt-7.index': 'no checkpoint',
     'model.ckpt-7.data-00000-of-00001': 'no checkpoint',
-    'hparams.json': '{"hparams": {"batch_size": 31}}',
+    'hparams.json': '{"compact": "bs=31"}',
     'labels.txt': 'a\nb\n',
     'result.json': '{}',
     'events.out.tfevents.1.host': 'events',

@@ -89,10 +89,12 @@ def _warn_of_flips(run):
 
 def _write_for_inspection(run):
   before = run.model_dir.read_json(
-    model_dirs.HPARAMS, lambda found: dict(found['hparams']), 'hyper-parameters'
+    model_dirs.HPARAMS,
+    lambda found: hparams.parse(found['compact']),
+    'hyper-parameters',
   )
   if before:
-    changes.warn(hparams.parse(before['compact']), run.params)
+    changes.warn(before, run.params)
   _warn_of_other_classes(run)
   files = continuing.files(run, is_new=True)
   files[model_dirs.HPARAMS] = storage.to_json(run.announcement)
