@@ -8,7 +8,7 @@ here; PyTorch runs the same step (channels_last) in float32 and in bfloat16 by
 autocast, and is skipped if it is not installed. All steps live in one process
 and take turns, so that a busy machine slows all of them; the ratios are medians
 over the turns. Also prints the cosine between the gradients of all weights in
-bfloat16 and float32 at the first step, which should be at least 0.999.
+bfloat16 and float32 at the first step; 0.999 is wanted.
 """
 
 import argparse
