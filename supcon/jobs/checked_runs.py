@@ -6,6 +6,7 @@ from supcon.config import changes
 from supcon.config import hparams
 from supcon.config import run_options
 from supcon.jobs import continuing
+from supcon.jobs import representation
 from supcon.jobs import run_images
 from supcon.jobs import run_state
 from supcon.models import contrastive
@@ -43,7 +44,9 @@ def prepare(
   if options.mode == 'eval' and run.checkpoint:
     if run.known:
       changes.warn_of_use(run.known.params, params)
-    return run.as_trained(run.checkpoint)
+    run = run.as_trained(run.checkpoint)
+  if options.evaluates:
+    representation.check(run)
   return run
 
 

@@ -362,7 +362,6 @@ class EvaluateOnce:
         '--eval_once to wait for one.'
       )
     self._run = checked_runs.prepare(options, params)
-    representation.check(self._run)
     self._checkpoint = self._run.checkpoint
 
   def announce(self) -> None:
@@ -479,7 +478,6 @@ class EvaluateEach:
       sleep: Waits between two looks at model_dir.
     """
     self._run = checked_runs.prepare(options, params)
-    representation.check(self._run)
     self._model_dir = self._run.model_dir
     self._sleep = sleep
     self._is_compared = bool(self._run.checkpoint)

@@ -16,7 +16,6 @@ from supcon.jobs import continuing
 from supcon.jobs import evaluation
 from supcon.jobs import fixed_embeddings
 from supcon.jobs import meeting
-from supcon.jobs import representation
 from supcon.jobs import stopping
 from supcon.runs import event_files
 from supcon.runs import locks
@@ -37,8 +36,6 @@ class Train:
 
   def __init__(self, options: run_options.RunOptions, params: hparams.HParams):
     self._run = checked_runs.prepare(options, params)
-    if options.evaluates:
-      representation.check(self._run)
     if options.deterministic:
       self._check_deterministic()
     self._meeting = meeting.Meeting(self._run)
