@@ -39,6 +39,8 @@ def contrastive_loss(
   scale_by_temperature=True,
   is_valid=None,
   tile_size=None,
+  keys=None,
+  memory=None,
 ):
   """Supervised (SupCon) or self-supervised (SimCLR) contrastive loss.
 
@@ -90,6 +92,15 @@ def contrastive_loss(
       makes the gradient norm less dependent on it.
     is_valid: bool or float [batch], or None. Samples with 0 are padding: others
       are not contrasted with them, and their loss is 0, whatever they contain.
+    keys: float [batch, views, ...], or None: what the anchors are contrasted
+      with instead of each other's `features`: the features of the same samples
+      and views by a slowly moving copy of the model (momentum contrast,
+      https://arxiv.org/abs/1911.05722). No gradient reaches them. An anchor is
+      never contrasted with the key of the same sample and view.
+    memory: pairwise.Memory, or None: features of earlier batches. A slot is a
+      positive of the anchors with its class and a negative of the others; an
+      empty one is neither. Without labels, every slot is a negative. No
+      gradient reaches it. With a memory there can be no `positives_cap`.
     tile_size: How many anchors to compare with all contrasts at a time. The
       values do not depend on it, only time and memory: tile_size x contrasts
       instead of anchors x contrasts. None: a size that is fast and keeps the
@@ -109,6 +120,11 @@ def contrastive_loss(
   features = tf.convert_to_tensor(features)
   local_batch, views = _batch_and_views(features)
   _check_positives_cap(positives_cap, views, local_batch)
+  if memory is not None and positives_cap >= 0:
+    raise ValueError(
+      f'positives_cap={positives_cap} limits the positives in the batch, but '
+      'those in a memory have no order; give -1 for no limit.'
+    )
   if tile_size is not None and tile_size < 1:
     raise ValueError(
       f'tile_size={tile_size} is no number of anchors; give one from 1 on, or '
@@ -132,8 +148,15 @@ def contrastive_loss(
   if is_valid is not None:
     features = tf.where(is_valid[:, None, None], features, 0.0)
 
+  if keys is not None:
+    keys = tf.reshape(tf.convert_to_tensor(keys), features.shape)
+    keys = tf.stop_gradient(tf.cast(keys, tf.float32))
+    if is_valid is not None:
+      keys = tf.where(is_valid[:, None, None], keys, 0.0)
+  if memory is not None:
+    memory = _for_loss(memory, labels is not None, local_batch)
   anchors, contrasts = pairwise.pair(
-    features, class_ids, is_valid, anchor_views, positives_cap
+    features, class_ids, is_valid, anchor_views, positives_cap, keys, memory
   )
   loss = pairwise.supcon_loss(
     anchors,
@@ -244,6 +267,15 @@ def cross_entropy_loss(labels, logits, label_smoothing=0.0):
   rows = rows * (1 - label_smoothing) + label_smoothing / classes
   loss = tf.nn.softmax_cross_entropy_with_logits(labels=rows, logits=logits)
   return tf.where(is_label, loss, np.nan)
+
+
+def _for_loss(memory, has_labels, local_batch):
+  """Returns a memory without gradient; without labels, all slots differ."""
+  class_ids = memory.class_ids
+  if not has_labels:
+    slots = tf.range(class_ids.shape[0]) + local_batch * replicas.num_replicas()
+    class_ids = tf.where(class_ids >= 0, slots, class_ids)
+  return pairwise.Memory(tf.stop_gradient(memory.features), class_ids)
 
 
 def _class_ids(labels, local_batch, is_valid):

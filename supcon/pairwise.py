@@ -61,14 +61,26 @@ class Anchors(NamedTuple):
   num_negatives: tf.Tensor
 
 
+class Memory(NamedTuple):
+  """Features of earlier batches, which are contrasts of this batch, too.
+
+  Attributes:
+    features: float32 [K, D], the same on all replicas.
+    class_ids: int32 [K]: their classes; negative in an empty slot.
+  """
+
+  features: tf.Tensor
+  class_ids: tf.Tensor
+
+
 class Contrasts(NamedTuple):
-  """Contrasts: all views of the global batch.
+  """Contrasts: all views of the global batch, then the memory.
 
   Attributes:
     features: float32 [C, D].
     class_ids: int32 [C].
     is_valid: bool [C], False for padding; None if there is none.
-    samples: int32 [C]: the position of the contrast's sample.
+    samples: int32 [C]: the position of the contrast's sample; -1 for memory.
     ranks: int32 [C]: how many samples of its class come before its sample;
       None if that does not matter, because there is no cap.
   """
@@ -79,20 +91,43 @@ class Contrasts(NamedTuple):
   samples: tf.Tensor
   ranks: tf.Tensor | None
 
+  def followed_by(self, memory):
+    """Returns these contrasts and those in a memory."""
+    # An empty slot must not be like an anchor that is padding.
+    memory_ids = tf.maximum(memory.class_ids, _NO_CONTRAST)
+    class_ids = tf.concat([self.class_ids, memory_ids], axis=0)
+    return Contrasts(
+      features=tf.concat([self.features, memory.features], axis=0),
+      class_ids=class_ids,
+      is_valid=class_ids >= 0,
+      samples=tf.concat([self.samples, tf.fill(memory_ids.shape, -1)], axis=0),
+      ranks=None,
+    )
 
-def pair(features, class_ids, is_valid, anchor_views, positives_cap):
-  """Pairs this replica's samples with those of the global batch.
+
+def pair(
+  features,
+  class_ids,
+  is_valid,
+  anchor_views,
+  positives_cap=-1,
+  keys=None,
+  memory=None,
+):
+  """Pairs this replica's samples with the global batch and the memory.
 
   Args:
     features: float32 [b, V, D].
     class_ids: int32 [b], at least 0.
     is_valid: bool [b], False for padding; None if there is none.
     anchor_views: How many views of each sample are anchors.
-    positives_cap: As in `losses.contrastive_loss`.
+    positives_cap: As in `losses.contrastive_loss`; negative with a memory.
+    keys: float32 [b, V, D], the contrasts' features; None: those of anchors.
+    memory: `Memory`, or None.
 
   Returns:
     Anchors and Contrasts: the first views of all samples, then their second
-    ones, and so on.
+    ones, and so on; at last the memory.
   """
   local_batch, views = features.shape[:2]
   global_batch = local_batch * replicas.num_replicas()
@@ -121,19 +156,25 @@ def pair(features, class_ids, is_valid, anchor_views, positives_cap):
     'num_positives': tf.cast(num_positives, tf.float32),
     'num_negatives': tf.cast(num_negatives, tf.float32),
   }
+  contrasts = Contrasts(
+    features=_views_first(replicas.gather(features if keys is None else keys)),
+    class_ids=tf.tile(all_ids, [views]),
+    is_valid=None if is_valid is None else tf.tile(is_contrast, [views]),
+    samples=tf.tile(tf.range(global_batch), [views]),
+    ranks=None if positives_cap < 0 else tf.tile(ranks, [views]),
+  )
+  if memory is not None:
+    alike, known = _count_in(memory.class_ids, anchor_ids)
+    anchors['num_positives'] += alike
+    anchors['num_negatives'] += known - alike
+    contrasts = contrasts.followed_by(memory)
   return Anchors(
     features=_views_first(features[:, :anchor_views]),
     columns=tf.concat(
       [view * global_batch + samples for view in range(anchor_views)], axis=0
     ),
     **{name: tf.tile(x, [anchor_views]) for name, x in anchors.items()},
-  ), Contrasts(
-    features=_views_first(replicas.gather(features)),
-    class_ids=tf.tile(all_ids, [views]),
-    is_valid=None if is_valid is None else tf.tile(is_contrast, [views]),
-    samples=tf.tile(tf.range(global_batch), [views]),
-    ranks=None if positives_cap < 0 else tf.tile(ranks, [views]),
-  )
+  ), contrasts
 
 
 def positions(local_batch):
@@ -148,6 +189,16 @@ def _ranks_and_sizes(class_ids):
   begin = tf.searchsorted(ordered, class_ids, side='left')
   end = tf.searchsorted(ordered, class_ids, side='right')
   return tf.math.invert_permutation(order) - begin, end - begin
+
+
+def _count_in(memory_ids, class_ids):
+  """Returns float32 [b]: slots of an anchor's class; and []: slots in use."""
+  ordered = tf.sort(memory_ids)
+  begin, end = (
+    tf.searchsorted(ordered, class_ids, side=side) for side in ('left', 'right')
+  )
+  known = tf.reduce_sum(tf.cast(memory_ids >= 0, tf.float32))
+  return tf.cast(end - begin, tf.float32), known
 
 
 def _views_first(features):

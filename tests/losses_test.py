@@ -45,11 +45,21 @@ def _reference(
   denominator_mode=_ALL,
   positives_cap=-1,
   scale_by_temperature=True,
+  keys=None,
+  memory=None,
 ):
   """Returns loss [B] and the gradient of its mean, like `features`, float64."""
   z = np.asarray(features, np.float64)
   batch, views = z.shape[:2]
   z = z.reshape(batch, views, -1)
+  vectors = {(j, u): z[j, u] for j in range(batch) for u in range(views)}
+  if keys is not None:
+    vectors = {(j, u): np.float64(keys[j][u]) for j, u in vectors}
+  slots = {}  # Class by slot; no labels: no class of the batch.
+  for slot in range(0 if memory is None else len(memory.class_ids)):
+    if memory.class_ids[slot] >= 0:
+      slots[slot] = -1 if labels is None else memory.class_ids[slot]
+      vectors[slot] = np.float64(memory.features[slot])
   classes = np.arange(batch) if labels is None else np.argmax(labels, axis=1)
   anchor_views = 1 if contrast_mode is _ONE_VIEW else views
   loss = np.zeros(batch)
@@ -66,11 +76,13 @@ def _reference(
       for u in range(views)
       if classes[j] != classes[i]
     ]
+    positives += [slot for slot in slots if slots[slot] == classes[i]]
+    negatives += [slot for slot in slots if slots[slot] != classes[i]]
     no_denominator = denominator_mode is _ONLY_NEGATIVES and not negatives
     if not positives or no_denominator:
       continue  # By convention such an anchor contributes 0.
     contrasts = positives + negatives
-    z_contrasts = np.stack([z[contrast] for contrast in contrasts])
+    z_contrasts = np.stack([vectors[contrast] for contrast in contrasts])
     s = z_contrasts @ z[i, v] / temperature
     num_positives = len(positives)
     # in_denominator[p, j]: whether contrast j stands below positive p.
@@ -104,7 +116,8 @@ def _reference(
     ds *= weight / batch / temperature
     gradient[i, v] += ds @ z_contrasts
     for contrast, d in zip(contrasts, ds):
-      gradient[contrast] += d * z[i, v]
+      if keys is None and contrast not in slots:
+        gradient[contrast] += d * z[i, v]
   return loss, gradient.reshape(np.shape(features))
 
 
@@ -507,6 +520,84 @@ def test_like_reference(seed, tile_size):
     positives_cap=int(random.choice([-1, 0, 1, 2])) * views,
     scale_by_temperature=bool(random.randint(2)),
   )
+
+
+# ---- Keys and memory. ----
+
+
+def _memory(seed=0):
+  """Returns 7 slots, two of them empty, with classes 0, 1 and 5."""
+  random = np.random.RandomState(seed)
+  return pairwise.Memory(
+    _unit(random.randn(7, 4)).astype(np.float32),
+    np.array([1, -1, 0, 5, 1, -1, 0], np.int32),
+  )
+
+
+@pytest.mark.parametrize('tile_size', [None, 3])
+@pytest.mark.parametrize('has_memory', [False, True])
+@pytest.mark.parametrize('has_keys', [False, True])
+def test_keys_and_memory_like_reference(has_keys, has_memory, tile_size):
+  random = np.random.RandomState(1)
+  for use_labels, summation, denominator, mode, views in itertools.product(
+    [False, True], _SUMMATIONS, _DENOMINATORS, _CONTRAST_MODES, [1, 2]
+  ):
+    features, keys = _unit(random.randn(2, 5, views, 4)).astype(np.float32)
+    options = {
+      'labels': np.eye(3)[[0, 1, 0, 2, 1]] if use_labels else None,
+      'temperature': 0.5,
+      'contrast_mode': mode,
+      'summation_location': summation,
+      'denominator_mode': denominator,
+      'keys': keys if has_keys else None,
+      'memory': _memory() if has_memory else None,
+    }
+    run = _in_tiles(tile_size, _eager)
+    _assert_like_reference(features, run, **options)
+
+
+def test_memory_by_hand():
+  # Two classes of one view; the memory has a positive and a negative of the
+  # first one, and an empty slot, which would be a perfect match.
+  features = tf.constant([[[1.0, 0.0]], [[0.0, 1.0]]])
+  memory = pairwise.Memory(
+    tf.constant([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]), tf.constant([0, 1, -1])
+  )
+  loss = losses.contrastive_loss(features, tf.constant([0, 1]), memory=memory)
+  # Similarities of the first: 1 to its positive; 0 and -1 to its negatives. Of
+  # the second: 0 to its positive; 0 and 0 to its negatives.
+  e = np.exp
+  expected = [np.log(1 + e(-1) + e(-2)), np.log(3)]
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_an_empty_memory_changes_nothing():
+  features = _unit(np.random.RandomState(0).randn(4, 2, 3)).astype(np.float32)
+  labels = np.array([0, 1, 1, 0])
+  empty = pairwise.Memory(tf.zeros([5, 3]), tf.fill([5], -1))
+  loss, gradient = _eager(features, labels=labels, memory=empty)
+  expected, expected_gradient = _eager(features, labels=labels)
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+  np.testing.assert_allclose(gradient, expected_gradient, atol=1e-7)
+
+
+def test_of_padding_a_memory_knows_nothing():
+  random = np.random.RandomState(0)
+  features, keys = _unit(random.randn(2, 4, 2, 4)).astype(np.float32)
+  options = dict(labels=np.array([0, 1, 0, 1]), memory=_memory())
+  is_valid = np.array([True, True, True, False])
+  loss, _ = _eager(features, **options, keys=keys, is_valid=is_valid)
+  options['labels'] = options['labels'][:3]
+  expected, _ = _eager(features[:3], **options, keys=keys[:3])
+  np.testing.assert_allclose(loss[:3], expected, rtol=1e-6)
+  assert loss[3] == 0
+
+
+def test_a_memory_takes_no_cap():
+  with pytest.raises(ValueError, match='positives_cap=2 .* memory'):
+    losses.contrastive_loss(
+      tf.zeros([2, 2, 4]), positives_cap=2, memory=_memory()
+    )
 
 
 def test_trailing_dimensions_are_flattened():
