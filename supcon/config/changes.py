@@ -170,6 +170,8 @@ RULES = (
         'positives_cap',
         'scale_by_temperature',
       ),
+      'memory.memory_size',
+      'memory.memory_momentum',
       'loss.cross_entropy.label_smoothing',
       'loss.include_bias_in_weight_decay',
       'architecture.stop_gradient_before_classification_head',

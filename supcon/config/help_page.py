@@ -18,8 +18,8 @@ _GROUPS = {
   'How long, how fast': 'batch_size micro_batch_size stage_N_*',
   'Loss': (
     'use_labels temperature scale_by_temperature contrast_mode '
-    'summation_location denominator_mode positives_cap label_smoothing '
-    'use_bias_weight_decay'
+    'summation_location denominator_mode positives_cap memory_size '
+    'memory_momentum label_smoothing use_bias_weight_decay'
   ),
   'Model': (
     'resnet_architecture resnet_depth resnet_width first_conv_kernel_size '

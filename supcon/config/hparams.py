@@ -469,6 +469,28 @@ class WarmStart:
 
 
 @dataclasses.dataclass(frozen=True)
+class Memory:
+  """The memory of earlier batches, see supcon/training/memory.py.
+
+  Attributes:
+    memory_size: Contrast each anchor with the last this many features of
+      earlier batches, too, one of each sample, a multiple of --batch_size. 0:
+      no memory.
+    memory_momentum: With --memory_size: contrasts come from a copy of encoder
+      and projection head that keeps this share of its weights in each step and
+      takes the rest from the trained model. 0: from the trained model itself.
+  """
+
+  memory_size: int = _field('s', 0, fields.NOT_NEGATIVE, published=False)
+  memory_momentum: float = _field(
+    'm',
+    0.999,
+    fields.unless(lambda x: 0 <= x < 1, 'must be in [0, 1)'),
+    published=False,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
 class HParams:
   """Everything that determines what a run computes.
 
@@ -504,6 +526,7 @@ class HParams:
   eval: Eval = Eval()
   input_data: InputData = InputData()
   warm_start: WarmStart = WarmStart()
+  memory: Memory = fields.define(Memory(), short_name='mem')
   seed: int = _field(
     'seed',
     0,

@@ -13,6 +13,7 @@ from supcon.models import contrastive
 from supcon.training import checkpoints
 from supcon.training import earlier_runs
 from supcon.training import footprint
+from supcon.training import memory
 from supcon.training import optimizers
 from supcon.training import warm_start
 
@@ -79,6 +80,7 @@ def check_checkpoint(run: run_state.Run, checkpoint: str | None) -> None:
         run.params.loss.include_bias_in_weight_decay,
         run.params.architecture,
       )
+      memory.of_run(run.params, model)
       variables = tf1.global_variables()
     adopted = checkpoints.require_same(
       variables, [model.name], checkpoint, optional

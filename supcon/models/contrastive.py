@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from supcon import pairwise
 from supcon.models import encoders
 from supcon.models import heads
 from supcon.models import layers
@@ -22,6 +23,9 @@ class Outputs(NamedTuple):
     logits: [B, num_classes] of the first view.
     batch_statistics: The statistics of this batch that the batch norms used, if
       any; training updates their moving averages with them.
+    keys: [B, V, P] projections by a slow copy of the model, which anchors are
+      contrasted with; None: with `projection`.
+    memory: Features of earlier batches; None if there is no memory.
   """
 
   embedding: tf.Tensor
@@ -29,6 +33,8 @@ class Outputs(NamedTuple):
   projection: tf.Tensor
   logits: tf.Tensor
   batch_statistics: tuple[layers.BatchStatistic, ...] = ()
+  keys: tf.Tensor | None = None
+  memory: pairwise.Memory | None = None
 
 
 class Composite(layers.Module):
@@ -192,7 +198,7 @@ def _by_sample(x, num_views):
 
 def _joined(parts):
   """Returns the Outputs of a batch from those of its equal parts."""
-  *fields, statistics = zip(*parts)
+  *fields, statistics, _, _ = zip(*parts)
   return Outputs(
     *(tf.concat(values, axis=0) for values in fields),
     batch_statistics=tuple(

@@ -10,6 +10,9 @@ Activations are NHWC, float32 or bfloat16. Variables are always float32.
 
 import collections
 from collections.abc import Iterable
+from collections.abc import Mapping
+import contextlib
+import contextvars
 import enum
 from typing import NamedTuple
 
@@ -63,6 +66,30 @@ def move_averages(statistics: Iterable[BatchStatistic]) -> list[tf.Operation]:
     moving.assign_sub((moving - value) * (1 - _MOVING_AVERAGE_MOMENTUM))
     for moving, value in statistics
   ]
+
+
+# What layers compute with instead of their variables, {variable.ref(): tensor}.
+# The replicas of a strategy run in threads of their own.
+_SUBSTITUTES = contextvars.ContextVar('substitutes', default=None)
+
+
+@contextlib.contextmanager
+def substituted(values: Mapping):
+  """Lets modules that are called meanwhile compute with other weights.
+
+  Args:
+    values: {variable.ref(): tensor in its place}.
+  """
+  token = _SUBSTITUTES.set(values)
+  try:
+    yield
+  finally:
+    _SUBSTITUTES.reset(token)
+
+
+def _value(variable):
+  """Returns the tensor that a layer computes with."""
+  return (_SUBSTITUTES.get() or {}).get(variable.ref(), variable)
 
 
 class Module:
@@ -209,7 +236,7 @@ class Conv2D(Module):
   def forward(self, x, training):
     """Maps [B, H, W, in] to [B, ceil(H / stride), ceil(W / stride), out]."""
     del training
-    kernel = tf.cast(self._kernel, x.dtype)
+    kernel = tf.cast(_value(self._kernel), x.dtype)
     if self._stride == 1:
       return tf.nn.conv2d(x, kernel, 1, 'SAME')
     x = _pad(x, kernel.shape[0])
@@ -246,7 +273,7 @@ class GroupConv2D(Module):
 
     Pads like 'SAME', also when strided, as the published layer does.
     """
-    kernel = tf.cast(self._kernel, x.dtype)
+    kernel = tf.cast(_value(self._kernel), x.dtype)
     # Outside training, Grappler fuses a convolution with its batch norm, and
     # without oneDNN the fused kernel does not support groups. Depthwise
     # convolutions let an exported model run on every machine.
@@ -272,10 +299,10 @@ class Dense(Module):
   def forward(self, x, training):
     """Maps [B, in] to [B, out]."""
     del training
-    x = tf.matmul(x, tf.cast(self._kernel, x.dtype))
+    x = tf.matmul(x, tf.cast(_value(self._kernel), x.dtype))
     if self._bias is None:
       return x
-    return x + tf.cast(self._bias, x.dtype)
+    return x + tf.cast(_value(self._bias), x.dtype)
 
 
 class BatchNorm(Module):
@@ -326,8 +353,8 @@ class BatchNorm(Module):
 
   def forward(self, x, training):
     """Normalises [B, H, W, C] or [B, C]."""
-    gamma = tf.convert_to_tensor(self._gamma)
-    beta = tf.zeros_like(gamma) if self._beta is None else self._beta
+    gamma = tf.convert_to_tensor(_value(self._gamma))
+    beta = tf.zeros_like(gamma) if self._beta is None else _value(self._beta)
     if training and self._synchronised and replicas.num_replicas() > 1:
       y, mean, variance = _normalize_by_global_statistics(
         x, gamma, beta, self._moving_mean

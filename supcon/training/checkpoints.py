@@ -17,6 +17,7 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 from supcon.config import safe_text
 from supcon.models import resnet
 from supcon.runs import checkpoint_files
+from supcon.training import memory
 
 # The key under which TensorFlow 2 stores the mapping from objects and their
 # variables to keys.
@@ -282,7 +283,11 @@ def require_same(
   held = dataclasses.replace(held, entries={**held.entries, **entries})
   found = compare(variables, scopes, held)
   adopted = adopted._replace(
-    initial=[name for name in adopted.initial if name in optional]
+    initial=[
+      name
+      for name in adopted.initial
+      if name in optional or memory.is_part(name)
+    ]
   )
   missing = [name for name in found.missing if name not in adopted.initial]
   difference = found._replace(missing=missing).describe()
@@ -377,7 +382,8 @@ class Adoption(NamedTuple):
 
   Attributes:
     keys: {variable name: its name in the checkpoint}.
-    initial: Names of slots that start at their initial values.
+    initial: Names of slots, and of a memory and its slow copy of the model,
+      that start at their initial values.
   """
 
   keys: Mapping[str, str]
@@ -389,12 +395,15 @@ class Adoption(NamedTuple):
     if self.keys:
       names = ', '.join(f'{key} as {name}' for name, key in self.keys.items())
       lines.append(f'{checkpoint} is of the published code: read {names}')
-    if self.initial:
-      some = ', '.join(self.initial[:3])
-      more = len(self.initial) - 3
+    if any(map(memory.is_part, self.initial)):
+      lines.append(f'{checkpoint} has no memory; one begins empty')
+    slots = [name for name in self.initial if not memory.is_part(name)]
+    if slots:
+      some = ', '.join(slots[:3])
+      more = len(slots) - 3
       lines.append(
         f'{checkpoint} lacks what an optimizer keeps of variables that no loss '
-        f'reached; {len(self.initial)} start at their initial values: {some}'
+        f'reached; {len(slots)} start at their initial values: {some}'
         f'{f" and {more} more" if more > 0 else ""}'
       )
     return lines
@@ -429,7 +438,9 @@ def adoption(names: Iterable[str], held: Index) -> Adoption:
   initial = [
     name
     for name in missing
-    if (slot := _slot(name, set(names))) and slot in slots
+    if memory.is_part(name)
+    or (slot := _slot(name, set(names)))
+    and slot in slots
   ]
   return Adoption(keys, initial)
 

@@ -13,6 +13,7 @@ from supcon.data.views import preprocessing
 from supcon.models import contrastive
 from supcon.runs import model_dirs
 from supcon.training import hooks
+from supcon.training import memory as memory_lib
 from supcon.training import metrics
 from supcon.training import objectives
 from supcon.training import optimizers
@@ -154,7 +155,7 @@ class ModelFn:
   def evaluate(self, features, labels) -> TPUEstimatorSpec:
     """Metrics over every example exactly once; padding has weight 0."""
     model = self._model()
-    outputs = self._outputs(model, features, training=False)
+    outputs = self._forward(model, features, training=False)()
     weights = features['weights']
     per_example = objectives.per_example(
       self.params.loss, outputs, labels, is_valid=weights > 0
@@ -183,10 +184,13 @@ class ModelFn:
       self.params.architecture, self.num_classes
     )
 
-  def _outputs(self, model, features, training):
+  def _forward(self, model, features, training):
+    """Returns a function that computes the outputs of the model."""
     if 'embeddings' in features:  # The encoder does not change.
-      return model.of_embeddings(features['embeddings'], training)
-    return model(self._images(features), training)
+      embeddings = features['embeddings']
+      return lambda: model.of_embeddings(embeddings, training)
+    images = self._images(features)
+    return lambda: model(images, training)
 
   def _images(self, features):
     """Returns the views, [B, V, S, S, 3], as the encoder sees them."""
@@ -199,6 +203,7 @@ class ModelFn:
     )
 
   def _step(self, model, features, labels):
+    memory = memory_lib.of_run(self.params, model)
     stage, training = self.stage.params, self.train_batch_norm
 
     def losses_of(outputs):
@@ -208,8 +213,13 @@ class ModelFn:
 
     count = self.params.num_micro_batches(labels.shape[0])
     if count == 1 or 'embeddings' in features:
-      outputs = self._outputs(model, features, training)
-      return steps.in_one_pass(stage, model, outputs, losses_of)
+      forward = self._forward(model, features, training)
+      outputs, updates = forward(), []
+      if memory and stage.contrastive_loss_weight:
+        outputs, update = memory.recall(forward, outputs, labels)
+        updates.append(update)
+      step = steps.in_one_pass(stage, model, outputs, losses_of)
+      return step._replace(updates=[*step.updates, *updates])
 
     def embed(index):
       part = {
