@@ -573,6 +573,20 @@ class HParams:
         f'is more than the {self.batch_size} x {views} views of a batch; -1 '
         'means no limit',
       )
+    size = self.memory.memory_size
+    if size and cap >= 0:
+      yield (
+        'loss.contrastive.positives_cap memory.memory_size',
+        'do not go together: the positives in a memory have no order; '
+        '--positives_cap=-1 means no limit',
+      )
+    if size % self.batch_size:
+      below = size // self.batch_size * self.batch_size
+      yield (
+        'memory.memory_size',
+        f'must be a multiple of --batch_size={self.batch_size}; try '
+        f'{below + self.batch_size}' + (f' or {below}' if below else ''),
+      )
 
   def replace(self, path: str, value: Any) -> 'HParams':
     """Returns a copy with the field at dotted `path` set to `value`."""

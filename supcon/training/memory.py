@@ -14,8 +14,11 @@ of sample i:
 The anchors f(x_iv; w_t) are contrasted with the keys k_ju of the global batch,
 except the one of their own sample and view, and with all features in the
 memory. Then the keys of the last views enter it with their labels, and the
-oldest features leave it. Batch norm normalises keys by the statistics of the
-same samples as the anchors.
+oldest features leave it.
+
+Batch norm uses the statistics of the global batch for keys as for anchors, or
+without --use_global_batch_norm those of the samples of a replica. In
+micro-batches, keys are shuffled.
 """
 
 from collections.abc import Callable
@@ -103,14 +106,14 @@ class Memory:
 
   def recall(
     self,
-    forward: Callable[[], contrastive.Outputs],
+    project: Callable[[], tf.Tensor],
     outputs: contrastive.Outputs,
     labels: tf.Tensor,
   ) -> tuple[contrastive.Outputs, steps.Update]:
     """Adds keys and remembered features to the outputs of a batch.
 
     Args:
-      forward: Computes the outputs of the batch again.
+      project: Computes the projections of the batch again, [b, V, P].
       outputs: The model's outputs for the batch.
       labels: int32 [b].
 
@@ -124,7 +127,7 @@ class Memory:
     if self._copy:
       moved = self._copy.moved()
       with layers.substituted(moved):
-        keys = forward().projection
+        keys = project()
     outputs = outputs._replace(keys=keys, memory=memory)
     newest = outputs.projection if keys is None else keys
     return outputs, self._update(memory, newest[:, -1], labels, moved)

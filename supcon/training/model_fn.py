@@ -1,6 +1,7 @@
 """Builds the graphs: a training step of a stage, and an evaluation."""
 
 import dataclasses
+import functools
 import math
 import os
 
@@ -203,10 +204,14 @@ class ModelFn:
     )
 
   def _step(self, model, features, labels):
-    memory = memory_lib.of_run(self.params, model)
     stage, training = self.stage.params, self.train_batch_norm
+    memory = memory_lib.of_run(self.params, model)
+    updates = []
 
-    def losses_of(outputs):
+    def losses_of(outputs, keys):
+      if memory and stage.contrastive_loss_weight:
+        outputs, update = memory.recall(keys, outputs, labels)
+        updates.append(update)
       per_example = objectives.per_example(self.params.loss, outputs, labels)
       means = {name: tf.reduce_mean(loss) for name, loss in per_example.items()}
       return self._compose(model, means)
@@ -214,25 +219,25 @@ class ModelFn:
     count = self.params.num_micro_batches(labels.shape[0])
     if count == 1 or 'embeddings' in features:
       forward = self._forward(model, features, training)
-      outputs, updates = forward(), []
-      if memory and stage.contrastive_loss_weight:
-        outputs, update = memory.recall(forward, outputs, labels)
-        updates.append(update)
-      step = steps.in_one_pass(stage, model, outputs, losses_of)
-      return step._replace(updates=[*step.updates, *updates])
-
-    def embed(index):
-      part = {
-        name: tf.reshape(value, [count, -1, *value.shape[1:]])[index]
-        for name, value in features.items()
-      }
-      return model.embed(self._images(part), training)
-
-    batch, num_views = features['images'].shape[:2]
-    shape = (count, batch // count, num_views, model.encoder.embedding_size)
-    return steps.in_micro_batches(
-      stage, model, embed, shape, training, losses_of
-    )
+      step = steps.in_one_pass(
+        stage,
+        model,
+        forward(),
+        functools.partial(losses_of, keys=lambda: forward().projection),
+      )
+    else:
+      parts = steps.Parts(count, features, self._images)
+      step = steps.in_micro_batches(
+        stage,
+        model,
+        parts,
+        training,
+        functools.partial(
+          losses_of,
+          keys=lambda: steps.projections_in_turn(model, parts, training),
+        ),
+      )
+    return step._replace(updates=[*step.updates, *updates])
 
   def _compose(self, model, means):
     """Returns the losses of the stage from the means of its terms."""

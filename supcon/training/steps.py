@@ -55,6 +55,53 @@ class Step(NamedTuple):
   updates: Sequence[Update]
 
 
+class Parts:
+  """A replica's samples in K micro-batches.
+
+  Attributes:
+    count: K.
+    size: Samples in a micro-batch.
+    num_views: Views of each sample.
+  """
+
+  def __init__(
+    self,
+    count: int,
+    features: Mapping[str, tf.Tensor],
+    images_of: Callable[[Mapping[str, tf.Tensor]], tf.Tensor],
+  ):
+    """Divides a batch.
+
+    Args:
+      count: K.
+      features: {name: tensor [b, ...]}, with 'images'.
+      images_of: Makes the images that the encoder sees, [n, V, S, S, 3], of
+        the features of n samples.
+    """
+    batch, self.num_views = features['images'].shape[:2]
+    self.count, self.size = count, batch // count
+    self._features = features
+    self._images_of = images_of
+
+  def images(self, index: tf.Tensor) -> tf.Tensor:
+    """Returns the images of a micro-batch: of neighbours in the batch."""
+    return self._images_of(
+      {
+        name: tf.reshape(value, [self.count, -1, *value.shape[1:]])[index]
+        for name, value in self._features.items()
+      }
+    )
+
+  def mixed_images(self, index: tf.Tensor) -> tf.Tensor:
+    """Returns the images of the samples index, index + K, index + 2 K ..."""
+    return self._images_of(
+      {
+        name: tf.reshape(value, [-1, self.count, *value.shape[1:]])[:, index]
+        for name, value in self._features.items()
+      }
+    )
+
+
 # From the outputs of the model to the result of objectives.compose.
 LossesOf = Callable[[contrastive.Outputs], Mapping[str, tf.Tensor]]
 
@@ -81,8 +128,7 @@ def in_one_pass(
 def in_micro_batches(
   stage: hparams.Stage,
   model: contrastive.ContrastiveModel,
-  embed: Callable[[tf.Tensor], tf.Tensor],
-  shape: Sequence[int],
+  parts: Parts,
   training: bool,
   losses_of: LossesOf,
 ) -> Step:
@@ -105,14 +151,16 @@ def in_micro_batches(
   Args:
     stage: Determines whether moving averages follow the batch.
     model: The model.
-    embed: Builds the embedding of a micro-batch, float32 [B/K, V, D], from its
-      index, int32 []. Each call must give the same.
-    shape: K, B/K, V, D.
+    parts: The micro-batches.
     training: Whether batch norm uses the statistics of a micro-batch.
     losses_of: Composes the losses of the stage.
   """
-  embedding, statistics = _embed_in_turn(model, embed, shape, training)
-  outputs = model.of_embeddings(embedding, training, num_groups=shape[0])
+
+  def embed(index):
+    return model.embed(parts.images(index), training)
+
+  embedding, statistics = _embed_in_turn(model, embed, parts, training)
+  outputs = model.of_embeddings(embedding, training, num_groups=parts.count)
   outputs = outputs._replace(
     batch_statistics=(*statistics, *outputs.batch_statistics)
   )
@@ -128,7 +176,11 @@ def in_micro_batches(
   )
   gradients = tf.gradients(losses[objectives.WEIGHT_DECAY], encoder)
   if upstream is not None:
-    totals = _pull_back(model, embed, tf.reshape(upstream, shape))
+    totals = _pull_back(
+      model,
+      embed,
+      tf.reshape(upstream, [parts.count, -1, *upstream.shape[1:]]),
+    )
     gradients = [
       total if decay is None else total + decay
       for total, decay in zip(totals, gradients)
@@ -147,13 +199,38 @@ def in_micro_batches(
   )
 
 
+def projections_in_turn(
+  model: contrastive.ContrastiveModel, parts: Parts, training: bool
+) -> tf.Tensor:
+  """Returns the projections of a batch, [B, V, P], without gradient.
+
+  Micro-batches are others than those of `in_micro_batches`: batch statistics do
+  not tell which samples were in a micro-batch with an anchor there.
+
+  Args:
+    model: The model.
+    parts: The micro-batches.
+    training: Whether batch norm uses the statistics of a micro-batch.
+  """
+
+  def embed(index):
+    return model.embed(parts.mixed_images(index), training)
+
+  embedding, _ = _embed_in_turn(model, embed, parts, training)
+  outputs = model.of_embeddings(embedding, training, num_groups=parts.count)
+  projection = outputs.projection  # The first samples of all parts come first.
+  shape = projection.shape
+  projection = tf.reshape(projection, [parts.count, parts.size, *shape[1:]])
+  return tf.reshape(tf.transpose(projection, [1, 0, 2, 3]), shape)
+
+
 # One micro-batch at a time, and nothing kept for the gradient of a loop.
 _IN_TURN = dict(parallel_iterations=1, back_prop=False)
 
 
-def _embed_in_turn(model, embed, shape, training):
+def _embed_in_turn(model, embed, parts, training):
   """Returns all embeddings [B, V, D], and the mean BatchStatistics."""
-  count, *part_shape = shape
+  part_shape = [parts.size, parts.num_views, model.encoder.embedding_size]
   measured = []
 
   def compute(index):
@@ -167,7 +244,7 @@ def _embed_in_turn(model, embed, shape, training):
   num_statistics = sum(v.shape[0] for v in moving if not v.trainable)
   embeddings, values = tf1.map_fn(
     compute,
-    tf.range(count),
+    tf.range(parts.count),
     fn_output_signature=(
       tf.TensorSpec(part_shape, tf.float32),
       tf.TensorSpec([num_statistics], tf.float32),

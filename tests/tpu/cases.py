@@ -23,7 +23,7 @@ tf1 = tf.compat.v1
 BATCH_SIZE = 32
 STEPS_PER_STAGE = 3
 SIDE = 8
-_NUM_CLASSES = 4
+NUM_CLASSES = 4
 _EPOCHS = 2
 
 # The variable by which TPUEstimator says how many steps a loop has.
@@ -95,7 +95,7 @@ def function(params, stage, use_tpu, **changes):
     params,
     run,
     run.stages[stage - 1],
-    _NUM_CLASSES,
+    NUM_CLASSES,
     **{
       'num_eval_examples': 2 * BATCH_SIZE,
       'use_tpu': use_tpu,
@@ -110,7 +110,7 @@ def batches(stage):
   return [
     (
       rng.uniform(-1, 1, [BATCH_SIZE, 2, SIDE, SIDE, 3]).astype(np.float32),
-      rng.randint(0, _NUM_CLASSES, BATCH_SIZE).astype(np.int32),
+      rng.randint(0, NUM_CLASSES, BATCH_SIZE).astype(np.int32),
     )
     for _ in range(STEPS_PER_STAGE)
   ]

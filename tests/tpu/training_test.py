@@ -11,6 +11,7 @@ from supcon import losses
 from supcon.compute import replicas
 from supcon.config import enums
 from supcon.config import hparams
+from supcon.training import memory
 from tests.tpu import cases
 
 _OPTIMIZERS = [enums.Optimizer.MOMENTUM, enums.Optimizer.LARS]
@@ -160,6 +161,23 @@ def test_micro_batches_of_cores_are_as_many_cores():
     for case in ((in_parts, 1, 4), (params, 1, 8))
   )
   assert cases.worst_difference(found, expected, start) < (1e-9,)
+
+
+def test_the_memory_of_cores_is_that_of_one_core():
+  params = cases.params(enums.Optimizer.MOMENTUM)
+  params = params.replace('memory.memory_size', 2 * cases.BATCH_SIZE)
+  params = params.replace('memory.memory_momentum', 0.75)
+  start = cases.initial_variables(params)
+  one, four = (
+    cases.OnCores(params, 1, num_cores).train(start, in_float64=True)[0]
+    for num_cores in (1, 4)
+  )
+  start = {name: np.stack([value]) for name, value in start.items()}
+  names = [name for name in start if memory.is_part(name)]
+  for name in names:  # It is the same on all cores.
+    np.testing.assert_allclose(four[name], four[name][:1].repeat(4, axis=0))
+  assert len(names) > 3 and np.all(four['Memory/labels'] >= 0)
+  _assert_equal_in_float64(four, one, start)
 
 
 def test_the_similarity_is_in_float32_and_the_labels_are_integers():

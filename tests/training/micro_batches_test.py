@@ -5,14 +5,10 @@ That they are those of as many replicas is tested in several_replicas_test.py.
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from supcon.config import enums
 from tests.tpu import cases
-
-tf1 = tf.compat.v1
-
-_SHAPE = [cases.BATCH_SIZE, 2, cases.SIDE, cases.SIDE, 3]
+from tests.training import training_graph
 
 
 def _params(size, **changes):
@@ -26,40 +22,6 @@ def _params(size, **changes):
   return params
 
 
-class _Graph:
-  """The graph of a training step."""
-
-  def __init__(self, params, stage=1, with_sigmas=False, **changes):
-    with tf.Graph().as_default() as self._graph:
-      tf1.set_random_seed(0)
-      self._features = {'images': tf1.placeholder(tf.float32, _SHAPE)}
-      if with_sigmas:
-        sigmas = np.random.RandomState(0).uniform(0, 2, _SHAPE[:2])
-        self._features['blur_sigmas'] = tf.constant(sigmas, tf.float32)
-      self._labels = tf1.placeholder(tf.int32, _SHAPE[:1])
-      function = cases.function(params, stage, use_tpu=False, **changes)
-      self._spec = function.train(self._features, self._labels)
-      self._variables = {v.op.name: v for v in tf1.global_variables()}
-
-  def train(self, batches):
-    """Returns all variables after a training, and the losses."""
-    with tf1.Session(graph=self._graph) as session:
-      session.run([v.initializer for v in self._variables.values()])
-      losses = []
-      for images, labels in batches:
-        feed = {self._features['images']: images, self._labels: labels}
-        losses.append(session.run([self._spec.loss, self._spec.train_op], feed))
-      return session.run(self._variables), [loss for loss, _ in losses]
-
-  def loops(self):
-    """Returns the names of the loops of the graph."""
-    return [
-      op.name
-      for op in self._graph.get_operations()
-      if op.type in ('While', 'StatelessWhile')
-    ]
-
-
 @pytest.mark.parametrize('use_labels', [True, False])
 def test_without_batch_statistics_it_is_the_step_of_one_pass(use_labels):
   # With blur in the model: both passes see the same views.
@@ -71,7 +33,7 @@ def test_without_batch_statistics_it_is_the_step_of_one_pass(use_labels):
     'input_data__preprocessing__defer_blurring': True,
   }
   (found, losses), (expected, expected_losses) = (
-    _Graph(
+    training_graph.TrainingGraph(
       _params(size, **changes), with_sigmas=True, train_batch_norm=False
     ).train(cases.batches(1))
     for size in (8, 0)
@@ -85,14 +47,14 @@ def test_without_batch_statistics_it_is_the_step_of_one_pass(use_labels):
 
 def test_a_single_micro_batch_is_one_pass():
   params = _params(cases.BATCH_SIZE, architecture__use_global_batch_norm=True)
-  assert _Graph(params).loops() == []
+  assert training_graph.TrainingGraph(params).loops() == []
 
 
 def test_the_second_pass_is_only_for_gradients_that_reach_the_encoder():
-  assert len(_Graph(_params(8)).loops()) == 2
+  assert len(training_graph.TrainingGraph(_params(8)).loops()) == 2
   frozen = _params(8, stage_2__contrastive_loss_weight=0.0)
   assert frozen.architecture.stop_gradient_before_classification_head
-  graph = _Graph(frozen, stage=2)
+  graph = training_graph.TrainingGraph(frozen, stage=2)
   assert len(graph.loops()) == 1
   variables, _ = graph.train(cases.batches(2))
   moving = 'ContrastiveModel/Encoder/batch_normalization/moving_mean'
@@ -100,7 +62,7 @@ def test_the_second_pass_is_only_for_gradients_that_reach_the_encoder():
 
 
 def test_nan_in_one_micro_batch_holds_the_step():
-  graph = _Graph(_params(8))
+  graph = training_graph.TrainingGraph(_params(8))
   (images, labels), *_ = cases.batches(1)
   images = images.copy()
   images[20, 0, 0, 0, 0] = np.nan

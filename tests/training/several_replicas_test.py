@@ -326,6 +326,20 @@ def test_in_float64_micro_batches_equal_replicas_over_a_stage_boundary(
   assert worst < (1e-12,)
 
 
+# --- With a memory ------------------------------------------------------------
+
+
+def test_in_float64_the_memory_of_replicas_is_that_of_one_device(monkeypatch):
+  monkeypatch.setattr(tf1.nn, 'fused_batch_norm', _plain_batch_norm)
+  params = cases.params(enums.Optimizer.MOMENTUM)
+  params = params.replace('memory.memory_size', 2 * cases.BATCH_SIZE)
+  params = params.replace('memory.memory_momentum', 0.75)
+  before = cases.initial_variables(params)
+  one, two = (_train_as_saved(params, 1, count, before) for count in (1, 2))
+  assert np.all(two['Memory/labels'] >= 0)
+  assert cases.worst_difference(two, one, before) < (1e-9,)
+
+
 # --- Names --------------------------------------------------------------------
 
 
