@@ -481,9 +481,9 @@ class Memory:
       takes the rest from the trained model. 0: from the trained model itself.
   """
 
-  memory_size: int = _field('s', 0, fields.NOT_NEGATIVE, published=False)
+  memory_size: int = _field('mems', 0, fields.NOT_NEGATIVE, published=False)
   memory_momentum: float = _field(
-    'm',
+    'memm',
     0.999,
     fields.unless(lambda x: 0 <= x < 1, 'must be in [0, 1)'),
     published=False,
@@ -526,7 +526,7 @@ class HParams:
   eval: Eval = Eval()
   input_data: InputData = InputData()
   warm_start: WarmStart = WarmStart()
-  memory: Memory = fields.define(Memory(), short_name='mem')
+  memory: Memory = Memory()
   seed: int = _field(
     'seed',
     0,

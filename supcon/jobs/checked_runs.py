@@ -111,7 +111,7 @@ def _check_fits(run):
     training = [
       footprint.training_step(
         run.params, stage.params, num_classes, run.devices.num_replicas
-      )
+      )._replace(activation_bytes=run.dtype.size)
       for stage in run.plan.stages
       if stage.params.epochs and stage.stop_step > run.step
     ]
@@ -124,4 +124,5 @@ def _check_fits(run):
   if options.evaluates:
     views = run.params.input_data.preprocessing.num_views
     evaluation = footprint.evaluation_step(run.params, num_classes, views)
+    evaluation = evaluation._replace(activation_bytes=run.dtype.size)
     footprint.check([evaluation], room._replace(num_replicas=1))

@@ -39,7 +39,7 @@ _SLACK = 1.25
 # Memory of Python, TensorFlow, graphs, compiled programs and read-ahead.
 PROCESS_BYTES = 800 * 2**20
 
-_BYTES_PER_VALUE = 4  # Everything is float32 off TPU.
+_BYTES_PER_VALUE = 4  # Everything but activations is float32.
 
 # Number of copies of the largest activation at a time. Forward: the ends of a
 # block and its shortcut, while the next activation is computed. Backward:
@@ -51,6 +51,10 @@ _COPIES_BACKWARD = 2
 # the embedding itself, the same at unit length and within the heads, and their
 # gradients.
 _COPIES_OF_EMBEDDINGS = 6
+
+# Number of tensors like the memory: itself, as it is read and as it will be,
+# among the contrasts, and their gradient.
+_COPIES_OF_MEMORY = 5
 
 _IMAGE_SIZE = 'input_data.preprocessing.image_size'
 
@@ -76,6 +80,7 @@ class Step(NamedTuple):
     num_views: Number of views of each example.
     is_kept: Whether activations are kept for a backward pass.
     weights: Number of values kept for each weight.
+    activation_bytes: Size of a value of the encoder's activations.
   """
 
   path: str
@@ -85,6 +90,7 @@ class Step(NamedTuple):
   num_views: int
   is_kept: bool
   weights: int
+  activation_bytes: int = 4
 
   @property
   def batch_size(self) -> int:
@@ -127,7 +133,10 @@ class Step(NamedTuple):
     views = self.num_views
     if options.contrast_mode != enums.LossContrastMode.ALL_VIEWS:
       views = 1
-    return self._share * views, self.batch_size * self.num_views
+    contrasts = self.batch_size * self.num_views
+    if self.path == 'batch_size':  # An evaluation has no memory.
+      contrasts += self.params.memory.memory_size
+    return self._share * views, contrasts
 
   def num_bytes(self) -> int:
     """Returns the approximate peak memory of a replica in bytes."""
@@ -135,15 +144,20 @@ class Step(NamedTuple):
     values = max(sizes) * (_COPIES_BACKWARD if self.is_kept else 0)
     values += sum(sizes) if self.is_kept else max(sizes) * _COPIES_FORWARD
     images = self._share * self.num_views
-    values *= images // self.num_micro_batches
-    weights = self.weights
+    activations = values * (images // self.num_micro_batches)
+    values, weights = 0, self.weights
     if self.num_micro_batches > 1:
       size = encoders.embedding_size(self.params.architecture)
       values += images * (3 * self.image_size**2 + _COPIES_OF_EMBEDDINGS * size)
       weights += 1  # The sum of the gradients.
+    memory = self.params.memory
+    if memory.memory_size and self.path == 'batch_size':
+      feature_size = self.params.architecture.projection_head_layers[-1]
+      values += _COPIES_OF_MEMORY * memory.memory_size * feature_size
+      weights += 2 if memory.memory_momentum else 0  # The copy, and as moved.
     values += pairwise.num_values(*self.anchors_and_contrasts())
     values += weights * _num_weights(self.params, self.num_classes)
-    return _BYTES_PER_VALUE * values
+    return self.activation_bytes * activations + _BYTES_PER_VALUE * values
 
 
 def _num_weights(params, num_classes):

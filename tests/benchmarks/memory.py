@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 
+from supcon.compute import devices
 from supcon.training import footprint
 from tests import flag_parsing
 
@@ -47,6 +48,11 @@ _STEPS = {  # name: flags
   'r50_32_b16': {**_R50, 'batch_size': 16},
   'r50_32_b32': {**_R50, 'batch_size': 32},
   'r50_32_b64': {**_R50, 'batch_size': 64},
+  'r50_32_b64_bfloat16': {
+    **_R50,
+    'batch_size': 64,
+    'allow_mixed_precision': True,
+  },
   'r50_224_b8': {'batch_size': 8},
   'r50_224_b16': {'batch_size': 16},
   'r50_224_b16_momentum': {'batch_size': 16, **_MOMENTUM},
@@ -92,7 +98,9 @@ def _estimate(arguments):
   if options.evaluates:
     steps.append(footprint.evaluation_step(params, 10, num_views=2))
   room = footprint.Room(None, 1, footprint.PROCESS_BYTES, '')
-  return max(map(room.needs, steps))
+  is_half = params.input_data.preprocessing.allow_mixed_precision
+  size = 2 if is_half and devices.cpu_has_bfloat16() else 4
+  return max(room.needs(step._replace(activation_bytes=size)) for step in steps)
 
 
 def _peak(arguments):

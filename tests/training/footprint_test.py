@@ -88,6 +88,26 @@ def test_bytes_are_those_of_activations_weights_and_similarities():
   assert weights / 8 == pytest.approx(11.2e6 / 16, rel=0.02)
 
 
+def test_activations_in_bfloat16_take_half():
+  step = _step(_SMALL)
+  largest = 18 * 18 * 16
+  values = sum(each.size for each in step.activations()) + 2 * largest
+  half = step._replace(activation_bytes=2)
+  assert step.num_bytes() - half.num_bytes() == 2 * 256 * values
+
+
+def test_a_memory_holds_features_and_a_copy_of_the_model():
+  memory = {'memory.memory_size': 1024, 'memory.memory_momentum': 0.0}
+  without, step = _step(_SMALL), _step(_SMALL, **memory)
+  assert step.anchors_and_contrasts() == (256, 256 + 1024)
+  # Five tensors of 1024 x 64, and six similarity matrices and one of slopes.
+  values = 5 * 1024 * 64 + 7 * 256 * 1024
+  assert step.num_bytes() - without.num_bytes() == 4 * values
+  with_copy = step.replace('memory.memory_momentum', 0.9)
+  weights = footprint._num_weights(_SMALL, 10)
+  assert with_copy.num_bytes() - step.num_bytes() == 4 * 2 * weights
+
+
 def test_slots_are_those_of_the_optimizers():
   rmsprop = _step(_DEFAULT).num_bytes()
   momentum = _DEFAULT
