@@ -187,6 +187,29 @@ SIMCLR=(
   --zero_initialize_classifier=True
 )
 
+# Contrasts are also features of earlier batches, by a slow copy of the model:
+# what MoCo v2 (arXiv 2003.04297) sets for ImageNet, in both stages.
+MOCO=(
+  --batch_size=256
+  --memory_momentum=0.999
+  --normalize_embedding=False
+  --projection_head_layers=2048,128
+  --scale_by_temperature=False
+  --augmentation_type=SIMCLR
+  --augmentation_magnitude=0.5
+  --use_pytorch_color_jitter=True
+  --crop_area_range=0.2,1.0
+  --blur_probability=0.5
+  --stage_1_warmup_epochs=0
+  --stage_1_optimizer=MOMENTUM
+  --stage_1_learning_rate_decay=COSINE
+  --stage_1_weight_decay=1e-4
+  --stage_2_warmup_epochs=0
+  --stage_2_optimizer=MOMENTUM
+  --stage_2_learning_rate_decay=PIECEWISE_LINEAR
+  --stage_2_weight_decay=0
+)
+
 # Stage 1 trains only the classifier, on an encoder from --reference_ckpt. This
 # group comes after groups that set the same flags. A script that starts from a
 # reference sets no flag of the encoder, stem or crop. These come from the

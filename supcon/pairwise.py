@@ -73,6 +73,19 @@ class Memory(NamedTuple):
   class_ids: tf.Tensor
 
 
+class Recalled(NamedTuple):
+  """What a batch is contrasted with besides itself.
+
+  Attributes:
+    keys: float32 [b, V, D], by a slow copy of the model, in place of the batch;
+      None: the batch itself.
+    memory: Features of earlier batches.
+  """
+
+  keys: tf.Tensor | None
+  memory: Memory
+
+
 class Contrasts(NamedTuple):
   """Contrasts: all views of the global batch, then the memory.
 

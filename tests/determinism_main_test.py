@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import pytest
+import tensorflow as tf
 
 from tests import command
 
@@ -22,6 +23,8 @@ _FLAGS = {
   'stage_1_warmup_epochs': 1,
   'stage_1_optimizer': 'LARS',
   'stage_1_cross_entropy_loss_weight': 1.0,
+  'memory_size': 192,
+  'memory_momentum': 0.9,
   'stage_2_epochs': 16,
   'stage_2_warmup_epochs': 0,
   'stage_2_optimizer': 'ADAM',
@@ -56,8 +59,20 @@ def test_killed_at_any_moment_the_result_is_the_same(tmp_path):
   )
   assert expected.keys() == found.keys()
   assert expected['global_step'] == _LAST
+  assert {'Memory/features', 'Memory/labels', 'Momentum/has_moved'} < {
+    *expected
+  }
   for name, value in expected.items():
     assert value.tobytes() == found[name].tobytes(), name
+
+  # What only training needs is not exported.
+  result = json.loads((unbroken['model_dir'] / 'result.json').read_text())
+  exported = tf.train.list_variables(
+    str(pathlib.Path(result['saved_model']) / 'variables' / 'variables')
+  )
+  assert exported and not any(
+    'Memory' in name or 'Momentum' in name for name, _ in exported
+  )
 
   # Each step is recorded once, and as it was done at last.
   expected, found = (

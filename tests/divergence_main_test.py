@@ -87,7 +87,8 @@ def test_rollbacks_survive_a_kill(directory):
   # Step 4 has NaN: back to step 3, which takes batch 5. Step 9 then has batch
   # 11, which is NaN, and is what the checkpoint of the boundary leads to in two
   # steps: back to step 8, which takes batch 12.
-  flags = _flags(directory, 'killed', on_nan='rollback')
+  memory = {'memory_size': 128, 'memory_momentum': 0.9}
+  flags = _flags(directory, 'killed', on_nan='rollback', **memory)
   model_dir = flags['model_dir']
   with _start(directory, flags, '4,11') as process:
     process.wait_until(lambda: command.newest_step(model_dir) >= 6)
@@ -105,7 +106,7 @@ def test_rollbacks_survive_a_kill(directory):
   assert command.steps(model_dir)[-1] == _LAST
 
   # A run that is told so from the start sees the same, and nothing bad.
-  told = _flags(directory, 'told')
+  told = _flags(directory, 'told', **memory)
   told['model_dir'].mkdir()
   shutil.copy(model_dir / 'rollbacks.json', told['model_dir'])
   command.succeed(told, directory, **_ON_CPU)

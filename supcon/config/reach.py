@@ -42,8 +42,17 @@ def check(params: hparams.HParams) -> None:
 
   Raises:
     ValueError: If a stage trains a head on an encoder that no loss has
-      trained by then and that no reference initializes.
+      trained by then and that no reference initializes, or a memory serves no
+      loss.
   """
+  size = params.memory.memory_size
+  if size and not any(
+    stage.epochs and stage.contrastive_loss_weight for stage in params.stages
+  ):
+    raise ValueError(
+      f'--memory_size={size} is of contrasts, but no stage has a contrastive '
+      'loss; leave it out, or set --stage_1_contrastive_loss_weight.'
+    )
   has_encoder = params.warm_start.warm_start_encoder
   for number, stage in enumerate(params.stages, start=1):
     if not stage.epochs:

@@ -49,6 +49,11 @@ def announce(run: run_state.Run) -> None:
     run.plan.steps_per_epoch,
     run.plan.total_steps,
   )
+  if options.mode == 'eval' and run.params.memory.memory_size:
+    logging.info(
+      'evaluations have no memory: in their contrastive loss, --memory_size '
+      'does not count'
+    )
   for line in run.origins:
     logging.info('  %s', line)
   odd = [*run.params.input_data.preprocessing.oddities()]

@@ -23,9 +23,7 @@ class Outputs(NamedTuple):
     logits: [B, num_classes] of the first view.
     batch_statistics: The statistics of this batch that the batch norms used, if
       any; training updates their moving averages with them.
-    keys: [B, V, P] projections by a slow copy of the model, which anchors are
-      contrasted with; None: with `projection`.
-    memory: Features of earlier batches; None if there is no memory.
+    recalled: What a memory adds to it, in training; () if there is none.
   """
 
   embedding: tf.Tensor
@@ -33,8 +31,7 @@ class Outputs(NamedTuple):
   projection: tf.Tensor
   logits: tf.Tensor
   batch_statistics: tuple[layers.BatchStatistic, ...] = ()
-  keys: tf.Tensor | None = None
-  memory: pairwise.Memory | None = None
+  recalled: pairwise.Recalled | tuple[()] = ()
 
 
 class Composite(layers.Module):
@@ -198,7 +195,7 @@ def _by_sample(x, num_views):
 
 def _joined(parts):
   """Returns the Outputs of a batch from those of its equal parts."""
-  *fields, statistics, _, _ = zip(*parts)
+  *fields, statistics, _ = zip(*parts)
   return Outputs(
     *(tf.concat(values, axis=0) for values in fields),
     batch_statistics=tuple(

@@ -87,6 +87,20 @@ def substituted(values: Mapping):
     _SUBSTITUTES.reset(token)
 
 
+# Whether all batch norms use the statistics of the global batch.
+_SYNCHRONISED = contextvars.ContextVar('synchronised', default=False)
+
+
+@contextlib.contextmanager
+def synchronised():
+  """Lets modules use the batch statistics of all replicas meanwhile."""
+  token = _SYNCHRONISED.set(True)
+  try:
+    yield
+  finally:
+    _SYNCHRONISED.reset(token)
+
+
 def _value(variable):
   """Returns the tensor that a layer computes with."""
   return (_SUBSTITUTES.get() or {}).get(variable.ref(), variable)
@@ -355,7 +369,8 @@ class BatchNorm(Module):
     """Normalises [B, H, W, C] or [B, C]."""
     gamma = tf.convert_to_tensor(_value(self._gamma))
     beta = tf.zeros_like(gamma) if self._beta is None else _value(self._beta)
-    if training and self._synchronised and replicas.num_replicas() > 1:
+    is_global = self._synchronised or _SYNCHRONISED.get()
+    if training and is_global and replicas.num_replicas() > 1:
       y, mean, variance = _normalize_by_global_statistics(
         x, gamma, beta, self._moving_mean
       )

@@ -16,9 +16,10 @@ except the one of their own sample and view, and with all features in the
 memory. Then the keys of the last views enter it with their labels, and the
 oldest features leave it.
 
-Batch norm uses the statistics of the global batch for keys as for anchors, or
-without --use_global_batch_norm those of the samples of a replica. In
-micro-batches, keys are shuffled.
+The batch norms of keys use the statistics of the global batch, also without
+--use_global_batch_norm: otherwise a replica could tell the keys of its own
+samples by their statistics. In micro-batches, which cannot do that, keys are
+shuffled instead.
 """
 
 from collections.abc import Callable
@@ -128,7 +129,7 @@ class Memory:
       moved = self._copy.moved()
       with layers.substituted(moved):
         keys = project()
-    outputs = outputs._replace(keys=keys, memory=memory)
+    outputs = outputs._replace(recalled=pairwise.Recalled(keys, memory))
     newest = outputs.projection if keys is None else keys
     return outputs, self._update(memory, newest[:, -1], labels, moved)
 

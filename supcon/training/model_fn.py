@@ -12,6 +12,7 @@ from supcon.compute import tpu_estimator
 from supcon.config import hparams
 from supcon.data.views import preprocessing
 from supcon.models import contrastive
+from supcon.models import layers
 from supcon.runs import model_dirs
 from supcon.training import hooks
 from supcon.training import memory as memory_lib
@@ -219,11 +220,13 @@ class ModelFn:
     count = self.params.num_micro_batches(labels.shape[0])
     if count == 1 or 'embeddings' in features:
       forward = self._forward(model, features, training)
+
+      def keys():
+        with layers.synchronised():
+          return forward().projection
+
       step = steps.in_one_pass(
-        stage,
-        model,
-        forward(),
-        functools.partial(losses_of, keys=lambda: forward().projection),
+        stage, model, forward(), functools.partial(losses_of, keys=keys)
       )
     else:
       parts = steps.Parts(count, features, self._images)

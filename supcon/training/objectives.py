@@ -53,8 +53,7 @@ def _contrastive(params, outputs, labels, is_valid):
     positives_cap=options.positives_cap,
     scale_by_temperature=options.scale_by_temperature,
     is_valid=is_valid,
-    keys=outputs.keys,
-    memory=outputs.memory,
+    **(outputs.recalled._asdict() if outputs.recalled else {}),
   )
 
 

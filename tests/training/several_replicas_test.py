@@ -340,6 +340,25 @@ def test_in_float64_the_memory_of_replicas_is_that_of_one_device(monkeypatch):
   assert cases.worst_difference(two, one, before) < (1e-9,)
 
 
+def test_a_replica_cannot_tell_its_samples_by_the_statistics_of_their_keys(
+  monkeypatch,
+):
+  # Keys do not depend on which samples are on which replica.
+  monkeypatch.setattr(tf1.nn, 'fused_batch_norm', _plain_batch_norm)
+  params = _in_parts(cases.params(enums.Optimizer.MOMENTUM), 0)
+  size = cases.STEPS_PER_STAGE * cases.BATCH_SIZE
+  params = params.replace('memory.memory_size', size)
+  before = cases.initial_variables(params)
+  one, two = (
+    _train_as_saved(params, 1, count, before)['Memory/features']
+    for count in (1, 2)
+  )
+  # Later ones are of models that local statistics have trained differently.
+  first = slice(size - cases.BATCH_SIZE, size)
+  np.testing.assert_allclose(one[first], two[first], atol=1e-12)
+  assert np.abs(one - two).max() > 1e-6
+
+
 # --- Names --------------------------------------------------------------------
 
 
