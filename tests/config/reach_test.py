@@ -85,6 +85,12 @@ def test_an_encoder_that_something_trains_is_not(params):
   reach.check(params)
 
 
+def test_a_memory_that_serves_no_loss_is_refused():
+  reach.check(_with((1, 0), (0, 1), memory__memory_size=2048))
+  with pytest.raises(ValueError, match='--memory_size=2048 .* no stage has'):
+    reach.check(_with((0, 1), None, classifier=False, memory__memory_size=2048))
+
+
 def test_a_loss_that_trains_its_head_alone_is_told():
   (line,) = reach.oddities(_with((1, 1), (0, 1)))
   assert line.startswith('stage 1: the cross-entropy loss trains the classif')
