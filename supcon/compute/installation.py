@@ -86,6 +86,16 @@ def load() -> None:
       _import('tensorflow_metadata.proto.v0.schema_pb2')
 
 
+def load_plotting() -> None:
+  """Imports Matplotlib, which only a report needs.
+
+  Raises:
+    InstallationError: If it cannot be imported.
+  """
+  with terminal.hidden_stderr():
+    _import('matplotlib')
+
+
 def _check_version(version):
   """Checks the packages that a version of TensorFlow needs beside it."""
   major_minor = _major_minor(version)

@@ -23,6 +23,7 @@ MODES = (
   'export',
   'embed',
   'predict',
+  'report',
   'status',
 )
 
@@ -82,9 +83,10 @@ class RunOptions:
       once. inspect_data: show training images beside their augmented views, and
       profile the input pipeline. export: export the newest checkpoint of
       --model_dir. embed: write the embeddings of a split to --output. predict:
-      classify --images. These three and eval take hyper-parameters that are not
-      given from hparams.json in --model_dir, if it exists. status: report on
-      the run in --model_dir, also by the exit code.
+      classify --images. report: write a page about the run in --model_dir.
+      These four and eval take hyper-parameters that are not given from
+      hparams.json in --model_dir, if it exists. status: report on the run in
+      --model_dir, also by the exit code.
     model_dir: Directory for checkpoints, summaries, results and exports.
     force: Train in --model_dir although another trainer is using it; that
       trainer stops.
@@ -138,6 +140,9 @@ class RunOptions:
       loss/cross_entropy_loss, knn/kK_tT with K of 1, 10, 20, 100, 200
       neighbours and the temperature T of 0.07, 0.1, such as knn/k20_t0.07;
       geometry/alignment, geometry/uniformity.
+    report_examples: A report looks at no more than this many images of the
+      training split, and of the evaluation split. train_then_eval ends with a
+      report, unless this is 0.
     accept_new_plan: Resume a run although its plan has changed (number of
       training examples, batch size or length of a stage) so that the newest
       step falls in another place. The run keeps its stage and epoch and takes
@@ -207,6 +212,7 @@ class RunOptions:
   checkpoint: str = _path('', path_names.pattern_fault)
   knn_examples: int = fields.define(5000, fields.NOT_NEGATIVE)
   best_metric: str = fields.define(TOP_1, fields.one_of(BEST_METRICS))
+  report_examples: int = fields.define(50000, fields.NOT_NEGATIVE)
   accept_new_plan: bool = fields.define(False)
   max_rollbacks: int = fields.define(3, fields.NOT_NEGATIVE)
   deterministic: bool = fields.define(False)
@@ -246,7 +252,7 @@ class RunOptions:
   @property
   def uses_trained_model(self) -> bool:
     """Whether the hyper-parameters are those of an existing model."""
-    return self.mode in ('export', 'embed', 'predict')
+    return self.mode in ('export', 'embed', 'predict', 'report')
 
   @property
   def takes_recorded(self) -> bool:
@@ -345,6 +351,8 @@ class RunOptions:
         'leave nothing to do; name one or more formats of '
         f'{", ".join(EXPORT_FORMATS)}',
       )
+    if self.mode == 'report' and not self.report_examples:
+      yield 'report_examples', 'leaves nothing to report on; leave it out'
     if self.mode == 'embed' and not self.output:
       yield (
         'mode',

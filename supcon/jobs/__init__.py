@@ -14,6 +14,7 @@ from supcon.jobs import evaluation
 from supcon.jobs import exporting
 from supcon.jobs import inspecting
 from supcon.jobs import predicting
+from supcon.jobs import reporting
 from supcon.jobs import stopping
 from supcon.jobs import training
 
@@ -32,6 +33,7 @@ _JOBS = {
   'export': exporting.Export,
   'embed': embedding.Embed,
   'predict': predicting.Predict,
+  'report': reporting.Report,
 }
 
 

@@ -182,8 +182,16 @@ def last_evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def summarize(run: run_state.Run, result: Mapping[str, Any]) -> None:
-  """Prints the paths of all results for the user."""
+def summarize(
+  run: run_state.Run, result: Mapping[str, Any], report: str | None = None
+) -> None:
+  """Prints the paths of all results for the user.
+
+  Args:
+    run: The run.
+    result: The last evaluation, as in result.json.
+    report: The path of the report, if there is one.
+  """
   top_1 = result['metrics']['top_1_accuracy']
   skipped = result['num_skipped']
   is_part = run.params.input_data.max_eval_samples
@@ -192,6 +200,7 @@ def summarize(run: run_state.Run, result: Mapping[str, Any]) -> None:
     'SavedModel': result['saved_model'],
     'Hub module': result['hub_module'],
     'Metrics': run.model_dir.join(model_dirs.RESULT),
+    'Report': report,
     'TensorBoard': shlex.join(
       [sys.executable, '-m', 'tensorboard.main', '--logdir', run.model_dir.path]
     ),
@@ -285,17 +294,43 @@ def _total_steps(run, checkpoint):
 
 def _export(run, checkpoint, result):
   """Exports a checkpoint; keeps older exports, however many there are."""
-  model = run.trained_model(checkpoint)
-  if run.known:
-    # Evaluation and training may use different images.
-    model = dataclasses.replace(model, params=run.known.params)
   return exports.write(
-    model,
+    _exported_model(run, checkpoint),
     run.model_dir.join(model_dirs.EXPORTS),
     run.options.formats,
     0,
     {**run.training_facts(), **facts_of_evaluation(result)},
   )
+
+
+def _exported_model(run, checkpoint):
+  model = run.trained_model(checkpoint)
+  if run.known:
+    # Evaluation and training may use different images.
+    model = dataclasses.replace(model, params=run.known.params)
+  return model
+
+
+def describe_export(
+  run: run_state.Run, result: Mapping[str, Any], metrics: Mapping[str, float]
+) -> None:
+  """Adds metrics to the description of the export of an evaluation, if any.
+
+  Args:
+    run: The run, as the checkpoint was trained.
+    result: What `evaluate` has returned.
+    metrics: The other metrics of the same checkpoint.
+  """
+  if result['export']:
+    found = facts_of_evaluation(result)
+    found['metrics'] = {**found['metrics'], **metrics}
+    exports.describe(
+      exports.Export(
+        result['export'], result['saved_model'], result['hub_module']
+      ),
+      _exported_model(run, result['checkpoint']),
+      {**run.training_facts(), **found},
+    )
 
 
 def facts_of_evaluation(result: Mapping[str, Any]) -> dict[str, Any]:

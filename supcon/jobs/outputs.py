@@ -1,8 +1,12 @@
 """Computes a model's outputs for every image of a split."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
+import contextlib
 import dataclasses
+import os
 import time
 
 from absl import logging
@@ -87,3 +91,35 @@ def compute(
         (split.num_examples - done) / rate,
       )
     yield batch
+
+
+def to_files(
+  batches: Iterable[Mapping[str, np.ndarray]], directory: str
+) -> dict[str, np.ndarray]:
+  """Keeps outputs in files, for splits whose outputs do not fit into memory.
+
+  Args:
+    batches: The batches of `compute`.
+    directory: A local directory, which must outlive the arrays.
+
+  Returns:
+    Read-only memmaps: 'labels', 'logits' and 'embeddings', by position.
+
+  Raises:
+    OSError: If a file cannot be written.
+  """
+  count, kinds = 0, {}
+  with contextlib.ExitStack() as stack:
+    files = {
+      name: stack.enter_context(open(os.path.join(directory, name), 'wb'))
+      for name in ('labels', 'logits', 'embeddings')
+    }
+    for batch in batches:
+      count += len(batch['labels'])
+      for name, file in files.items():
+        kinds[name] = batch[name].dtype, batch[name].shape[1:]
+        batch[name].tofile(file)
+  return {
+    name: np.memmap(files[name].name, dtype, 'r', shape=(count, *shape))
+    for name, (dtype, shape) in kinds.items()
+  }

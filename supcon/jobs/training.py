@@ -16,6 +16,7 @@ from supcon.jobs import continuing
 from supcon.jobs import evaluation
 from supcon.jobs import fixed_embeddings
 from supcon.jobs import meeting
+from supcon.jobs import reporting
 from supcon.jobs import stopping
 from supcon.runs import event_files
 from supcon.runs import locks
@@ -105,7 +106,8 @@ class Train:
       f'evaluating {newest}', lambda: evaluation.evaluate(self._run, newest)
     )
     self._writer.update(last_evaluation=evaluation.last_evaluation(result))
-    evaluation.summarize(self._run, result)
+    report = reporting.after_training(self._run, result)
+    evaluation.summarize(self._run, result, report)
 
   def _train(self):
     """Trains the rest of the plan, stage by stage."""

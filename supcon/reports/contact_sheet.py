@@ -16,6 +16,7 @@ from supcon.data.views import image_ops
 from supcon.data.views import preprocessing
 from supcon.reports import lettering
 from supcon.reports import pipeline_probes
+from supcon.reports import thumbnails
 
 tf1 = tf.compat.v1
 
@@ -26,8 +27,8 @@ _MIN_VIEWS = 4
 # Smaller tiles are enlarged, each pixel to a square.
 _MIN_TILE_SIDE = 96
 
-# Light, but not white, black or mid-grey, which occur in views.
-_PAPER, _INK = 228, 80
+# Not white, black or mid-grey, which occur in views.
+_PAPER, _INK = thumbnails.PAPER, 80
 _GAP = 6
 _WIDE_GAP = 24
 
@@ -328,31 +329,11 @@ def _originals(split, positions, side):
   def fit(encoded, label):
     image = image_ops.decode(encoded)
     size = tf.shape(image)[:2]
-    return _fitted(image, size, side), label, size
+    return thumbnails.fitted(image, size, side), label, size
 
   with tf.Graph().as_default():
     examples = pipeline_probes.examples_at(split, positions)
     return _first(examples.map(fit), len(positions))
-
-
-def _fitted(image, size, side):
-  """Returns the image centered on a square of paper."""
-  longer = tf.cast(tf.reduce_max(size), tf.float32)
-  fitted_size = tf.cast(tf.cast(size, tf.float32) * (side / longer), tf.int32)
-  fitted_size = tf.clip_by_value(fitted_size, 1, side)
-  # Small images show their pixels; large ones are smoothed.
-  image = tf.cond(
-    longer <= side,
-    lambda: tf.image.resize(image, fitted_size, 'nearest'),
-    lambda: tf.saturate_cast(
-      tf.image.resize(image, fitted_size, antialias=True) + 0.5, tf.uint8
-    ),
-  )
-  before = (side - fitted_size) // 2
-  paddings = tf.stack([before, side - fitted_size - before], axis=1)
-  paddings = tf.concat([paddings, [[0, 0]]], axis=0)
-  square = tf.pad(image, paddings, constant_values=_PAPER)
-  return tf.ensure_shape(square, [side, side, 3])
 
 
 def _class_of(row):

@@ -36,6 +36,7 @@ import tensorflow as tf
 
 import supcon
 from supcon.config import run_options
+from supcon.runs import model_dirs
 from supcon.runs import storage
 from supcon.serving import hub_module
 from supcon.serving import model_card
@@ -103,21 +104,7 @@ def write(
   """
   _check(formats, to_keep)
   begun = time.time()
-  with tf.Graph().as_default():
-    network = model.build()
-    checkpoints.require_same(
-      network.variables, [network.name], model.checkpoint
-    )
-  card = model_card.Card(
-    model,
-    embedding_size=network.encoder.embedding_size,
-    num_parameters=sum(
-      int(np.prod(variable.shape)) for variable in network.trainable_variables
-    ),
-    facts=facts,
-    version=supcon.__version__,
-    commit=_commit(),
-  )
+  card = _card(model, facts)
   aside = os.path.join(directory, f'temp-{int(begun)}-{uuid.uuid4().hex[:8]}')
   tf.io.gfile.makedirs(aside)
   try:
@@ -130,7 +117,6 @@ def write(
       hub_module.write(model, os.path.join(aside, _HUB))
       if 'saved_model' not in formats:
         hub_module.write_signpost(aside, _HUB)
-    _write_text(aside, FACTS, storage.to_json(_facts(card, formats)))
     _write_texts(aside, formats, card)
     export = _publish(aside, directory, int(begun), formats)
   except BaseException:
@@ -145,6 +131,48 @@ def write(
   )
   prune(directory, export.path, to_keep, kept)
   return export
+
+
+def describe(
+  export: Export, model: trained_models.TrainedModel, facts: Mapping[str, Any]
+) -> None:
+  """Describes an export anew, with facts that were found since.
+
+  Each file is replaced as a whole.
+
+  Args:
+    export: The export.
+    model: The model that was exported.
+    facts: See `write`.
+
+  Raises:
+    tf.errors.OpError: If a file cannot be written.
+  """
+  formats = [
+    name
+    for name, path in zip(run_options.EXPORT_FORMATS, export[1:])
+    if path is not None
+  ]
+  _write_texts(export.path, formats, _card(model, facts))
+
+
+def _card(model, facts):
+  """Returns the description of a model; checks that its checkpoint fits."""
+  with tf.Graph().as_default():
+    network = model.build()
+    checkpoints.require_same(
+      network.variables, [network.name], model.checkpoint
+    )
+  return model_card.Card(
+    model,
+    embedding_size=network.encoder.embedding_size,
+    num_parameters=sum(
+      int(np.prod(variable.shape)) for variable in network.trainable_variables
+    ),
+    facts=facts,
+    version=supcon.__version__,
+    commit=commit(),
+  )
 
 
 def _check(formats, to_keep):
@@ -173,7 +201,8 @@ def _write_assets(model, path):
 
 
 def _write_texts(aside, formats, card):
-  """Writes the files for people."""
+  """Writes the description, for programs and for people."""
+  _write_text(aside, FACTS, storage.to_json(_facts(card, formats)))
   saved_model_path = '.' if 'saved_model' in formats else None
   hub_path = _HUB if 'hub' in formats else None
   _write_text(aside, LABELS, _labels(card.model))
@@ -209,7 +238,7 @@ def _facts(card, formats):
   }
 
 
-def _commit():
+def commit() -> str | None:
   """Returns the commit of this code, with '-dirty' if it has changed.
 
   None if it is not in a git checkout, or git fails.
@@ -236,8 +265,7 @@ def _commit():
 
 def _write_text(directory, name, text):
   tf.io.gfile.makedirs(directory)
-  with tf.io.gfile.GFile(os.path.join(directory, name), 'w') as file:
-    file.write(text)
+  model_dirs.ModelDir(directory).write(name, text)
 
 
 # ------------------------------------------------------------------- where

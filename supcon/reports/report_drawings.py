@@ -1,0 +1,92 @@
+"""The pictures of a report, from its numbers."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from supcon.reports import figures
+from supcon.reports import report_facts
+
+# Titles, and columns of metrics.csv.
+_PANELS = (
+  ('Loss', 'loss'),
+  ('Top-1 accuracy', 'top_1_accuracy'),
+  ('Contrastive loss', 'contrastive_loss'),
+  ('Cross-entropy', 'cross_entropy_loss'),
+  ('Learning rate', 'learning_rate'),
+  ('Accuracy of 20 nearest neighbours', 'knn_k20_t0.07'),
+)
+_CURVES = {'train': 'training', 'eval': 'evaluation'}
+
+
+def draw(report: Mapping[str, Any]) -> dict[str, bytes]:
+  """Returns {name: SVG}, see report_page.make.
+
+  Args:
+    report: The content of report.json, see supcon/jobs/reporting.py.
+  """
+  run, metrics, found = report['run'], report['metrics'], report['map']
+  names = run['class_names']
+  maps = {'Principal components': np.array(found['pca'])}
+  if found['tsne']:
+    maps['t-SNE'] = np.array(found['tsne'])
+  drawn = {'map': figures.embedding_map(maps, np.array(found['labels']), names)}
+  if panels := _panels(report['curves']):
+    ends = [
+      stage['last_step'] / run['steps_per_epoch'] for stage in run['stages']
+    ]
+    drawn['curves'] = figures.curves(panels, ends[:-1])
+  if 'classes/confusion' in metrics:
+    shown = report['confusion_classes']
+    matrix = np.array(metrics['classes/confusion'])
+    drawn['confusion'] = figures.confusion(
+      matrix[np.ix_(shown, shown)], [names[label] for label in shown]
+    )
+    bins = {'As trained': metrics['calibration/reliability']}
+    if 'calibration/reliability_scaled' in metrics:
+      bins['Scaled by temperature'] = metrics['calibration/reliability_scaled']
+    drawn['reliability'] = figures.reliability(bins)
+  if errors := report_facts.errors_by_severity(report['robustness']):
+    drawn['robustness'] = figures.errors_by_severity(errors)
+  return drawn
+
+
+def _panels(curves):
+  """Returns (title, {name: points}) of the quantities that are recorded."""
+  panels = []
+  for title, column in _PANELS:
+    lines = {
+      name: curves[table][column]
+      for table, name in _CURVES.items()
+      if column in curves[table]
+    }
+    if lines:
+      panels.append((title, lines))
+  return panels
+
+
+def pictures(
+  report: Mapping[str, Any],
+  read: Callable[[str, Sequence[int]], np.ndarray],
+) -> dict[tuple[str, int], bytes]:
+  """Returns {(part, position): PNG} of the examples on the page.
+
+  Args:
+    report: See `draw`.
+    read: A function from the part, 'evaluation' or 'index', and positions in it
+      to images, uint8 [n, side, side, 3].
+  """
+  shown = {'evaluation': set(), 'index': set()}
+  for mistake in report['metrics'].get('classes/mistakes', ()):
+    shown['evaluation'].add(mistake['position'])
+  for query in report['neighbours']:
+    shown['evaluation'].add(query['position'])
+    shown['index'].update(near['position'] for near in query['neighbours'])
+  return {
+    (part, position): figures.png(image)
+    for part, positions in shown.items()
+    for position, image in zip(sorted(positions), read(part, sorted(positions)))
+  }

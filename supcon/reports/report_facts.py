@@ -1,0 +1,180 @@
+"""The numbers of a report, from a model's outputs and the tables of its run."""
+
+from collections.abc import Mapping
+import csv
+import io
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+from supcon.config import hparams
+from supcon.evaluation import model_outputs
+from supcon.evaluation import nearest
+from supcon.evaluation import registry
+
+# What a classifier must have been trained for.
+_OF_LOGITS = ('accuracy', 'calibration', 'classes')
+_OF_EMBEDDINGS = ('knn', 'few_shot', 'geometry')
+
+_NUM_QUERIES = 8
+_NUM_NEIGHBOURS = 5
+# A curve has at most this many points.
+_MAX_POINTS = 500
+
+
+def metrics(
+  evaluation: model_outputs.Outputs,
+  index: model_outputs.Outputs,
+  held_out: model_outputs.Outputs | None,
+  has_classifier: bool,
+) -> dict[str, Any]:
+  """Returns {'EVALUATION/NAME': value}, see supcon/evaluation/registry.py.
+
+  Args:
+    evaluation: The outputs for the evaluation split.
+    index: The outputs for the training split.
+    held_out: The outputs for training examples that were not trained on, for
+      temperature scaling; None for none.
+    has_classifier: Whether logits mean anything; otherwise their evaluations
+      are left out.
+
+  Raises:
+    ValueError: If an output is NaN or infinite.
+  """
+  names = (*_OF_LOGITS, *_OF_EMBEDDINGS) if has_classifier else _OF_EMBEDDINGS
+  others = {'index': index}
+  if held_out is not None:
+    others['held_out'] = held_out
+  return registry.run(names, evaluation, **others)
+
+
+def neighbours(
+  evaluation: model_outputs.Outputs, index: model_outputs.Outputs
+) -> list[dict[str, Any]]:
+  """Returns the nearest training examples of one example per class.
+
+  Args:
+    evaluation: The outputs for the evaluation split.
+    index: The outputs for the training split.
+
+  Returns:
+    For the first example of each of the first classes: 'id', 'position',
+    'label', and 'neighbours', a list of the same with 'cosine', nearest first.
+  """
+  _, firsts = np.unique(evaluation.labels, return_index=True)
+  positions = firsts[:_NUM_QUERIES]
+  found, cosines = nearest.find(
+    model_outputs.unit(np.asarray(evaluation.embeddings[positions])),
+    (model_outputs.unit(rows) for _, rows in index.blocks('embeddings')),
+    _NUM_NEIGHBOURS,
+  )
+  return [
+    {
+      **_example(evaluation, query),
+      'neighbours': [
+        {**_example(index, position), 'cosine': float(cosine)}
+        for position, cosine in zip(found[row], cosines[row])
+      ],
+    }
+    for row, query in enumerate(positions)
+  ]
+
+
+def _example(outputs, position):
+  return {
+    'id': outputs.name_of(position),
+    'position': int(position),
+    'label': int(outputs.labels[position]),
+  }
+
+
+def curves(table: str | None) -> dict[str, list[tuple[float, float]]]:
+  """Returns {column: [(epoch, value), ...]} of a table of scalars.
+
+  Args:
+    table: The text of a metrics.csv, see supcon/runs/event_files.py; None if
+      there is none. Long curves are thinned.
+
+  Raises:
+    ValueError: If it is no such table.
+  """
+  rows = list(csv.DictReader(io.StringIO(table or '')))
+  rows = rows[:: math.ceil(len(rows) / _MAX_POINTS) or 1]
+  found: dict[str, list[tuple[float, float]]] = {}
+  for row in rows:
+    if None in row or 'epoch' not in row or None in row.values():
+      raise ValueError(f'a row of it is {row}')
+    for column, text in row.items():
+      if column not in ('step', 'epoch', 'stage') and text:
+        value = float(text)
+        if math.isfinite(value):
+          found.setdefault(column, []).append((float(row['epoch']), value))
+  return found
+
+
+def changed(params: hparams.HParams) -> list[dict[str, str]]:
+  """Returns the hyper-parameters that differ from their defaults."""
+  return [
+    {'flag': found.flag, 'value': found.text, 'default': default.text}
+    for default in hparams.FIELDS
+    if (found := params.field(default.path)).value != default.value
+  ]
+
+
+def most_confused(
+  matrix: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
+  """Returns the classes that are confused most, and the worst pairs.
+
+  Args:
+    matrix: Integers [C, C], the number of examples by label and prediction.
+    num_classes: Maximum number of classes to return.
+
+  Returns:
+    int64, increasing: the classes of the worst pairs, or all classes if they
+    are so few; and the worst ten pairs (label, prediction, count).
+  """
+  wrong = np.array(matrix)
+  np.fill_diagonal(wrong, 0)
+  order = np.argsort(-wrong, axis=None, kind='stable')
+  pairs = [
+    (*divmod(int(cell), len(wrong)), int(wrong.flat[cell]))
+    for cell in itertools.islice(order, 10 * num_classes)
+    if wrong.flat[cell]
+  ]
+  if len(wrong) <= num_classes:
+    return np.arange(len(wrong)), pairs[:10]
+  chosen: list[int] = []
+  for label, predicted, _ in pairs:
+    both = [c for c in (label, predicted) if c not in chosen]
+    if len(chosen) + len(both) <= num_classes:
+      chosen += both
+  return np.sort(np.array(chosen, np.int64)), pairs[:10]
+
+
+def errors_by_severity(
+  robustness: Mapping[str, Any] | None,
+) -> dict[str, list[tuple[int, float]]]:
+  """Returns {corruption: [(severity, error), ...]} of robustness/result.json.
+
+  Args:
+    robustness: Its content, written by --mode=robustness; None if there is
+      none.
+
+  Raises:
+    ValueError: If it holds something else.
+  """
+  try:
+    return {
+      name: sorted(
+        (int(s), float(of['error'])) for s, of in by_severity.items()
+      )
+      for name, by_severity in (robustness or {}).get('errors', {}).items()
+    }
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'robustness/result.json is malformed ({error}); delete it, and measure '
+      'with --mode=robustness again.'
+    ) from error
