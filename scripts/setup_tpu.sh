@@ -76,6 +76,7 @@ others = [
   'absl-py',
   'google-api-python-client',
   'importlib_resources',
+  'matplotlib',
   'oauth2client',
   'packaging',
   'setuptools<81',  # The last with pkg_resources.

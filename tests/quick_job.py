@@ -2,8 +2,9 @@
 
   VENV=ENVIRONMENT ENVIRONMENT/bin/python -m tests.quick_job
 
-Trains, evaluates and exports; continues the run to a later end; exports again;
-and classifies an image. Needs the packages of requirements.txt alone.
+Trains, evaluates, exports and reports; continues the run to a later end;
+exports again; and classifies an image. Needs the packages of requirements.txt
+alone.
 """
 
 import json
@@ -56,6 +57,8 @@ def main():
     # It has not begun anew: stage 1 is not trained again.
     assert not any('stage 1' in line for line in finished.log), finished.log
     assert after['metrics']['top_1_accuracy'] > 0.15, after
+    report = json.loads((model_dir / 'report' / 'report.json').read_text())
+    assert report['run']['step'] == after['global_step'], report['run']
 
     run({'mode': 'export', 'model_dir': model_dir})
     # The one of each evaluation, and this one.

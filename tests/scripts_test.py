@@ -681,8 +681,8 @@ class TestTpuSetUp:
   def test_asks_for_nothing_twice(self, tmp_path):
     names = (
       'tensorflow_hub tensorflow_estimator tf_keras absl_py cloud_tpu_client '
-      'google_api_python_client oauth2client importlib_resources packaging '
-      'setuptools tensorflow_datasets'
+      'google_api_python_client oauth2client importlib_resources matplotlib '
+      'packaging setuptools tensorflow_datasets'
     ).split()
     result, asked = self.run(
       tmp_path, tensorflow='2.21.0', **dict.fromkeys(names, '1.0')

@@ -93,7 +93,7 @@ def load_plotting() -> None:
     InstallationError: If it cannot be imported.
   """
   with terminal.hidden_stderr():
-    _import('matplotlib')
+    _import('matplotlib.figure')
 
 
 def _check_version(version):
