@@ -9,6 +9,7 @@ from supcon.config import run_options
 from supcon.data.sources import datasets
 from supcon.jobs import evaluation
 from supcon.jobs import evaluation_records
+from supcon.jobs import reporting
 from supcon.jobs import trained_run
 from supcon.runs import model_dirs
 from supcon.serving import exports
@@ -63,4 +64,6 @@ class Export:
       and result.get('fingerprint', fingerprint) == fingerprint
     ):
       found.update(evaluation.facts_of_evaluation(result))
+    if metrics := reporting.measured(self._model_dir, fingerprint):
+      found['metrics'] = {**found.get('metrics', {}), **metrics}
     return found

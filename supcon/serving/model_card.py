@@ -393,14 +393,23 @@ ones lack it.
         'The metrics above hold for images like those that they were measured '
         'on, as a whole: nothing was measured for parts of them.'
       )
+    calibrated = (
+      'Softmax of the logits has not been calibrated: do not take it for how '
+      'likely an answer is right.'
+    )
+    if ece := self.facts.get('metrics', {}).get('calibration/ece'):
+      calibrated = (
+        'Softmax of the logits is not how likely an answer is right: where the '
+        f'metrics were measured, the two differ by {ece:.3f} on average, and '
+        'elsewhere by more.'
+      )
     points = (
       f'It knows {classes} classes, and names one of them for any image: it '
       'cannot say that an image shows none.',
       'Of images that differ from those of its training (other cameras, '
       'styles, backgrounds), its classes and embeddings may mean nothing.',
       measured,
-      'Softmax of the logits has not been calibrated: do not take it for how '
-      'likely an answer is right.',
+      calibrated,
       f'It sees {size}x{size} pixels; what is too small to be seen there is '
       'lost.',
       'Embeddings can be compared with those of the same checkpoint alone.',
