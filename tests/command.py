@@ -33,6 +33,8 @@ DIGITS = {
   'projection_head_layers': '16,8',
   # It takes a second for each evaluation; representation_main_test.py has it.
   'knn_examples': 0,
+  # Several seconds for each training; report_main_test.py has it.
+  'report_examples': 0,
 }
 RESNET = {
   'resnet_depth': 18,

@@ -30,6 +30,7 @@ _FLAGS = {
   'batch_size': 16,
   'eval_batch_size': 8,
   'knn_examples': 0,
+  'report_examples': 0,
   'measure_whitening': True,
   'stage_1_epochs': 2,
   'stage_1_warmup_epochs': 0,

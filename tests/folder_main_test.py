@@ -28,6 +28,7 @@ _FLAGS = {
   'batch_size': 16,
   'eval_batch_size': 8,
   'knn_examples': 0,
+  'report_examples': 0,
   'stage_1_epochs': 8,
   'stage_1_warmup_epochs': 0,
   'stage_1_base_learning_rate': 0.3,

@@ -53,6 +53,7 @@ _BASE = {
   'batch_size': 8,
   'eval_batch_size': 8,
   'projection_head_layers': '8',
+  'report_examples': 4,
   'stage_1_epochs': 1,
   'stage_1_warmup_epochs': 0,
   'stage_2_epochs': 0,

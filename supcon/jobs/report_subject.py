@@ -33,7 +33,8 @@ from supcon.training import stages
 
 # More images would hardly change the temperature.
 _MAX_HELD_OUT = 5000
-_ROBUSTNESS = 'robustness/result.json'
+# The directory of --mode=robustness.
+_ROBUSTNESS = 'robustness'
 
 
 class Records(NamedTuple):
@@ -41,15 +42,19 @@ class Records(NamedTuple):
 
   Attributes:
     curves: {'train' and 'eval': what report_facts.curves returns}.
-    robustness: The content of robustness/result.json; None if there is none.
+    robustness: The files of --mode=robustness on the checkpoint.
   """
 
   curves: dict[str, dict[str, list[tuple[float, float]]]]
-  robustness: dict[str, Any] | None
+  robustness: list[dict[str, Any]]
 
 
-def read_records(model_dir: model_dirs.ModelDir) -> Records:
+def read_records(model_dir: model_dirs.ModelDir, fingerprint: str) -> Records:
   """Reads what a run has recorded.
+
+  Args:
+    model_dir: The directory of the run.
+    fingerprint: That of the checkpoint to be reported on.
 
   Raises:
     ValueError: If a file is malformed.
@@ -66,9 +71,24 @@ def read_records(model_dir: model_dirs.ModelDir) -> Records:
         f'{model_dir.join(path)} is no table of metrics '
         f'({safe_text.one_line(error)}); restore it, or delete it.'
       ) from error
-  robustness = model_dir.read_json(_ROBUSTNESS)
-  report_facts.errors_by_severity(robustness)  # Raises.
-  return Records(curves, robustness)
+  return Records(curves, list(_robustness(model_dir, fingerprint)))
+
+
+def _robustness(model_dir, fingerprint):
+  def parse(found):
+    if found['fingerprint'] != fingerprint:
+      return None
+    report_facts.errors_by_severity(found['evaluations'])  # Raises.
+    return found
+
+  if not tf.io.gfile.isdir(model_dir.join(_ROBUSTNESS)):
+    return
+  for name in sorted(tf.io.gfile.listdir(model_dir.join(_ROBUSTNESS))):
+    if name.endswith('.json'):
+      path = os.path.join(_ROBUSTNESS, name)
+      found = model_dir.read_json(path, parse, 'robustness', 'delete it')
+      if found:
+        yield found
 
 
 @dataclasses.dataclass(frozen=True)

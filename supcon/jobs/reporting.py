@@ -12,7 +12,6 @@ import tempfile
 from typing import Any
 
 from absl import logging
-import numpy as np
 import tensorflow as tf
 
 from supcon.compute import devices as devices_lib
@@ -31,7 +30,6 @@ from supcon.jobs import representation
 from supcon.jobs import run_images
 from supcon.jobs import run_state
 from supcon.jobs import trained_run
-from supcon.reports import embedding_maps
 from supcon.reports import report_facts
 from supcon.reports import report_page
 from supcon.reports import thumbnails
@@ -47,7 +45,6 @@ NUMBERS = os.path.join(_REPORT, 'report.json')
 
 # Height and width of a picture in pixels.
 _SIDE = 72
-_MAX_CONFUSED = 20
 # How evaluations are called that a model card takes over from a report.
 _OF_CARD = ('calibration/', 'classes/', 'knn/', 'few_shot/', 'geometry/')
 
@@ -88,7 +85,7 @@ class Report:
       devices.encoder_dtype(
         model.params.input_data.preprocessing.allow_mixed_precision
       ),
-      report_subject.read_records(model_dir),
+      report_subject.read_records(model_dir, model.fingerprint),
     )
 
   def announce(self) -> None:
@@ -122,16 +119,17 @@ def after_training(run: run_state.Run, result: Mapping[str, Any]) -> str | None:
   try:
     installation.load_plotting()
     run = run.as_trained(result['checkpoint'])
+    model = run.trained_model(run.checkpoint)
     metrics = make(
       report_subject.Subject(
         run.options,
         run.devices,
-        run.trained_model(result['checkpoint']),
+        model,
         run.dataset,
         run.model_dir,
         run.known,
         run.dtype,
-        report_subject.read_records(run.model_dir),
+        report_subject.read_records(run.model_dir, model.fingerprint),
       )
     )
     evaluation.describe_export(run, result, _for_card(metrics))
@@ -171,8 +169,20 @@ def make(subject: report_subject.Subject) -> dict[str, Any]:
   with tempfile.TemporaryDirectory(prefix='supcon_report_') as directory:
     found = _outputs(subject, parts, directory)
     logging.info('measuring')
-    report = _report(subject, parts, found)
+    measured = report_facts.measure(
+      **found, has_classifier=subject.has_classifier
+    )
     logging.info('drawing')
+    report = {
+      'made': timestamps.now(),
+      'notes': list(report_subject.notes(subject, parts)),
+      'run': report_subject.run(subject, parts),
+      'curves': subject.records.curves,
+      'scaling': report_subject.scaling(subject, parts, measured['metrics']),
+      'robustness': subject.records.robustness,
+      'files': report_subject.files(subject),
+      **measured,
+    }
     page = report_page.make(
       report,
       report_drawings.draw(report),
@@ -187,8 +197,27 @@ def make(subject: report_subject.Subject) -> dict[str, Any]:
   return report['metrics']
 
 
+def measured(
+  model_dir: model_dirs.ModelDir, fingerprint: str
+) -> dict[str, float]:
+  """Returns the metrics of a report that a model card has as well.
+
+  Args:
+    model_dir: The directory of a run.
+    fingerprint: That of the checkpoint that the report must be about.
+
+  Returns:
+    {'EVALUATION/NAME': value}; empty without such a report.
+  """
+  # A damaged report must not keep anybody from exporting the model.
+  with contextlib.suppress(ValueError, LookupError, TypeError):
+    report = model_dir.read_json(NUMBERS)
+    if report and report['run']['fingerprint'] == fingerprint:
+      return _for_card(report['metrics'])
+  return {}
+
+
 def _for_card(metrics):
-  """Returns the metrics of a report that a model card has as well."""
   return {
     name: value
     for name, value in registry.scalars(metrics).items()
@@ -233,7 +262,7 @@ def _outputs(subject, parts, directory):
       ),
       directory,
     )
-  found, start = {}, 0
+  found, start = {'held_out': None}, 0
   for part, split in parts.items():
     stop = start + split.num_examples
     found[part] = model_outputs.Outputs(
@@ -253,41 +282,3 @@ def _checked(batches, model, together):
     trained_run.check_outputs(batch, model, ids)
     position = end
     yield batch
-
-
-# --- Numbers ------------------------------------------------------------------
-
-
-def _report(subject, parts, found):
-  """Returns the content of report.json."""
-  index, queries = found['index'], found['evaluation']
-  metrics = report_facts.metrics(
-    queries, index, found.get('held_out'), subject.has_classifier
-  )
-  positions = embedding_maps.choose(queries.num_examples)
-  points, explained = embedding_maps.principal_components(queries, positions)
-  tsne = embedding_maps.tsne(queries, positions)
-  report = {
-    'made': timestamps.now(),
-    'notes': list(report_subject.notes(subject, parts)),
-    'run': report_subject.run(subject, parts),
-    'curves': subject.records.curves,
-    'metrics': metrics,
-    'scaling': report_subject.scaling(subject, parts, metrics),
-    'map': {
-      'positions': positions.tolist(),
-      'labels': queries.labels[positions].tolist(),
-      'pca': points.tolist(),
-      'explained': explained,
-      'tsne': None if tsne is None else tsne.tolist(),
-    },
-    'neighbours': report_facts.neighbours(queries, index),
-    'robustness': subject.records.robustness,
-    'files': report_subject.files(subject),
-  }
-  if subject.has_classifier:
-    shown, pairs = report_facts.most_confused(
-      np.array(metrics['classes/confusion']), _MAX_CONFUSED
-    )
-    report |= {'confusion_classes': shown.tolist(), 'most_confused': pairs}
-  return report

@@ -70,11 +70,15 @@ def tsne(
   if importlib.util.find_spec('sklearn') is None:
     return None
   from sklearn import manifold  # Takes a second, and may be missing.
+  import threadpoolctl  # scikit-learn needs it.
 
   rows = model_outputs.unit(np.asarray(outputs.embeddings[positions]))
   if np.ptp(rows, axis=0).max() < 1e-6:
     return None
-  points = manifold.TSNE(
-    perplexity=min(30, (len(rows) - 1) / 3), init='pca', random_state=0
-  ).fit_transform(rows)
+  # Of so few points: on a busy machine its threads wait for each other, and it
+  # takes nine times as long.
+  with threadpoolctl.threadpool_limits(1):
+    points = manifold.TSNE(
+      perplexity=min(30, (len(rows) - 1) / 3), init='pca', random_state=0
+    ).fit_transform(rows)
   return points.astype(np.float64)

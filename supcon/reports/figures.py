@@ -33,6 +33,7 @@ _MARKERS = 'os^Dv'
 _DASHES = ('-', '--', ':', '-.')
 _GREY = '#999999'
 _STYLE = {
+  'axes.axisbelow': True,
   'axes.edgecolor': _GREY,
   'axes.grid': True,
   'axes.spines.right': False,
@@ -103,9 +104,10 @@ def curves(
         axes.text(
           boundary,
           1,
-          ' stage 2',
+          'stage 2',
           transform=axes.get_xaxis_transform(),
-          va='top',
+          ha='center',
+          va='bottom',
           color='#666666',
           size=7,
         )
@@ -155,9 +157,12 @@ def embedding_map(
           rasterized=True,
         )
       for place, label in enumerate(named):
-        axes.text(
-          *np.median(points[labels == label], axis=0),
+        # Above the middle, where it hides no point of a dense cluster.
+        axes.annotate(
           _shortened(class_names[label]),
+          np.median(points[labels == label], axis=0),
+          (0, 11),
+          textcoords='offset points',
           color=_COLORS[place % len(_COLORS)],
           weight='bold',
           ha='center',
@@ -166,7 +171,7 @@ def embedding_map(
             'boxstyle': 'round,pad=0.1',
             'fc': 'w',
             'ec': 'none',
-            'alpha': 0.8,
+            'alpha': 0.7,
           },
         )
       axes.set_title(title, loc='left')
@@ -208,7 +213,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
     for place, axis in enumerate((axes.xaxis, axes.yaxis)):
       rotated = {'rotation': 60, 'ha': 'right'} if place == 0 else {}
       axis.set_ticks(range(len(names)), names, **rotated)
-      axis.set_label_text(('taken for', 'is')[place])
+      axis.set_label_text(('taken for', 'class')[place])
     if all(len(name) < 4 for name in names):
       axes.xaxis.set_ticks(range(len(names)), names, rotation=0, ha='center')
     axes.grid(False)

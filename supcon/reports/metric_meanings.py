@@ -102,3 +102,38 @@ MEANINGS = (
     'that all are the same.',
   ),
 )
+
+# The same of the summary of --mode=robustness.
+OF_ROBUSTNESS = (
+  (
+    'clean_error',
+    'Clean error',
+    percent,
+    'Share of the images without corruption that are taken for another class.',
+  ),
+  (
+    'mean_error',
+    'Mean error',
+    percent,
+    'The same for corrupted images; mean over corruptions and severities.',
+  ),
+  (
+    'mean_ece',
+    'Mean ECE',
+    number,
+    'Expected calibration error of corrupted images; mean over them.',
+  ),
+  (
+    'mce',
+    'mCE',
+    percent,
+    'Error of each corruption divided by that of AlexNet; mean over '
+    'corruptions.',
+  ),
+  (
+    'relative_mce',
+    'Relative mCE',
+    percent,
+    'The same for what a corruption adds to the clean error.',
+  ),
+)

@@ -49,8 +49,10 @@ def draw(report: Mapping[str, Any]) -> dict[str, bytes]:
     if 'calibration/reliability_scaled' in metrics:
       bins['Scaled by temperature'] = metrics['calibration/reliability_scaled']
     drawn['reliability'] = figures.reliability(bins)
-  if errors := report_facts.errors_by_severity(report['robustness']):
-    drawn['robustness'] = figures.errors_by_severity(errors)
+  for number, found in enumerate(report['robustness']):
+    errors = report_facts.errors_by_severity(found['evaluations'])
+    if errors:
+      drawn[f'robustness_{number}'] = figures.errors_by_severity(errors)
   return drawn
 
 

@@ -13,24 +13,26 @@ from supcon.config import hparams
 from supcon.evaluation import model_outputs
 from supcon.evaluation import nearest
 from supcon.evaluation import registry
+from supcon.reports import embedding_maps
 
 # What a classifier must have been trained for.
 _OF_LOGITS = ('accuracy', 'calibration', 'classes')
 _OF_EMBEDDINGS = ('knn', 'few_shot', 'geometry')
 
+_MAX_CONFUSED = 20
 _NUM_QUERIES = 8
 _NUM_NEIGHBOURS = 5
 # A curve has at most this many points.
 _MAX_POINTS = 500
 
 
-def metrics(
+def measure(
   evaluation: model_outputs.Outputs,
   index: model_outputs.Outputs,
   held_out: model_outputs.Outputs | None,
   has_classifier: bool,
 ) -> dict[str, Any]:
-  """Returns {'EVALUATION/NAME': value}, see supcon/evaluation/registry.py.
+  """Returns what report.json says of a model's outputs.
 
   Args:
     evaluation: The outputs for the evaluation split.
@@ -40,6 +42,14 @@ def metrics(
     has_classifier: Whether logits mean anything; otherwise their evaluations
       are left out.
 
+  Returns:
+    'metrics', {'EVALUATION/NAME': value}, see supcon/evaluation/registry.py;
+    'map', with the 'positions' and 'labels' of its points, their coordinates
+    'pca' and 'tsne' (None if it cannot be computed), and the shares of the
+    variance 'explained' by two components; 'neighbours', see `neighbours`. With
+    a classifier also 'confusion_classes' and 'most_confused', see
+    `most_confused`.
+
   Raises:
     ValueError: If an output is NaN or infinite.
   """
@@ -47,7 +57,27 @@ def metrics(
   others = {'index': index}
   if held_out is not None:
     others['held_out'] = held_out
-  return registry.run(names, evaluation, **others)
+  metrics = registry.run(names, evaluation, **others)
+  positions = embedding_maps.choose(evaluation.num_examples)
+  points, explained = embedding_maps.principal_components(evaluation, positions)
+  tsne = embedding_maps.tsne(evaluation, positions)
+  found = {
+    'metrics': metrics,
+    'map': {
+      'positions': positions.tolist(),
+      'labels': evaluation.labels[positions].tolist(),
+      'pca': points.tolist(),
+      'explained': explained,
+      'tsne': None if tsne is None else tsne.tolist(),
+    },
+    'neighbours': neighbours(evaluation, index),
+  }
+  if has_classifier:
+    shown, pairs = most_confused(
+      np.array(metrics['classes/confusion']), _MAX_CONFUSED
+    )
+    found |= {'confusion_classes': shown.tolist(), 'most_confused': pairs}
+  return found
 
 
 def neighbours(
@@ -155,26 +185,18 @@ def most_confused(
 
 
 def errors_by_severity(
-  robustness: Mapping[str, Any] | None,
+  evaluations: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, list[tuple[int, float]]]:
-  """Returns {corruption: [(severity, error), ...]} of robustness/result.json.
+  """Returns {corruption: [(severity, error), ...]}.
 
   Args:
-    robustness: Its content, written by --mode=robustness; None if there is
-      none.
-
-  Raises:
-    ValueError: If it holds something else.
+    evaluations: {'CORRUPTION/SEVERITY': {'error', ...}}; what has another name,
+      such as 'clean', is left out.
   """
-  try:
-    return {
-      name: sorted(
-        (int(s), float(of['error'])) for s, of in by_severity.items()
-      )
-      for name, by_severity in (robustness or {}).get('errors', {}).items()
-    }
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise ValueError(
-      f'robustness/result.json is malformed ({error}); delete it, and measure '
-      'with --mode=robustness again.'
-    ) from error
+  found: dict[str, list[tuple[int, float]]] = {}
+  for name, measured in evaluations.items():
+    corruption, _, severity = name.rpartition('/')
+    if corruption:
+      point = int(severity), float(measured['error'])
+      found.setdefault(corruption, []).append(point)
+  return {name: sorted(points) for name, points in found.items()}

@@ -28,7 +28,7 @@ def make(
   Args:
     report: The content of report.json, see supcon/jobs/reporting.py.
     figures: {name: SVG}: 'curves', 'map', 'confusion', 'reliability',
-      'robustness', as far as they exist.
+      'robustness_0' and so on, as far as they exist.
     thumbnails: {(split, position): PNG} of the mistakes and neighbours; split
       is 'evaluation' or 'index'.
   """
@@ -48,16 +48,17 @@ class _Page:
 
   def text(self) -> str:
     sections = (
-      ('What was trained', self._training()),
+      ('Map of the embeddings', self._map()),
+      ('What was trained', self._trained()),
       ('Training', self._curves()),
       ('Metrics', self._all_metrics()),
-      ('Map of the embeddings', self._map()),
       ('Confusion', self._confusion()),
       ('Calibration', self._calibration()),
       ('Classes', self._classes()),
       ('The most confident mistakes', self._mistakes()),
       ('Nearest neighbours', self._neighbours()),
       ('Robustness', self._robustness()),
+      ('Hyper-parameters and versions', self._settings()),
       ('Files', self._files()),
     )
     body = ''.join(
@@ -98,7 +99,7 @@ class _Page:
       + (f'<div class="notes">{notes}</div>\n' if notes else '')
     )
 
-  def _training(self):
+  def _trained(self):
     run = self._run
     rows = [
       ('Data', f'{run["data_name"]} ({run["dataset"]})'),
@@ -112,12 +113,11 @@ class _Page:
       ),
       ('Classes', f'{len(self._names):,}'),
       ('Encoder', run['encoder']),
-      *((name, version) for name, version in run['versions'].items()),
-      ('Commit', run['commit'] or 'not a git checkout'),
+      ('Checkpoint', run['checkpoint']),
     ]
     stages = [
       (
-        stage['number'],
+        str(stage['number']),
         stage['epochs'],
         f'{stage["first_step"]} to {stage["last_step"]}',
         stage['optimizer'],
@@ -125,21 +125,26 @@ class _Page:
       )
       for stage in run['stages']
     ]
+    return html_parts.table((), rows) + html_parts.table(
+      ('Stage', _Number('Epochs'), 'Steps', 'Optimizer', 'Losses'), stages
+    )
+
+  def _settings(self):
+    run = self._run
     changed = [
       (f'--{flag["flag"]}', flag['value'], flag['default'])
       for flag in run['changed']
     ]
     return (
-      html_parts.table((), rows)
-      + '<p class="faint">The versions are those that made this report.</p>'
+      '<p>The hyper-parameters that differ from the defaults:</p>'
+      + html_parts.table(('Flag', 'Value', 'Default'), changed)
+      + '<p>This report was made with:</p>'
       + html_parts.table(
-        ('Stage', 'Epochs', 'Steps', 'Optimizer', 'Losses'),
-        stages,
-      )
-      + '<h3>Hyper-parameters other than the defaults</h3>'
-      + html_parts.table(
-        ('Flag', 'Value', 'Default'),
-        changed,
+        (),
+        [
+          *run['versions'].items(),
+          ('Commit', run['commit'] or 'not a git checkout'),
+        ],
       )
     )
 
@@ -157,10 +162,14 @@ class _Page:
     )
 
   def _all_metrics(self):
+    # Every class is among the C largest logits of C.
+    trivial = {
+      f'accuracy/top_{k}' for k in (2, 3, 5, 10) if k >= len(self._names)
+    }
     rows = [
       (title, _Number(form(self._metrics[name])), meaning)
       for name, title, form, meaning in metric_meanings.MEANINGS
-      if self._metrics.get(name) is not None
+      if self._metrics.get(name) is not None and name not in trivial
     ]
     text = html_parts.table(('Metric', _Number('Value'), 'Meaning'), rows)
     if few := [n for n in (1, 5, 10) if f'few_shot/{n}_shot' in self._metrics]:
@@ -331,22 +340,21 @@ class _Page:
     )
 
   def _robustness(self):
-    found = self._report['robustness']
-    if not found:
-      return ''
-    rows = [
-      (name.replace('_', ' '), _Number(f'{value:.4f}'))
-      for name, value in found.items()
-      if isinstance(value, (int, float)) and not isinstance(value, bool)
-    ]
-    return html_parts.table(
-      ('Measured by --mode=robustness', _Number('Value')), rows
-    ) + (
-      '<p>Error by severity of each corruption.</p>'
-      + self._plot('robustness', 'Errors by severity')
-      if 'robustness' in self._figures
-      else ''
-    )
+    text = ''
+    for number, found in enumerate(self._report['robustness']):
+      summary = found.get('summary') or {}
+      rows = [
+        (title, _Number(form(summary[name])), meaning)
+        for name, title, form, meaning in metric_meanings.OF_ROBUSTNESS
+        if summary.get(name) is not None
+      ]
+      text += (
+        f'<h3>{html_parts.text(found.get("corruptions", ""))}</h3>\n'
+        + html_parts.table(('Metric', _Number('Value'), 'Meaning'), rows)
+        + '<p>The error under each corruption by its severity:</p>'
+        + self._plot(f'robustness_{number}', 'Errors by severity')
+      )
+    return text
 
   def _files(self):
     return html_parts.table(
