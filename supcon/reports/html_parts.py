@@ -28,7 +28,8 @@ td.n, th.n { overflow-wrap: normal; text-align: right; white-space: nowrap; }
 .head { display: flex; flex-wrap: wrap; gap: .5rem 2.5rem; margin: 1rem 0; }
 .head b { display: block; font-size: 1.5rem; }
 .plot { display: block; height: auto; max-width: 100%; }
-.tiles { display: flex; flex-wrap: wrap; gap: .8rem; }
+.metrics td:first-child { white-space: nowrap; }
+.tiles { display: flex; flex-wrap: wrap; gap: .8rem; margin-bottom: .8rem; }
 figure { font-size: 12px; line-height: 1.3; margin: 0; width: 6.2rem; }
 figure img { border: 1px solid #ccc; display: block; height: 72px;
   image-rendering: pixelated; width: 72px; }
@@ -38,7 +39,7 @@ figcaption { overflow-wrap: anywhere; }
 @media print {
   body { font-size: 10pt; margin: 0; max-width: none; }
   figure, tr, .plot, .head { break-inside: avoid; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, section > p { break-after: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

@@ -51,7 +51,7 @@ class _Page:
       ('Map of the embeddings', self._map()),
       ('What was trained', self._trained()),
       ('Training', self._curves()),
-      ('Metrics', self._all_metrics()),
+      ('Metrics', f'<div class="metrics">{self._all_metrics()}</div>'),
       ('Confusion', self._confusion()),
       ('Calibration', self._calibration()),
       ('Classes', self._classes()),
