@@ -7,6 +7,7 @@ import itertools
 import math
 from typing import Any
 
+from absl import logging
 import numpy as np
 
 from supcon.config import hparams
@@ -19,6 +20,8 @@ from supcon.reports import embedding_maps
 _OF_LOGITS = ('accuracy', 'calibration', 'classes')
 _OF_EMBEDDINGS = ('knn', 'few_shot', 'geometry')
 
+# With more images in the index, evaluations take seconds each, and are logged.
+_FEW = 5000
 _MAX_CONFUSED = 20
 _NUM_QUERIES = 8
 _NUM_NEIGHBOURS = 5
@@ -57,7 +60,12 @@ def measure(
   others = {'index': index}
   if held_out is not None:
     others['held_out'] = held_out
-  metrics = registry.run(names, evaluation, **others)
+  log = logging.info if index.num_examples > _FEW else logging.debug
+  metrics = {}
+  for name in names:
+    log('measuring %s', name)
+    metrics |= registry.run([name], evaluation, **others)
+  log('drawing maps of the embeddings')
   positions = embedding_maps.choose(evaluation.num_examples)
   points, explained = embedding_maps.principal_components(evaluation, positions)
   tsne = embedding_maps.tsne(evaluation, positions)
