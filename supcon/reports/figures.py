@@ -48,8 +48,6 @@ _STYLE = {
   # The same report has the same bytes.
   'svg.hashsalt': 'supcon',
 }
-# Classes that a map names and colours; the others are grey.
-MAX_COLORED = 20
 
 
 # It announces that it looks for fonts, once per machine.
@@ -123,27 +121,23 @@ def curves(
 def embedding_map(
   maps: Mapping[str, np.ndarray],
   labels: np.ndarray,
-  class_names: Sequence[str],
+  named: Mapping[int, str],
 ) -> bytes:
-  """Draws embeddings as points, each class in a colour and at its middle named.
+  """Draws embeddings as points, each class in a colour and with its name.
 
   Args:
     maps: {title: float [N, 2]}.
     labels: Integers [N].
-    class_names: The classes, in the order of the labels.
+    named: {label: name of the class}; the points of other classes are grey.
 
   Returns:
     SVG; the points are an image.
   """
-  counts = np.bincount(labels, minlength=len(class_names))
-  # Stable, so that of equal classes the first ones are shown.
-  largest = np.argsort(-counts, kind='stable')[:MAX_COLORED]
-  named = sorted(label for label in largest.tolist() if counts[label])
 
   def make(drawn):
     for number, (title, points) in enumerate(maps.items()):
       axes = drawn.add_subplot(1, len(maps), number + 1)
-      rest = ~np.isin(labels, named)
+      rest = ~np.isin(labels, [*named])
       axes.scatter(*points[rest].T, s=6, c='#dddddd', rasterized=True)
       for place, label in enumerate(named):
         some = points[labels == label]
@@ -156,10 +150,10 @@ def embedding_map(
           linewidths=0,
           rasterized=True,
         )
-      for place, label in enumerate(named):
+      for place, (label, name) in enumerate(named.items()):
         # Above the middle, where it hides no point of a dense cluster.
         axes.annotate(
-          _shortened(class_names[label]),
+          _shortened(name),
           np.median(points[labels == label], axis=0),
           (0, 11),
           textcoords='offset points',

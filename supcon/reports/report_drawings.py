@@ -33,7 +33,13 @@ def draw(report: Mapping[str, Any]) -> dict[str, bytes]:
   maps = {'Principal components': np.array(found['pca'])}
   if found['tsne']:
     maps['t-SNE'] = np.array(found['tsne'])
-  drawn = {'map': figures.embedding_map(maps, np.array(found['labels']), names)}
+  drawn = {
+    'map': figures.embedding_map(
+      maps,
+      np.array(found['labels']),
+      {label: names[label] for label in found['named']},
+    )
+  }
   if panels := _panels(report['curves']):
     ends = [
       stage['last_step'] / run['steps_per_epoch'] for stage in run['stages']

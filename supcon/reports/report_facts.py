@@ -23,6 +23,8 @@ _OF_EMBEDDINGS = ('knn', 'few_shot', 'geometry')
 # With more images in the index, evaluations take seconds each, and are logged.
 _FEW = 5000
 _MAX_CONFUSED = 20
+# More classes in a map could not be told apart.
+_MAX_NAMED = 20
 _NUM_QUERIES = 8
 _NUM_NEIGHBOURS = 5
 # A curve has at most this many points.
@@ -48,10 +50,10 @@ def measure(
   Returns:
     'metrics', {'EVALUATION/NAME': value}, see supcon/evaluation/registry.py;
     'map', with the 'positions' and 'labels' of its points, their coordinates
-    'pca' and 'tsne' (None if it cannot be computed), and the shares of the
-    variance 'explained' by two components; 'neighbours', see `neighbours`. With
-    a classifier also 'confusion_classes' and 'most_confused', see
-    `most_confused`.
+    'pca' and 'tsne' (None if it cannot be computed), the shares of the variance
+    'explained' by two components, and the classes that are 'named';
+    'neighbours', see `neighbours`. With a classifier also 'confusion_classes'
+    and 'most_confused', see `most_confused`.
 
   Raises:
     ValueError: If an output is NaN or infinite.
@@ -77,6 +79,7 @@ def measure(
       'pca': points.tolist(),
       'explained': explained,
       'tsne': None if tsne is None else tsne.tolist(),
+      'named': _largest(evaluation.labels[positions]),
     },
     'neighbours': neighbours(evaluation, index),
   }
@@ -86,6 +89,14 @@ def measure(
     )
     found |= {'confusion_classes': shown.tolist(), 'most_confused': pairs}
   return found
+
+
+def _largest(labels):
+  """Returns the classes with the most examples, increasing."""
+  counts = np.bincount(labels)
+  # Stable, so that of classes of equal size the first ones are taken.
+  order = np.argsort(-counts, kind='stable')[:_MAX_NAMED]
+  return sorted(label for label in order.tolist() if counts[label])
 
 
 def neighbours(

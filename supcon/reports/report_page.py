@@ -220,6 +220,11 @@ class _Page:
       f'are the two directions of largest variance, {shares[0]:.0f}% and '
       f'{shares[1]:.0f}% of it.'
     )
+    if len(found['named']) < len({*found['labels']}):
+      text += (
+        f' The {len(found["named"])} classes with the most images have a '
+        'colour and a name; the others are grey.'
+      )
     if found['tsne']:
       text += (
         ' t-SNE keeps neighbours together; its distances between clusters, and '

@@ -71,6 +71,14 @@ def test_few_examples_and_empty_classes_are_no_trouble(num_classes):
   assert json.dumps(report, allow_nan=False)
 
 
+def test_a_map_names_the_largest_classes():
+  # 25 classes, of which the last has the most examples and class 0 none.
+  labels = [*range(1, 25), 24]
+  many = made.of_embeddings(np.eye(25), labels)
+  named = report_facts.measure(many, many, None, False)['map']['named']
+  assert named == [*range(1, 20), 24]
+
+
 def test_nan_is_an_error():
   good, bad = made.outputs(20), made.outputs(20)
   bad.embeddings[3, 0] = np.nan
