@@ -14,6 +14,7 @@ from supcon.config import safe_text
 from supcon.data.sources import datasets
 from supcon.data.views import image_ops
 from supcon.data.views import preprocessing
+from supcon.reports import image_summaries
 from supcon.reports import lettering
 from supcon.reports import pipeline_probes
 from supcon.reports import thumbnails
@@ -190,34 +191,20 @@ class ContactSheet:
       The path of the PNG file.
     """
     strips = self.strips()
+    sheet = image_summaries.png(np.concatenate([self.titles(), *strips]))
     pictures = {
-      'contact_sheet': (
-        np.concatenate([self.titles(), *strips]),
-        'The first training examples.',
+      'contact_sheet': image_summaries.Picture(
+        sheet, 'The first training examples.'
       )
     }
     for number, (row, strip) in enumerate(zip(self.rows, strips)):
-      pictures[f'row_{number:02d}/{row.class_name}'] = (strip, row.where)
-    with tf.Graph().as_default(), pipeline_probes.session() as session:
-      pngs = session.run(
-        {tag: tf.io.encode_png(image) for tag, (image, _) in pictures.items()}
+      pictures[f'row_{number:02d}/{row.class_name}'] = image_summaries.Picture(
+        image_summaries.png(strip), row.where
       )
-      suffix = '.contact_sheet'
-      tf.io.gfile.makedirs(directory)
-      for name in tf.io.gfile.listdir(directory):
-        if name.startswith('events.') and name.endswith(suffix):
-          tf.io.gfile.remove(os.path.join(directory, name))
-      with tf1.summary.FileWriter(directory, filename_suffix=suffix) as writer:
-        for tag, (image, description) in pictures.items():
-          summary = tf1.Summary()
-          value = summary.value.add(tag=tag)
-          value.metadata.summary_description = description
-          value.image.height, value.image.width, _ = image.shape
-          value.image.encoded_image_string = pngs[tag]
-          writer.add_summary(summary, global_step=0)
+    image_summaries.write(directory, 'contact_sheet', pictures, step=0)
     path = os.path.join(directory, 'contact_sheet.png')
     with tf.io.gfile.GFile(path, 'wb') as file:
-      file.write(pngs['contact_sheet'])
+      file.write(sheet)
     return path
 
 
