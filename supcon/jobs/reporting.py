@@ -163,6 +163,7 @@ def make(subject: report_subject.Subject) -> dict[str, Any]:
   if subject.has_classifier and (held_out := subject.held_out()):
     parts['held_out'] = held_out
   # Late: Matplotlib may be missing, and no other job needs it.
+  from supcon.reports import board
   from supcon.reports import report_drawings
 
   model_dir = subject.model_dir
@@ -194,6 +195,12 @@ def make(subject: report_subject.Subject) -> dict[str, Any]:
     tf.io.gfile.makedirs(model_dir.join(_REPORT))
     model_dir.write_json(NUMBERS, report)
     model_dir.write(PAGE, page)
+    board.write(
+      model_dir.join(_REPORT),
+      report,
+      found['evaluation'],
+      lambda *what: thumbnails.read(parts['evaluation'], *what),
+    )
   return report['metrics']
 
 

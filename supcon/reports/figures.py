@@ -1,4 +1,4 @@
-"""Draws the figures of a report: from numbers to SVG.
+"""Draws the figures of a report: from numbers to SVG or PNG.
 
 This is the only module that imports Matplotlib, and only the job that makes a
 report imports this one. Colours can be told apart by people with any kind of
@@ -48,21 +48,28 @@ _STYLE = {
   # The same report has the same bytes.
   'svg.hashsalt': 'supcon',
 }
+_DPI = 150
+# The width of a PNG. TensorBoard draws every second pixel of it, or all after a
+# click.
+_CARD_INCHES = 700 / _DPI
 
 
 # It announces that it looks for fonts, once per machine.
 logging.getLogger('matplotlib').setLevel(logging.ERROR)
 
 
-def _svg(make, size):
-  """Returns the SVG of a figure that `make` fills; size in inches."""
+def _file(make, size, form='svg'):
+  """Returns a file with a figure that `make` fills; size in inches."""
+  if form == 'png':
+    size = (_CARD_INCHES, size[1] / size[0] * _CARD_INCHES)
   with style.context(['default', _STYLE]), warnings.catch_warnings():
     # Its own font lacks letters, but it only measures with it.
     warnings.simplefilter('ignore', UserWarning)
     drawn = figure.Figure(figsize=size, layout='constrained')
     make(drawn)
     file = io.BytesIO()
-    drawn.savefig(file, format='svg', metadata={'Date': None}, dpi=150)
+    undated = {'Date': None} if form == 'svg' else {}
+    drawn.savefig(file, format=form, metadata=undated, dpi=_DPI)
   return file.getvalue()
 
 
@@ -115,7 +122,7 @@ def curves(
       if len(lines) > 1:
         axes.legend()
 
-  return _svg(make, (9.5, 2.5 * -(-len(panels) // 2)))
+  return _file(make, (9.5, 2.5 * -(-len(panels) // 2)))
 
 
 def embedding_map(
@@ -173,18 +180,18 @@ def embedding_map(
       axes.set_yticks([])
       axes.grid(False)
 
-  return _svg(make, (4.75 * len(maps), 4.6))
+  return _file(make, (4.75 * len(maps), 4.6))
 
 
-def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
+def confusion(
+  matrix: np.ndarray, class_names: Sequence[str], form: str = 'svg'
+) -> bytes:
   """Draws a confusion matrix, its rows divided by their sums.
 
   Args:
     matrix: Integers [C, C], the number of examples by label and prediction.
     class_names: The classes.
-
-  Returns:
-    SVG.
+    form: 'svg' or 'png'.
   """
   totals = matrix.sum(axis=1, keepdims=True)
   shares = matrix / np.maximum(totals, 1)
@@ -215,19 +222,17 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> bytes:
     axes.spines[:].set_visible(False)
     drawn.colorbar(shown, label='share of the row', shrink=0.7)
 
-  return _svg(make, (side + 0.8, side))
+  return _file(make, (side + 0.8, side), form)
 
 
 def reliability(
-  bins: Mapping[str, Sequence[Mapping[str, float | None]]],
+  bins: Mapping[str, Sequence[Mapping[str, float | None]]], form: str = 'svg'
 ) -> bytes:
   """Draws reliability diagrams, each over the number of examples by bin.
 
   Args:
     bins: {title: bins as calibration.run returns them}.
-
-  Returns:
-    SVG.
+    form: 'svg' or 'png'.
   """
 
   def make(drawn):
@@ -266,7 +271,7 @@ def reliability(
       )
       below.set(xlabel='confidence', ylabel='images', yscale='symlog', ylim=0)
 
-  return _svg(make, (4.75 * len(bins), 4.4))
+  return _file(make, (4.75 * len(bins), 4.4), form)
 
 
 def errors_by_severity(
@@ -291,7 +296,7 @@ def errors_by_severity(
       axes.set_title(_shortened(name), loc='left', size=8)
       axes.set_ylim(0, 1)
 
-  return _svg(make, (9.5, 1.6 * -(-len(errors) // 5)))
+  return _file(make, (9.5, 1.6 * -(-len(errors) // 5)))
 
 
 def _shortened(name):

@@ -73,6 +73,7 @@ def write(
   positions: np.ndarray,
   thumbnails: np.ndarray,
   step: int,
+  has_predictions: bool = True,
 ) -> None:
   """Writes what the projector shows if it finds the directory below --logdir.
 
@@ -83,6 +84,7 @@ def write(
     positions: The examples that become points, [n], as `choose` returns them.
     thumbnails: uint8 [n, SIDE, SIDE, 3], their images.
     step: The step of the model's checkpoint.
+    has_predictions: Whether the logits mean anything.
 
   Raises:
     ValueError: If an embedding is NaN or infinite.
@@ -99,7 +101,7 @@ def write(
   _write_checkpoint(path, _embeddings(outputs, positions))
   sheet = _side_by_side(_framed(thumbnails, outputs, positions))
   write_file(_SPRITES, image_summaries.png(sheet))
-  write_file(_METADATA, _metadata(outputs, positions).encode())
+  write_file(_METADATA, _metadata(outputs, positions, has_predictions).encode())
   write_file(_CONFIG, _CONFIG_TEXT.encode())
   state = checkpoint_files.state_text(directory, [path])
   write_file(checkpoint_files.STATE, state.encode())
@@ -165,22 +167,20 @@ def _side_by_side(images):
   return grid.swapaxes(1, 2).reshape([columns * side, columns * side, 3])
 
 
-def _metadata(outputs, positions):
+def _metadata(outputs, positions, has_predictions):
   """Returns a line per example as TSV; its first column is its label."""
-  rows = [['class', 'predicted', 'result', 'example']]
-  predictions = outputs.logits[positions].argmax(axis=1)
-  for position, predicted in zip(positions, predictions):
-    label = outputs.labels[position]
-    rows.append(
-      [
-        _class_name(outputs, label),
-        _class_name(outputs, predicted),
-        'right' if predicted == label else 'wrong',
-        outputs.name_of(position),
-      ]
-    )
+  columns = {
+    'class': [_class_name(outputs, n) for n in outputs.labels[positions]]
+  }
+  if has_predictions:
+    predicted = outputs.logits[positions].argmax(axis=1)
+    is_right = predicted == outputs.labels[positions]
+    columns['predicted'] = [_class_name(outputs, label) for label in predicted]
+    columns['result'] = np.where(is_right, 'right', 'wrong')
+  columns['example'] = [outputs.name_of(n) for n in positions]
   return ''.join(
-    '\t'.join(map(safe_text.printable, row)) + '\n' for row in rows
+    '\t'.join(map(safe_text.printable, row)) + '\n'
+    for row in [columns, *zip(*columns.values())]
   )
 
 

@@ -28,7 +28,7 @@ def draw(report: Mapping[str, Any]) -> dict[str, bytes]:
   Args:
     report: The content of report.json, see supcon/jobs/reporting.py.
   """
-  run, metrics, found = report['run'], report['metrics'], report['map']
+  run, found = report['run'], report['map']
   names = run['class_names']
   maps = {'Principal components': np.array(found['pca'])}
   if found['tsne']:
@@ -45,21 +45,31 @@ def draw(report: Mapping[str, Any]) -> dict[str, bytes]:
       stage['last_step'] / run['steps_per_epoch'] for stage in run['stages']
     ]
     drawn['curves'] = figures.curves(panels, ends[:-1])
-  if 'classes/confusion' in metrics:
-    shown = report['confusion_classes']
-    matrix = np.array(metrics['classes/confusion'])
-    drawn['confusion'] = figures.confusion(
-      matrix[np.ix_(shown, shown)], [names[label] for label in shown]
-    )
-    bins = {'As trained': metrics['calibration/reliability']}
-    if 'calibration/reliability_scaled' in metrics:
-      bins['Scaled by temperature'] = metrics['calibration/reliability_scaled']
-    drawn['reliability'] = figures.reliability(bins)
+  if 'classes/confusion' in report['metrics']:
+    drawn['confusion'] = figures.confusion(*confused(report))
+    drawn['reliability'] = figures.reliability(bins(report))
   for number, found in enumerate(report['robustness']):
     errors = report_facts.errors_by_severity(found['evaluations'])
     if errors:
       drawn[f'robustness_{number}'] = figures.errors_by_severity(errors)
   return drawn
+
+
+def confused(report: Mapping[str, Any]) -> tuple[np.ndarray, list[str]]:
+  """Returns the part of the confusion matrix to show, and its classes."""
+  shown = report['confusion_classes']
+  matrix = np.array(report['metrics']['classes/confusion'])
+  names = report['run']['class_names']
+  return matrix[np.ix_(shown, shown)], [names[label] for label in shown]
+
+
+def bins(report: Mapping[str, Any]) -> dict[str, list[dict[str, float]]]:
+  """Returns {title: bins as calibration.run returns them}."""
+  metrics = report['metrics']
+  found = {'As trained': metrics['calibration/reliability']}
+  if 'calibration/reliability_scaled' in metrics:
+    found['Scaled by temperature'] = metrics['calibration/reliability_scaled']
+  return found
 
 
 def _panels(curves):

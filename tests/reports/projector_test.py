@@ -17,13 +17,15 @@ _OUTPUTS = model_outputs.Outputs(
 )
 
 
-def _write(directory, outputs=_OUTPUTS, step=44):
+def _write(directory, outputs=_OUTPUTS, step=44, **options):
   positions = projector.choose(outputs.num_examples)
   # Image i is of grey level i.
   levels = positions.astype(np.uint8)[:, np.newaxis, np.newaxis, np.newaxis]
   side = projector.SIDE
   thumbnails = np.broadcast_to(levels, [len(positions), side, side, 3])
-  projector.write(str(directory), outputs, positions, thumbnails, step)
+  projector.write(
+    str(directory), outputs, positions, thumbnails, step, **options
+  )
 
 
 def _sprites(directory):
@@ -49,6 +51,13 @@ def test_each_point_has_one_line_whatever_its_class_is_called(tmp_path):
     'a\\tb\\n\ta\\tb\\n\tright\tx/1\n'
     'cat\tclass 7\twrong\tx/2\n'
     'class 7\tclass 7\tright\tx/3\n'
+  )
+
+
+def test_without_a_classifier_no_point_has_a_prediction(tmp_path):
+  _write(tmp_path, has_predictions=False)
+  assert (tmp_path / 'metadata.tsv').read_text() == (
+    'class\texample\na\\tb\\n\tx/1\ncat\tx/2\nclass 7\tx/3\n'
   )
 
 
