@@ -6,7 +6,9 @@ import shutil
 import sys
 import types
 
+from PIL import Image
 import pytest
+import tensorflow as tf
 
 from supcon.compute import installation
 from supcon.config import hparams
@@ -140,10 +142,40 @@ def test_stage_one_alone_is_described_by_its_embeddings(runs):
   assert 'No checkpoint has been evaluated yet' in text
 
 
+def test_tensorboard_gets_embeddings_and_pictures(runs):
+  directory = runs.model / 'report'
+  # 360 images are 19 rows of up to 19.
+  assert Image.open(directory / 'sprites.png').size == (19 * 32, 19 * 32)
+  header, *lines = (directory / 'metadata.tsv').read_text().splitlines()
+  assert header == 'class\tpredicted\tresult\texample' and len(lines) == 360
+  hits = sum('\tright\ttest/' in line for line in lines)
+  assert hits / 360 == pytest.approx(runs.report['metrics']['accuracy/top_1'])
+  checkpoint = tf.train.latest_checkpoint(str(directory))
+  ((name, shape),) = tf.train.list_variables(checkpoint)
+  assert (name, shape[0]) == ('embeddings', 360)
+  # Without a classifier there is nothing to predict.
+  header, *lines = (runs.first / 'report/metadata.tsv').read_text().splitlines()
+  assert header == 'class\texample' and len(lines) == 50
+
+
 def test_looking_changes_nothing_of_a_run(runs):
   after = command.contents(runs.first)
   new = {name for name in after if name not in runs.before}
-  assert new == {'report/report.html', 'report/report.json'}
+  (events,) = {name for name in new if name.endswith('.report')}
+  assert new - {events} == {
+    f'report/{name}'
+    for name in (
+      'report.html',
+      'report.json',
+      'checkpoint',
+      'embeddings-9.data-00000-of-00001',
+      'embeddings-9.index',
+      'events.out.tfevents.0000000000.projector',
+      'metadata.tsv',
+      'projector_config.pbtxt',
+      'sprites.png',
+    )
+  }
   assert {name: after[name] for name in runs.before} == runs.before
 
 
