@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from supcon.reports import report_drawings
 from supcon.reports import report_facts
+from supcon.reports import report_page
 from tests.evaluation import made
 
 # Names that are dangerous in HTML, in formulas and in file names.
@@ -77,3 +79,12 @@ def thumbnails(part, positions):
   images[..., 0] = 255 * (part == 'index')
   images[..., 1] = np.reshape(positions, [-1, 1, 1]) % 256
   return images
+
+
+def page(report):
+  """Returns the page of a report."""
+  return report_page.make(
+    report,
+    report_drawings.draw(report),
+    report_drawings.pictures(report, thumbnails),
+  )

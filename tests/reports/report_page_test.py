@@ -10,17 +10,8 @@ import numpy as np
 import pytest
 
 from supcon.reports import report_drawings
-from supcon.reports import report_page
 from tests import command
 from tests.reports import made_report
-
-
-def _page(report):
-  return report_page.make(
-    report,
-    report_drawings.draw(report),
-    report_drawings.pictures(report, made_report.thumbnails),
-  )
 
 
 @pytest.fixture(name='made', scope='module')
@@ -38,7 +29,7 @@ def _made():
       }
     ]
   )
-  return report, _page(report)
+  return report, made_report.page(report)
 
 
 def _sections(page):
@@ -144,7 +135,7 @@ def test_without_a_classifier_or_an_evaluation_it_says_so():
     curves={'train': {}, 'eval': {}},
     scaling='',
   )
-  page = _page(report)
+  page = made_report.page(report)
   sections = _sections(page)
   assert not {'Confusion', 'Calibration', 'Classes'} & {*sections}
   words = ''.join(sections['Training'].itertext())
@@ -155,7 +146,7 @@ def test_without_a_classifier_or_an_evaluation_it_says_so():
 
 
 def test_the_same_report_is_the_same_page(made):
-  assert _page(made[0]) == made[1]
+  assert made_report.page(made[0]) == made[1]
 
 
 def test_many_classes_are_cut_to_the_worst():
@@ -168,7 +159,7 @@ def test_many_classes_are_cut_to_the_worst():
   report['metrics']['classes/per_class'] = rows
   report['metrics']['classes/confusion'] = np.eye(num_classes).tolist()
   report['run']['class_names'] = [str(n) for n in reversed(range(num_classes))]
-  found = _cells(_sections(_page(report))['Classes'])
+  found = _cells(_sections(made_report.page(report))['Classes'])
   assert [row[0] for row in found[1:]] == [str(n) for n in range(40)]
   assert found[1][2] == '–'
 

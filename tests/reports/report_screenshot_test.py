@@ -2,13 +2,12 @@
 
 from tests import browser
 from tests.reports import made_report
-from tests.reports import report_page_test
 
 
 def test_a_browser_shows_its_figures(tmp_path):
   report, *_ = made_report.report()
   page = tmp_path / 'report.html'
-  page.write_text(report_page_test._page(report))
+  page.write_text(made_report.page(report))
   pixels = browser.screenshot(page.as_uri(), tmp_path, 1000, 4000)
   assert pixels.shape == (4000, 1000, 3)
   # The text, the classes of the map and the bars of the reliability diagram.
