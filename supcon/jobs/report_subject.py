@@ -137,7 +137,7 @@ class Subject:
     """
     entries = facts.Record(self.model_dir).entries
     limits = [e.facts.params.input_data.max_samples for e in entries]
-    if not limits or min(limits) <= 0 or not self.known.counting:
+    if not self.known or min(limits, default=0) <= 0:
       return None
     if self.known.train_images != self.dataset.train.fingerprint:
       return None  # The flags name other images.
