@@ -117,7 +117,8 @@ def write(
       hub_module.write(model, os.path.join(aside, _HUB))
       if 'saved_model' not in formats:
         hub_module.write_signpost(aside, _HUB)
-    _write_texts(aside, formats, card)
+    for name, text in _texts(formats, card):
+      _write_text(aside, name, text)
     export = _publish(aside, directory, int(begun), formats)
   except BaseException:
     with contextlib.suppress(tf.errors.OpError):
@@ -153,7 +154,9 @@ def describe(
     for name, path in zip(run_options.EXPORT_FORMATS, export[1:])
     if path is not None
   ]
-  _write_texts(export.path, formats, _card(model, facts))
+  directory = model_dirs.ModelDir(export.path)
+  for name, text in _texts(formats, _card(model, facts)):
+    directory.write(name, text)
 
 
 def _card(model, facts):
@@ -200,17 +203,16 @@ def _write_assets(model, path):
     _write_text(path, WHITENING, storage.to_json(whitening))
 
 
-def _write_texts(aside, formats, card):
-  """Writes the description, for programs and for people."""
-  _write_text(aside, FACTS, storage.to_json(_facts(card, formats)))
+def _texts(formats, card):
+  """Yields (path in the export, text): the description of the model."""
   saved_model_path = '.' if 'saved_model' in formats else None
   hub_path = _HUB if 'hub' in formats else None
-  _write_text(aside, LABELS, _labels(card.model))
-  _write_text(aside, CARD, card.text(saved_model_path, hub_path))
+  yield FACTS, storage.to_json(_facts(card, formats))
+  yield LABELS, _labels(card.model)
+  yield CARD, card.text(saved_model_path, hub_path)
   if hub_path:
-    path = os.path.join(aside, _HUB)
-    _write_text(path, LABELS, _labels(card.model))
-    _write_text(path, CARD, card.text(None, '.'))
+    yield os.path.join(_HUB, LABELS), _labels(card.model)
+    yield os.path.join(_HUB, CARD), card.text(None, '.')
 
 
 def _labels(model):
@@ -265,7 +267,8 @@ def commit() -> str | None:
 
 def _write_text(directory, name, text):
   tf.io.gfile.makedirs(directory)
-  model_dirs.ModelDir(directory).write(name, text)
+  with tf.io.gfile.GFile(os.path.join(directory, name), 'w') as file:
+    file.write(text)
 
 
 # ------------------------------------------------------------------- where
