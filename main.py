@@ -52,15 +52,11 @@ def _main(argv):
     options, params = hparams_flags.read(FLAGS, argv[1:], _load_facts)
     params.check()
     options.check(params)
-    if options.mode != 'status':
-      installation.load()  # Late: wrong flags are reported at once.
+    if options.mode in ('status', 'compare'):
+      return _look(options)
+    installation.load()  # Late: wrong flags are reported at once.
   except ValueError as error:
     return _refuse(error)
-
-  if options.mode == 'status':
-    from supcon.runs import status_report
-
-    return status_report.show(options.model_dir)
 
   from supcon import jobs
 
@@ -82,6 +78,17 @@ def _main(argv):
     terminal.say(f'main.py: stopped: {safe_text.one_line(reason)}')
     # 69 is EX_UNAVAILABLE of sysexits.h.
     return 69 if isinstance(error, jobs.TrainerGoneError) else 1
+
+
+def _look(options):
+  """Looks at runs without TensorFlow; returns the exit code."""
+  if options.mode == 'compare':
+    from supcon.reports import comparison_pages
+
+    return comparison_pages.show(options)
+  from supcon.runs import status_report
+
+  return status_report.show(options.model_dir)
 
 
 def _load_facts():

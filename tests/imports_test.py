@@ -168,6 +168,7 @@ except SystemExit as stop:
     (['--hparams=bs=x'], 2, 'bs=x'),
     (['--mode=train'], 2, '--model_dir'),
     (['--mode=status', '--model_dir=/none'], 2, 'status.json'),
+    (['--mode=compare', '--runs=/none'], 2, '--runs=/none'),
   ],
 )
 def test_main_answers_before_it_imports_tensorflow(arguments, status, says):

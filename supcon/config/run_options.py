@@ -25,6 +25,7 @@ MODES = (
   'predict',
   'report',
   'status',
+  'compare',
 )
 
 # What to do if training diverges.
@@ -86,7 +87,8 @@ class RunOptions:
       classify --images. report: write a page about the run in --model_dir.
       These four and eval take hyper-parameters that are not given from
       hparams.json in --model_dir, if it exists. status: report on the run in
-      --model_dir, also by the exit code.
+      --model_dir, also by the exit code. compare: show --runs side by side,
+      those that differ in the seed alone as one row.
     model_dir: Directory for checkpoints, summaries, results and exports.
     force: Train in --model_dir although another trainer is using it; that
       trainer stops.
@@ -136,10 +138,11 @@ class RunOptions:
       evaluation takes one of --num_views views of each evaluation image. 0: do
       not.
     best_metric: The metric by which best/ in --model_dir holds the best
-      checkpoint: top_1_accuracy, top_5_accuracy, loss, loss/contrastive_loss,
-      loss/cross_entropy_loss, knn/kK_tT with K of 1, 10, 20, 100, 200
-      neighbours and the temperature T of 0.07, 0.1, such as knn/k20_t0.07;
-      geometry/alignment, geometry/uniformity.
+      checkpoint, and by which compare ranks runs: top_1_accuracy,
+      top_5_accuracy, loss, loss/contrastive_loss, loss/cross_entropy_loss,
+      knn/kK_tT with K of 1, 10, 20, 100, 200 neighbours and the temperature T
+      of 0.07, 0.1, such as knn/k20_t0.07; geometry/alignment,
+      geometry/uniformity.
     report_examples: A report looks at no more than this many images of the
       training split, and of the evaluation split. train_then_eval ends with a
       report, unless this is 0.
@@ -161,24 +164,20 @@ class RunOptions:
     exports_to_keep: After an export, delete older ones until this many are
       left; 0 keeps all.
     output: embed: the file to write, FILE.npz or FILE.tfrecord. predict: a JSON
-      file for the predictions that are printed.
+      file for the predictions that are printed. compare: a directory for
+      comparison.html, .csv, .md and .json; nothing is written without it.
     images: predict: image files or folders of images; may also follow the flags
       without --images.
     index: predict: an .npz file from --mode=embed to search for neighbours.
     neighbours: predict: number of most similar examples of --index to show.
+    runs: compare: directories of runs, directories of such directories, or
+      shell patterns for either.
     compact: All hyper-parameters as one compact string, such as bs=64,d=18 (see
       supcon/config/hparams.py); it replaces all hyper-parameter flags.
   """
 
   mode: str = fields.define('train', choices=MODES)
-  model_dir: str = _path(
-    '',
-    fields.unless(
-      bool,
-      'is empty; name the directory for checkpoints, summaries and exports',
-    ),
-    path_names.pattern_fault,
-  )
+  model_dir: str = _path('', path_names.pattern_fault)
   force: bool = fields.define(False)
   data_dir: str | None = _path(None)
   # A URL is downloaded, and the copy is read from somewhere else.
@@ -234,6 +233,7 @@ class RunOptions:
   images: tuple[str, ...] = fields.define((), is_path=True)
   index: str = _path('')
   neighbours: int = fields.define(0, fields.NOT_NEGATIVE)
+  runs: tuple[str, ...] = fields.define((), is_path=True)
   compact: str | None = fields.define(None, flag='hparams')
   has_summary_interval: bool = False  # Whether the user set it.
 
@@ -268,7 +268,13 @@ class RunOptions:
   @property
   def needs_accelerator(self) -> bool:
     """Whether the job computes more than a few images."""
-    return self.mode not in ('inspect_data', 'export', 'predict', 'status')
+    return self.mode not in (
+      'inspect_data',
+      'export',
+      'predict',
+      'status',
+      'compare',
+    )
 
   @property
   def best_metric_neighbours(self) -> int:
@@ -323,6 +329,15 @@ class RunOptions:
   def conflicts(self) -> Iterator[tuple[str, str]]:
     """Yields the paths of fields that do not fit together, and why."""
     mode = f'has no effect with --mode={self.mode}'
+    if not self.model_dir and self.mode != 'compare':
+      yield (
+        'model_dir',
+        'is empty; name the directory for checkpoints, summaries and exports',
+      )
+    if self.runs and self.mode != 'compare':
+      yield 'runs', f'{mode}; pass --mode=compare'
+    if self.mode == 'compare' and not self.runs:
+      yield 'mode', 'needs --runs=DIR,DIR,..., the directories of the runs'
     if self.force and not self.trains:
       yield (
         'force',

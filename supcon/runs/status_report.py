@@ -52,10 +52,10 @@ def show(model_dir: str) -> int:
   if not trainer and not evaluator:
     return _refuse('holds no status.json: nothing has been trained there.')
   found = trainer or evaluator
-  code, news = _look_at(found, holder)
+  code, news = look_at(found, holder)
   rows = [('state', news), *_rows(found, code == RUNNING)]
   if trainer and evaluator:
-    other_code, news = _look_at(evaluator, None)
+    other_code, news = look_at(evaluator, None)
     rows.append(('evaluator', f'{news}; {_who(evaluator)}'))
     if code == DONE and other_code == RUNNING:
       code = RUNNING  # Evaluation still runs.
@@ -69,8 +69,15 @@ def _refuse(reason):
   return NO_RUN
 
 
-def _look_at(found, holder):
-  """Returns the exit code for a process, and its activity in words."""
+def look_at(
+  found: status.Status, holder: locks.Holder | None
+) -> tuple[int, str]:
+  """Returns the exit code for a process, and its activity in words.
+
+  Args:
+    found: What the process has said of itself.
+    holder: Who holds the lock of its model_dir, if it trains there.
+  """
   if found.has_ended:
     return _CODES.get(found.state, FAILED), found.state
   silence = timestamps.age(found.updated)

@@ -1,10 +1,12 @@
 """Files on this machine or on an object store.
 
-TensorFlow is imported only for the latter, because --mode=status should answer
-at once.
+TensorFlow is imported only for the latter, because --mode=status and
+--mode=compare should answer at once.
 """
 
+import glob
 import json
+import os
 import sys
 
 
@@ -15,13 +17,19 @@ def read_json(path: str) -> dict:
     OSError, tf.errors.OpError: If it cannot be read.
   """
   try:
-    value = json.loads(_read(path))
+    value = json.loads(read(path))
   except (ValueError, RecursionError):
     return {}
   return value if isinstance(value, dict) else {}
 
 
-def _read(path):
+def read(path: str) -> str:
+  """Returns the text of a file; '' if it is missing.
+
+  Raises:
+    ValueError: If it is not UTF-8.
+    OSError, tf.errors.OpError: If it cannot be read.
+  """
   if not is_remote(path):
     try:
       with open(path, encoding='utf-8') as file:
@@ -35,6 +43,36 @@ def _read(path):
       return file.read()
   except tf.errors.NotFoundError:
     return ''
+
+
+def write(path: str, text: str) -> None:
+  """Writes a file, and makes its directory.
+
+  Raises:
+    OSError, tf.errors.OpError: If it cannot be written.
+  """
+  if not is_remote(path):
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    with open(path, 'w', encoding='utf-8') as file:
+      file.write(text)
+    return
+  import tensorflow as tf
+
+  with tf.io.gfile.GFile(path, 'w') as file:
+    file.write(text)
+
+
+def matches(pattern: str) -> list[str]:
+  """Returns the paths that match a shell pattern, sorted.
+
+  Raises:
+    OSError, tf.errors.OpError: If a directory cannot be read.
+  """
+  if not is_remote(pattern):
+    return sorted(glob.glob(pattern))
+  import tensorflow as tf
+
+  return sorted(path.rstrip('/') for path in tf.io.gfile.glob(pattern))
 
 
 def to_json(value) -> str:
