@@ -35,6 +35,7 @@ from supcon.runs import locks
 from supcon.runs import log_files
 from supcon.runs import model_dirs
 from supcon.runs import retries
+from supcon.runs import sessions
 from supcon.runs import signals
 from supcon.runs import status
 from supcon.runs import storage
@@ -240,6 +241,12 @@ def _measure(run, checkpoint, name):
     seed=params.seed,
   )
   directory = estimator.eval_dir(name)
+  if not name:
+    sessions.record(
+      directory,
+      run.known.params if run.known else params,
+      has_ended=step == _total_steps(run, checkpoint),
+    )
   # A job that was killed may have evaluated it before.
   later = event_files.restart(directory, step)
   later.pop(step, None)

@@ -1,0 +1,91 @@
+"""Tells TensorBoard's HParams plugin the hyper-parameters of a run.
+
+`tensorboard --logdir PARENT` then compares and filters the runs below PARENT.
+A run is a "session" there. Its metrics are the scalars in the same directory,
+so this is the directory of the evaluations.
+
+Every session names every hyper-parameter, and none describes an "experiment".
+TensorBoard takes the columns of all runs from whichever experiment it finds
+first; without one it makes them of all sessions, and knows which differ.
+"""
+
+import os
+import time
+
+import tensorflow as tf
+
+from supcon.config import hparams
+
+tf1 = tf.compat.v1
+
+# Sorts before the files of summaries, because TensorBoard reads files in the
+# order of their names and never returns to an earlier one.
+FILE = 'events.out.tfevents.0.hparams'
+
+
+def record(directory: str, params: hparams.HParams, has_ended: bool) -> None:
+  """Writes the session of a run, unless the same is recorded already.
+
+  Args:
+    directory: The directory of the evaluations; made if missing.
+    params: The hyper-parameters that the run was trained with.
+    has_ended: Whether the run was evaluated to its end.
+
+  Raises:
+    tf.errors.OpError: If the file cannot be read or written.
+  """
+  try:
+    # TensorFlow 2.20 and later do without it.
+    from tensorboard.plugins.hparams import api_pb2
+    from tensorboard.plugins.hparams import metadata
+    from tensorboard.plugins.hparams import summary
+  except ImportError:
+    return
+  path = os.path.join(directory, FILE)
+  started, ended = time.time(), time.time()
+  before = _read(path)
+  for value in (value for event in before for value in event.summary.value):
+    content = value.metadata.plugin_data.content
+    if value.tag == metadata.SESSION_START_INFO_TAG:
+      start = metadata.parse_session_start_info_plugin_data(content)
+      started = start.start_time_secs
+    if value.tag == metadata.SESSION_END_INFO_TAG:
+      end = metadata.parse_session_end_info_plugin_data(content)
+      ended = end.end_time_secs
+  summaries = [
+    summary.session_start_pb(_values(params), start_time_secs=started)
+  ]
+  if has_ended:
+    status = api_pb2.STATUS_SUCCESS
+    summaries.append(summary.session_end_pb(status, end_time_secs=ended))
+  if [event.summary for event in before[1:]] == summaries:
+    return
+  tf.io.gfile.makedirs(directory)
+  # Without 'tfevents' in its name TensorBoard does not read it.
+  aside = os.path.join(directory, 'hparams.temp')
+  with tf.io.TFRecordWriter(aside) as writer:
+    # Before the version, events count as those of very old programs.
+    version = tf1.Event(wall_time=started, file_version='brain.Event:2')
+    writer.write(version.SerializeToString())
+    for each in summaries:
+      event = tf1.Event(wall_time=started, step=0, summary=each)
+      writer.write(event.SerializeToString())
+  tf.io.gfile.rename(aside, path, overwrite=True)
+
+
+def _read(path):
+  """Returns the events in a file; none if it is missing or damaged."""
+  try:
+    return list(tf1.train.summary_iterator(path))
+  except (tf.errors.NotFoundError, tf.errors.DataLossError):
+    return []
+
+
+def _values(params):
+  """Returns {flag: value} of every hyper-parameter, with the plugin's types."""
+  values = {}
+  for field in hparams.FIELDS:
+    value = params.get(field.path)
+    is_plain = isinstance(value, (bool, int, float, str))
+    values[field.flag] = value if is_plain else field._replace(value=value).text
+  return values
