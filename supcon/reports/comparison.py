@@ -134,13 +134,19 @@ class Run:
     The curve is empty if there is no such column or the file is damaged.
     """
     try:
-      lines = storage.read(os.path.join(self.path, _METRICS)).splitlines()
-      rows = csv.DictReader(lines[:1] + _thinned(lines[1:]))
       return [
-        (float(row['epoch']), float(row[column])) for row in rows if row[column]
+        (float(row['epoch']), float(row[column]))
+        for row in _training_rows(self.path)
+        if row[column]
       ]
     except (*storage.errors(), *_MALFORMED, csv.Error):
       return []
+
+
+@functools.cache
+def _training_rows(path):
+  lines = storage.read(os.path.join(path, _METRICS)).splitlines()
+  return list(csv.DictReader(lines[:1] + _thinned(lines[1:])))
 
 
 def _thinned(lines):

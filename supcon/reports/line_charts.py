@@ -100,7 +100,7 @@ def chart(
       parts.append(_drawn(placed, each.style, 2.2))
       # Neighbouring lines have their markers at different places.
       apart = max(len(placed) // _MARKERS, 1)
-      start = number * apart // max(len(series), 1)
+      start = number * apart // NUM_STYLES
       parts += [_marker(p, each.style) for p in placed[start::apart]]
   return ''.join(parts) + '</svg>'
 
