@@ -115,6 +115,7 @@ _KNN = 'supcon/evaluation/knn.py'
 _GEOMETRY = 'supcon/evaluation/geometry.py'
 _SIGNALS = 'supcon/runs/signals.py'
 _STATUS = 'supcon/runs/status.py'
+_COMPARISON = 'supcon/reports/comparison.py'
 _HOOKS = 'supcon/training/hooks.py'
 _LARS = 'supcon/training/lars.py'
 _OPTIMIZERS = 'supcon/training/optimizers.py'
@@ -1609,6 +1610,38 @@ _OTHERS = (
     "return birth != ''",
     'tests/runs/locks_test.py',
     'another process that has the number is taken for the trainer',
+  ),
+  Mutant(
+    'deviation_of_all',
+    _COMPARISON,
+    'statistics.stdev(values)',
+    'statistics.pstdev(values)',
+    'tests/reports/comparison_test.py',
+    'the deviation of runs is divided by n, not n - 1',
+  ),
+  Mutant(
+    'interval_of_n_degrees',
+    _COMPARISON,
+    'student_t(n - 1)',
+    'student_t(n)',
+    'tests/reports/comparison_test.py',
+    'the interval has a degree of freedom too many',
+  ),
+  Mutant(
+    'any_step_is_the_last',
+    _COMPARISON,
+    'if each.step == self.last_step and each.data == data',
+    'if each.data == data',
+    'tests/reports/comparison_test.py',
+    'an evaluation in the middle of a run counts',
+  ),
+  Mutant(
+    'best_is_last',
+    _COMPARISON,
+    'sign = -1 if run_options',
+    'sign = 1 if run_options',
+    'tests/reports/comparison_test.py',
+    'the worst runs come first',
   ),
   Mutant(
     'every_start_is_a_restart',

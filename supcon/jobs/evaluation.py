@@ -86,6 +86,12 @@ def evaluate(
   record = evaluation_records.Record(run)
   run = run.as_trained(checkpoint)
   best = evaluation_records.best_of(run)
+  if not best.name and not record.has_later(step):
+    sessions.record(
+      run.model_dir.join(os.path.dirname(model_dirs.EVALUATED)),
+      run.known.params if run.known else run.params,
+      is_last_step=step == _total_steps(run, checkpoint),
+    )
   with _unchanged(run.model_dir, checkpoint) as fingerprint:
     metrics = _measure(run, checkpoint, best.name)
     run.skipped.keep()
@@ -241,12 +247,6 @@ def _measure(run, checkpoint, name):
     seed=params.seed,
   )
   directory = estimator.eval_dir(name)
-  if not name:
-    sessions.record(
-      directory,
-      run.known.params if run.known else params,
-      has_ended=step == _total_steps(run, checkpoint),
-    )
   # A job that was killed may have evaluated it before.
   later = event_files.restart(directory, step)
   later.pop(step, None)

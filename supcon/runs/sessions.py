@@ -23,13 +23,14 @@ tf1 = tf.compat.v1
 FILE = 'events.out.tfevents.0.hparams'
 
 
-def record(directory: str, params: hparams.HParams, has_ended: bool) -> None:
+def record(directory: str, params: hparams.HParams, is_last_step: bool) -> None:
   """Writes the session of a run, unless the same is recorded already.
 
   Args:
     directory: The directory of the evaluations; made if missing.
     params: The hyper-parameters that the run was trained with.
-    has_ended: Whether the run was evaluated to its end.
+    is_last_step: Whether the last step of the run is evaluated, so that it
+      counts as a success.
 
   Raises:
     tf.errors.OpError: If the file cannot be read or written.
@@ -55,7 +56,7 @@ def record(directory: str, params: hparams.HParams, has_ended: bool) -> None:
   summaries = [
     summary.session_start_pb(_values(params), start_time_secs=started)
   ]
-  if has_ended:
+  if is_last_step:
     status = api_pb2.STATUS_SUCCESS
     summaries.append(summary.session_end_pb(status, end_time_secs=ended))
   if [event.summary for event in before[1:]] == summaries:

@@ -27,7 +27,7 @@ def fixture_graph():
 
 def _evaluated(path, compact, top_1, has_ended=True):
   params = hparams.parse(compact)
-  sessions.record(str(path / 'eval'), params, has_ended=False)
+  sessions.record(str(path / 'eval'), params, is_last_step=False)
   event_files.add(str(path / 'eval'), {7: {'top_1_accuracy': top_1}})
   sessions.record(str(path / 'eval'), params, has_ended)
 
