@@ -104,7 +104,7 @@ class _Page(parser.HTMLParser):
 
 
 def test_runs_that_still_train_are_shown_without_a_table(compare, tmp_path):
-  made_runs.train(tmp_path / 'a', step=12, error='not')
+  made_runs.train(tmp_path / 'a', step=12, is_over=False)
   finished = compare(runs='a', output='out')
   assert finished.returncode == 0
   assert finished.stdout.startswith('No run has been trained and evaluated')

@@ -19,14 +19,21 @@ LAST_STEP = 30
 _STAGE_END = 20
 
 
-def train(path, step=LAST_STEP, error=None, total_steps=LAST_STEP, **params):
+def train(
+  path,
+  step=LAST_STEP,
+  error=None,
+  is_over=True,
+  total_steps=LAST_STEP,
+  **params,
+):
   """Makes a run that has trained up to a step.
 
   Args:
     path: Its model_dir.
     step: The step that it has reached.
-    error: How it ended: an exception, None for regularly, or 'not' if it still
-      trains.
+    error: The exception that ended it; None if there was none.
+    is_over: Whether it has ended.
     total_steps: Where it ends according to its status.
     **params: Hyper-parameters: {short name: text}.
   """
@@ -45,7 +52,7 @@ def train(path, step=LAST_STEP, error=None, total_steps=LAST_STEP, **params):
   writer = status.Writer(model_dir, explain=str)
   writer.begin(status.TRAINING, 0, total_steps)
   writer.write(step=step)
-  if error != 'not':
+  if is_over:
     with contextlib.suppress(type(error)), writer:
       if error:
         raise error

@@ -116,6 +116,7 @@ _GEOMETRY = 'supcon/evaluation/geometry.py'
 _SIGNALS = 'supcon/runs/signals.py'
 _STATUS = 'supcon/runs/status.py'
 _COMPARISON = 'supcon/reports/comparison.py'
+_RUN_RECORDS = 'supcon/reports/run_records.py'
 _HOOKS = 'supcon/training/hooks.py'
 _LARS = 'supcon/training/lars.py'
 _OPTIMIZERS = 'supcon/training/optimizers.py'
@@ -1629,7 +1630,7 @@ _OTHERS = (
   ),
   Mutant(
     'any_step_is_the_last',
-    _COMPARISON,
+    _RUN_RECORDS,
     'if each.step == self.last_step and each.data == data',
     'if each.data == data',
     'tests/reports/comparison_test.py',

@@ -12,6 +12,7 @@ from supcon.config import run_options
 from supcon.config import safe_text
 from supcon.reports import comparison as comparison_lib
 from supcon.reports import line_charts
+from supcon.reports import run_records
 from supcon.runs import storage
 from supcon.runs import terminal
 
@@ -44,7 +45,7 @@ def show(options: run_options.RunOptions) -> int:
     ValueError: If there are no runs, or a file cannot be written.
   """
   found = comparison_lib.compare(
-    comparison_lib.find(options.runs), options.best_metric
+    run_records.find(options.runs), options.best_metric
   )
   shown = text(found)
   if options.output:
@@ -129,7 +130,7 @@ def _peculiar(found, run):
   others = [
     name for name in run.settings if run.settings[name] != best.get(name)
   ]
-  names = dict.fromkeys([comparison_lib.SEED, *found.columns, *others])
+  names = dict.fromkeys([run_records.SEED, *found.columns, *others])
   names = [name for name in names if name in run.settings]
   for name in names[:_MAX_SETTINGS]:
     yield f'{name}={_cell(run.settings[name])}'
@@ -215,9 +216,7 @@ def csv_table(found: Comparison) -> str:
 
 
 def _seeds(group):
-  return ' '.join(
-    run.settings.get(comparison_lib.SEED, '?') for run in group.runs
-  )
+  return ' '.join(run.settings.get(run_records.SEED, '?') for run in group.runs)
 
 
 def json_page(found: Comparison) -> str:

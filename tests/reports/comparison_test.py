@@ -6,6 +6,7 @@ import math
 import pytest
 
 from supcon.reports import comparison
+from supcon.reports import run_records
 from supcon.runs import signals
 from tests import made_runs
 
@@ -13,7 +14,7 @@ _TOP_1 = 'top_1_accuracy'
 
 
 def _compare(path, metric=_TOP_1):
-  return comparison.compare(comparison.find([str(path)]), metric)
+  return comparison.compare(run_records.find([str(path)]), metric)
 
 
 def _why(found):
@@ -169,7 +170,7 @@ def test_a_result_of_an_older_version_counts(tmp_path):
 
 def test_runs_that_did_not_end_are_left_out(tmp_path):
   made_runs.finish(tmp_path / 'done', 0.5)
-  made_runs.train(tmp_path / 'training', step=12, error='not')
+  made_runs.train(tmp_path / 'training', step=12, is_over=False)
   made_runs.evaluate(tmp_path / 'training', 0.25, step=10)
   made_runs.train(
     tmp_path / 'diverged', step=7, error=ValueError('the loss is NaN')
@@ -190,7 +191,7 @@ def test_runs_that_did_not_end_are_left_out(tmp_path):
 
 
 def test_a_finished_run_that_is_trained_further_is_left_out(tmp_path):
-  made_runs.train(tmp_path / 'a', step=33, error='not', total_steps=40)
+  made_runs.train(tmp_path / 'a', step=33, is_over=False, total_steps=40)
   made_runs.evaluate(tmp_path / 'a', 0.5)
   assert 'step 33 of 40' in _why(_compare(tmp_path))['a']
 
@@ -256,7 +257,7 @@ def test_patterns_directories_and_their_parents_name_runs(tmp_path):
     made_runs.finish(tmp_path / name, 0.5)
   (tmp_path / 'sweep' / 'log.txt').write_text('not a run')
   patterns = [tmp_path / 'sweep', tmp_path / 'sw*' / '?', tmp_path / 'c']
-  found = comparison.find(map(str, patterns))
+  found = run_records.find(map(str, patterns))
   assert [run.path.rsplit('/', 1)[-1] for run in found] == ['a', 'b', 'c']
 
 
@@ -264,4 +265,4 @@ def test_patterns_directories_and_their_parents_name_runs(tmp_path):
 def test_a_path_that_leads_to_no_run_is_refused(tmp_path, name):
   (tmp_path / 'empty').mkdir()
   with pytest.raises(ValueError, match='leads to no run'):
-    comparison.find([str(tmp_path / name)])
+    run_records.find([str(tmp_path / name)])
