@@ -38,28 +38,34 @@ def record(directory: str, params: hparams.HParams, is_last_step: bool) -> None:
   try:
     # TensorFlow 2.20 and later do without it.
     from tensorboard.plugins.hparams import api_pb2
-    from tensorboard.plugins.hparams import metadata
+    from tensorboard.plugins.hparams import plugin_data_pb2
     from tensorboard.plugins.hparams import summary
   except ImportError:
     return
+
+  def contents(summaries):
+    # The order of a map's bytes differs between processes, so compare values.
+    return [
+      plugin_data_pb2.HParamsPluginData.FromString(
+        value.metadata.plugin_data.content
+      )
+      for each in summaries
+      for value in each.value
+    ]
+
   path = os.path.join(directory, FILE)
-  started, ended = time.time(), time.time()
-  before = _read(path)
-  for value in (value for event in before for value in event.summary.value):
-    content = value.metadata.plugin_data.content
-    if value.tag == metadata.SESSION_START_INFO_TAG:
-      start = metadata.parse_session_start_info_plugin_data(content)
-      started = start.start_time_secs
-    if value.tag == metadata.SESSION_END_INFO_TAG:
-      end = metadata.parse_session_end_info_plugin_data(content)
-      ended = end.end_time_secs
+  before = contents(_read(path))
+  started = ended = time.time()
+  for content in before:
+    started = content.session_start_info.start_time_secs or started
+    ended = content.session_end_info.end_time_secs or ended
   summaries = [
     summary.session_start_pb(_values(params), start_time_secs=started)
   ]
   if is_last_step:
     status = api_pb2.STATUS_SUCCESS
     summaries.append(summary.session_end_pb(status, end_time_secs=ended))
-  if [event.summary for event in before[1:]] == summaries:
+  if before == contents(summaries):
     return
   tf.io.gfile.makedirs(directory)
   # Without 'tfevents' in its name TensorBoard does not read it.
@@ -75,9 +81,9 @@ def record(directory: str, params: hparams.HParams, is_last_step: bool) -> None:
 
 
 def _read(path):
-  """Returns the events in a file; none if it is missing or damaged."""
+  """Returns the summaries in a file; none if it is missing or damaged."""
   try:
-    return list(tf1.train.summary_iterator(path))
+    return [event.summary for event in tf1.train.summary_iterator(path)]
   except (tf.errors.NotFoundError, tf.errors.DataLossError):
     return []
 
