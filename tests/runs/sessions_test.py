@@ -44,8 +44,12 @@ def _context(path):
 
 
 def _experiment(path):
-  request = context.RequestContext()
-  return get_experiment.Handler(request, _context(path), '', True).run()
+  """Returns the columns of the plugin's table."""
+  request = api_pb2.GetExperimentRequest()
+  handler = get_experiment.Handler(
+    context.RequestContext(), _context(path), '', request
+  )
+  return handler.run()
 
 
 def _groups(path, *columns):
