@@ -26,6 +26,11 @@ from supcon.runs import storage
 HPARAMS = 'hparams.json'
 _RESULT = 'result.json'
 _METRICS = 'metrics.csv'
+_REPORT = 'report/report.json'
+
+# What a report measures and an evaluation does not. Other metrics are in both,
+# but may be measured on more images in a report.
+_OF_REPORT = ('calibration/', 'classes/', 'few_shot/')
 
 SEED = 'seed'
 
@@ -203,6 +208,8 @@ def read(path: str) -> Run | None:
     trainer = status.read(path)
     result = _read_json(path, _RESULT)
     run.evaluations = _evaluations(result)
+    name = _REPORT
+    run.evaluations = _with_report(run.evaluations, _read_json(path, _REPORT))
     name = HPARAMS
     known = _read_json(path, HPARAMS)
     if not (trainer or result or known):
@@ -265,15 +272,39 @@ def _evaluations(result):
         int(each['num_examples']),
         str((each.get('data') or {}).get('images', '')),
       ),
-      {
-        str(name): float(value)
-        for name, value in each['metrics'].items()
-        if isinstance(value, (int, float))
-      },
+      _numbers(each['metrics']),
     )
     for each in result.get('evaluations') or [result]
   ]
   return tuple(sorted(found, key=lambda each: each.step))
+
+
+def _numbers(metrics):
+  return {
+    str(name): float(value)
+    for name, value in metrics.items()
+    if isinstance(value, (int, float))
+  }
+
+
+def _with_report(evaluations, report):
+  """Returns evaluations with the metrics that the run's report adds."""
+  if not report or not evaluations:
+    return evaluations
+  about = report['run']
+  names = ('fingerprint', 'dataset', 'eval_split', 'num_eval_examples')
+  subject = [about[name] for name in names]
+  added = {
+    name: value
+    for name, value in _numbers(report['metrics']).items()
+    if name.startswith(_OF_REPORT)
+  }
+  return tuple(
+    each._replace(metrics={**added, **each.metrics})
+    if [each.fingerprint, *each.data[:3]] == subject
+    else each
+    for each in evaluations
+  )
 
 
 def _take_facts(run, found):

@@ -165,6 +165,26 @@ def test_a_result_of_an_older_version_counts(tmp_path):
   assert len(_compare(tmp_path).groups) == 1
 
 
+def test_what_a_report_measures_of_the_same_checkpoint_counts(tmp_path):
+  made_runs.finish(tmp_path / 'a', 0.5, {'fingerprint': 'same'})
+  about = {
+    'fingerprint': 'same',
+    'dataset': 'digits',
+    'eval_split': 'test',
+    'num_eval_examples': 50,
+  }
+  metrics = {'calibration/nll': 0.25, 'knn/k1_t0.1': 0.5, 'classes/names': []}
+  path = tmp_path / 'a' / 'report' / 'report.json'
+  path.parent.mkdir()
+  for fingerprint, expected in (('same', 0.25), ('another', None)):
+    about['fingerprint'] = fingerprint
+    path.write_text(json.dumps({'run': about, 'metrics': metrics}))
+    (group,) = _compare(tmp_path).groups
+    found = group.summaries.get('calibration/nll')
+    assert (found and found.mean) == expected
+    assert 'knn/k1_t0.1' not in group.summaries
+
+
 # --- Runs that are not averaged in --------------------------------------------
 
 
@@ -234,15 +254,17 @@ def test_a_metric_that_is_no_number_is_left_out(tmp_path):
     ('result.json', '{"metrics": {"top_1_accuracy": 0.5}}'),
     ('result.json', '{"evaluations": [3]}'),
     ('result.json', '[' * 100_000),
+    ('report/report.json', '{"run": {}}'),
     ('hparams.json', '{"facts": [{}]}'),
     ('hparams.json', '{"compact": "no_such_name=3"}'),
     ('hparams.json', '\udcff'),
   ],
-  ids=range(8),
+  ids=range(9),
 )
 def test_a_damaged_file_is_named(tmp_path, name, text):
   made_runs.finish(tmp_path / 'a', 0.5)
   made_runs.finish(tmp_path / 'b', 0.5)
+  (tmp_path / 'a' / 'report').mkdir()
   (tmp_path / 'a' / name).write_text(text, errors='surrogateescape')
   found = _compare(tmp_path)
   assert len(found.groups) == 1
