@@ -61,7 +61,7 @@ def measure(run: run_state.Run, checkpoint: str) -> dict[str, float]:
     train = faults.without(train, faults.find(train))
   queries = subset(run.dataset.evaluation, count)
   both = splits.Joined((train, queries))
-  with faults.naming(train), faults.naming(queries):
+  with faults.naming(train, queries):
     batches = list(
       outputs.compute(
         run.options,

@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.image_classification import cifar10_corrupted
 
 CIFAR10_NAMES = (
   'airplane',
@@ -100,6 +101,47 @@ def write_cifar10(
     'test': examples('test', num_test),
   }
   return write('cifar10', version, features, splits, data_dir)
+
+
+class _Cifar10Corrupted(
+  cifar10_corrupted.Cifar10Corrupted, skip_registration=True
+):
+  """The builder of TFDS, which finds the published arrays in a directory."""
+
+  name = 'cifar10_corrupted'
+
+  def __init__(self, arrays, **kwargs):
+    self._arrays = arrays
+    super().__init__(**kwargs)
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {'test': self._generate_examples(self._arrays)}
+
+
+def write_cifar10_corrupted(data_dir, arrays, images, labels):
+  """Writes a 'cifar10_corrupted' as TFDS does from the published arrays.
+
+  Args:
+    data_dir: Where TFDS keeps its data sets.
+    arrays: An empty directory for the arrays.
+    images: {(corruption, severity): uint8 [N, 32, 32, 3]}.
+    labels: [N].
+  """
+  np.save(arrays / 'labels.npy', np.tile(labels, 5))
+  tfds.disable_progress_bar()
+  for (corruption, severity), wanted in images.items():
+    stacked = np.zeros([5, *wanted.shape], np.uint8)
+    stacked[severity - 1] = wanted
+    np.save(arrays / f'{corruption}.npy', stacked.reshape(-1, 32, 32, 3))
+    with contextlib.redirect_stdout(io.StringIO()):
+      _Cifar10Corrupted(
+        str(arrays),
+        config=f'{corruption}_{severity}',
+        data_dir=str(data_dir),
+      ).download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+      )
 
 
 def write_imagenet(

@@ -202,13 +202,13 @@ def load(
     eval_split=eval_split or info.eval_split,
   )
   if info.tfds_name:
-    directory = _prepared_dir(info, data_dir or _default_data_dir())
+    directory = _prepared_dir(info, data_dir or default_data_dir())
     source = prepared.load(directory, info.train_split, info.eval_split)
   else:
     source = folder.load(data_dir, info.train_split, info.eval_split)
 
-  train = _first(source.train, max_train_examples)
-  evaluation = _first(source.evaluation, max_eval_examples)
+  train = first(source.train, max_train_examples)
+  evaluation = first(source.evaluation, max_eval_examples)
   return Dataset(
     info=dataclasses.replace(
       info, train_split=train.name, eval_split=evaluation.name
@@ -263,7 +263,7 @@ def of_split(split: splits.Split) -> Dataset:
   )
 
 
-def _first(split, count):
+def first(split: splits.Split, count: int) -> splits.Split:
   """Returns the first `count` examples; all of them if `count` <= 0."""
   if not 0 < count < split.num_examples:
     return split
@@ -308,7 +308,8 @@ def _is_version_pattern(text):
   return len(parts) == 3 and all(p == '*' or p.isdigit() for p in parts)
 
 
-def _default_data_dir():
+def default_data_dir() -> str:
+  """Returns the directory in which TFDS looks for data sets by itself."""
   return os.path.expanduser(
     os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
   )

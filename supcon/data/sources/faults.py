@@ -145,8 +145,11 @@ def explain(split: splits.Split) -> str | None:
 
 
 @contextlib.contextmanager
-def naming(split: splits.Split):
+def naming(*read: splits.Split):
   """Names the image if the input pipeline fails on one.
+
+  Args:
+    *read: The splits that it reads.
 
   Raises:
     BadExampleError: Replaces TensorFlow's error if an example is bad.
@@ -156,7 +159,7 @@ def naming(split: splits.Split):
   except INPUT_ERRORS as error:
     if error.op is not None and error.op.type in _CHECKPOINT_OPS:
       raise
-    explanation = explain(split)
+    explanation = next(filter(None, map(explain, read)), None)
     if not explanation:
       raise
     raise BadExampleError(explanation) from error

@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import functools
 import hashlib
+import itertools
 import os
 import re
 from typing import NamedTuple
@@ -181,6 +182,71 @@ def load(
     class_names=class_names,
     image_shape=None,
   )
+
+
+def joined(parts: Sequence[splits.Split]) -> splits.Joined:
+  """Joins splits to be read in order, with adjacent folders as one.
+
+  TensorFlow takes a second to build what reads a folder, and there may be 75.
+  """
+  result = []
+  for is_folder, some in itertools.groupby(
+    parts, lambda part: isinstance(part, FolderSplit)
+  ):
+    some = tuple(some)
+    result += [_Folders(some)] if is_folder and len(some) > 1 else some
+  return splits.Joined(tuple(result))
+
+
+class _Folders(NamedTuple):
+  """Folders one after the other; see `splits.Joined`."""
+
+  parts: tuple[FolderSplit, ...]
+
+  @property
+  def num_examples(self) -> int:
+    return sum(part.num_examples for part in self.parts)
+
+  def records(self) -> tf.data.Dataset:
+    directories, labels, places = [], [], []
+    for part in self.parts:
+      places.append(part.labels + len(directories))
+      directories += [
+        os.path.join(part.directory, name) for name in part.class_names
+      ]
+      labels += range(len(part.class_names))
+    folders = FolderSplit(
+      name='',
+      folder='',
+      directory='',
+      class_names=tuple(directories),
+      labels=np.concatenate(places),
+      files=tuple(file for part in self.parts for file in part.files),
+      num_bytes=0,
+    )
+    return folders.records().map(
+      lambda image, place: (image, tf.gather(labels, place))
+    )
+
+
+def load_evaluation(data_dir: str, name: str) -> splits.Source:
+  """Lists the images of a folder of classes that has no training images.
+
+  Args:
+    data_dir: A directory, local or gs://.
+    name: The path of the folder in it.
+
+  Returns:
+    A source whose splits are the same, with the classes that the folder has.
+
+  Raises:
+    ValueError: If there are no classes, or one is empty.
+  """
+  place = Place(name, name, os.path.join(data_dir, name), None)
+  class_names = _class_folders(place.directory)
+  split, left_out = _list(place, class_names, class_names)
+  listing.warn_of(left_out, place.directory)
+  return splits.Source(split, split, class_names, image_shape=None)
 
 
 class Place(NamedTuple):

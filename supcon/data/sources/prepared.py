@@ -301,6 +301,25 @@ def load(directory: str, train_split: str, eval_split: str) -> splits.Source:
   )
 
 
+def load_evaluation(directory: str) -> splits.Source:
+  """Opens a prepared data set that need not have training images.
+
+  Returns:
+    A source whose splits are the same: the first of test, validation, val.
+
+  Raises:
+    ValueError: See `load`.
+  """
+  names = _open(directory).info.splits
+  found = [name for name in _EVAL_NAMES if name in names]
+  if not found:
+    raise ValueError(
+      f'{directory} has the splits {splits.listed(list(names))}, but none of '
+      f'{", ".join(_EVAL_NAMES)}; prepare the data set again.'
+    )
+  return load(directory, found[0], found[0])
+
+
 def _open(directory):
   """Returns the TFDS builder of a prepared data set."""
   _refuse_foreign_code(directory)

@@ -337,6 +337,30 @@ def test_splits_can_be_chosen(tmp_path):
   assert dataset.info.train_split == dataset.info.eval_split == 'val'
 
 
+def test_joined_folders_are_read_one_after_the_other(tmp_path):
+  _write(
+    tmp_path,
+    {
+      f'{name}/{label}/{number}.png': f'{name} {label} {number}'.encode()
+      for name, labels in (('a/1', 'xy'), ('a/2', 'yz'), ('b', 'x'))
+      for label in labels
+      for number in range(3)
+    },
+  )
+  parts = [
+    folder.load_evaluation(str(tmp_path), name).evaluation
+    for name in ('a/1', 'a/2', 'b')
+  ]
+  parts[0] = parts[0].select([0, 2, 5])
+  other = datasets.load('digits', str(tmp_path)).evaluation.select([1, 4])
+  parts.insert(2, other)
+  together = folder.joined(parts)
+  assert together.num_examples == 3 + 6 + 2 + 3
+  assert _records(together) == [
+    record for part in parts for record in _records(part)
+  ]
+
+
 def test_any_file_system_will_do():
   tf.io.gfile.makedirs('ram://set/train/cat')
   tf.io.gfile.makedirs('ram://set/test/cat')
