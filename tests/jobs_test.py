@@ -2,16 +2,25 @@
 
 import contextlib
 import math
+import pathlib
 import types
 
+import numpy as np
+from PIL import Image
 import pytest
 import tensorflow as tf
 
 from supcon.compute import watchdog
+from supcon.config import enums
 from supcon.config import hparams
+from supcon.data.sources import corruptions
+from supcon.data.sources import folder
 from supcon.jobs import evaluation
 from supcon.jobs import fixed_embeddings
 from supcon.jobs import meeting
+from supcon.jobs import robustness
+from supcon.runs import model_dirs
+from supcon.runs import signals
 from supcon.training import checkpoints
 from supcon.training import hooks
 from supcon.training import stages
@@ -226,3 +235,144 @@ class TestWaitingForTheChief:
     ):
       self.wait()
     assert 4600 <= self.now < 4605
+
+
+# --- Robustness ---------------------------------------------------------------
+
+
+def _evaluation(name, count, logits=(0, 1)):
+  return robustness.Evaluation(
+    name=name,
+    key=None,
+    split=types.SimpleNamespace(
+      num_examples=count, where=lambda position: f'{name}, image {position}'
+    ),
+    logits=np.array(logits),
+    params=None,
+    data=f'the images of {name}',
+  )
+
+
+def _batches(counts, logits=(1.0, 0.0)):
+  """Yields outputs that always say class 0, with labels 0, 1, 0, 1 ..."""
+  begin = 0
+  for count in counts:
+    yield {
+      'logits': np.tile(np.float32([logits]), [count, 1]),
+      'labels': np.arange(begin, begin + count) % 2,
+    }
+    begin += count
+
+
+class TestRobustness:
+  @pytest.fixture(autouse=True)
+  def _a_model_dir(self, tmp_path):
+    self.model_dir = model_dirs.ModelDir(str(tmp_path))
+    self.all = [_evaluation(f'fog/{n}', n) for n in (3, 2, 4)]
+
+  def record(self, fingerprint='the weights', evaluations=None):
+    return robustness.Record(
+      self.model_dir,
+      'of-7',
+      {'fingerprint': fingerprint},
+      evaluations or self.all,
+    )
+
+  def measure(self, evaluations, batches):
+    return robustness.measure_each(evaluations, batches, 'DIR/model.ckpt-7')
+
+  def test_sets_are_told_apart_within_batches(self):
+    # Of the labels 0 1 0, 1 0, 1 0 1 0 the ones are wrong.
+    found = self.measure(self.all, _batches([2, 6, 1]))
+    assert [(e.name, m['n'], m['error']) for e, m in found] == [
+      ('fog/3', 3, pytest.approx(1 / 3)),
+      ('fog/2', 2, pytest.approx(1 / 2)),
+      ('fog/4', 4, pytest.approx(1 / 2)),
+    ]
+
+  def test_labels_of_a_set_are_those_of_other_logits(self):
+    swapped = _evaluation('fog/3', 3, logits=(1, 0))
+    ((_, found),) = self.measure([swapped], _batches([3]))
+    assert found['error'] == pytest.approx(2 / 3)
+
+  def test_a_killed_job_repeats_nothing(self):
+    def killed():
+      yield from _batches([4, 2])
+      raise signals.Interrupted('SIGTERM')
+
+    record = self.record()
+    with pytest.raises(signals.Interrupted):
+      for each, measured in self.measure(self.all, killed()):
+        record.add(each, measured)
+    again = self.record()
+    assert list(again.evaluations) == ['fog/3', 'fog/2']
+    (left,) = [e for e in self.all if e.name not in again.evaluations]
+    for each, measured in self.measure([left], _batches([4])):
+      again.add(each, measured)
+    assert list(self.record().evaluations) == ['fog/3', 'fog/2', 'fog/4']
+
+  def test_what_was_measured_otherwise_does_not_count(self):
+    record = self.record()
+    for each, measured in self.measure(self.all, _batches([9])):
+      record.add(each, measured)
+    assert not self.record(fingerprint='other weights').evaluations
+    other = [self.all[0]._replace(data='other images'), *self.all[1:]]
+    assert list(self.record(evaluations=other).evaluations) == [
+      *('fog/2', 'fog/4')
+    ]
+
+  def test_a_damaged_record_is_not_overwritten(self):
+    record = self.record()
+    record.write(None)
+    path = pathlib.Path(record.path)
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(ValueError, match='of-7.json.*delete it'):
+      self.record()
+
+  def test_broken_logits_name_their_image(self):
+    batches = _batches([3, 2], logits=(1.0, math.nan))
+    with pytest.raises(checkpoints.NotFiniteError, match='fog/3, image 0'):
+      next(self.measure(self.all[:2], batches))
+
+  @pytest.mark.parametrize(
+    'clean, corrupted, crop, padding',
+    [
+      # As in ImageNet-C: cut already.
+      (12, 8, enums.EvalCropMethod.CROP_THEN_RESIZE, 0),
+      # As in CIFAR-10: evaluated like clean images.
+      (8, 8, enums.EvalCropMethod.RESIZE_THEN_CROP, 4),
+      (12, 10, enums.EvalCropMethod.RESIZE_THEN_CROP, 4),
+    ],
+  )
+  def test_images_that_were_cut_before_are_used_as_they_are(
+    self, tmp_path, clean, corrupted, crop, padding
+  ):
+    sources = {}
+    for name, side in (('clean', clean), ('fog', corrupted)):
+      path = tmp_path / name / 'cat' / '1.png'
+      path.parent.mkdir(parents=True)
+      Image.new('RGB', (side, side)).save(path)
+      sources[name] = folder.load_evaluation(str(tmp_path), name)
+    params = hparams.HParams()
+    for field, value in (
+      ('image_size', 8),
+      ('eval_crop_method', enums.EvalCropMethod.RESIZE_THEN_CROP),
+      ('crop_padding', 4),
+    ):
+      params = params.replace(f'input_data.preprocessing.{field}', value)
+    found = robustness.params_for(
+      params,
+      sources['clean'],
+      corruptions.Corrupted('fog', 1, sources['fog']),
+    ).input_data.preprocessing
+    assert (found.eval_crop_method, found.crop_padding) == (crop, padding)
+    params = params.replace(
+      'input_data.preprocessing.eval_crop_method', enums.EvalCropMethod.IDENTITY
+    )
+    if corrupted != 8:
+      with pytest.raises(ValueError, match='of 10x10'):
+        robustness.params_for(
+          params,
+          sources['clean'],
+          corruptions.Corrupted('fog', 1, sources['fog']),
+        )

@@ -113,6 +113,8 @@ _MODEL_OUTPUTS = 'supcon/evaluation/model_outputs.py'
 _CALIBRATION = 'supcon/evaluation/calibration.py'
 _KNN = 'supcon/evaluation/knn.py'
 _GEOMETRY = 'supcon/evaluation/geometry.py'
+_MCE = 'supcon/evaluation/robustness.py'
+_ROBUSTNESS = 'supcon/jobs/robustness.py'
 _SIGNALS = 'supcon/runs/signals.py'
 _STATUS = 'supcon/runs/status.py'
 _COMPARISON = 'supcon/reports/comparison.py'
@@ -1427,6 +1429,38 @@ _OTHERS = (
     "np.searchsorted(edges[1:], confidence, 'right')",
     'tests/evaluation/calibration_test.py',
     'the lower edge belongs to a bin',
+  ),
+  Mutant(
+    'relative_mce_without_alexnets_clean_error',
+    _MCE,
+    'ALEXNET_ERRORS[name] - ALEXNET_CLEAN_ERROR',
+    'ALEXNET_ERRORS[name]',
+    'tests/evaluation/robustness_test.py',
+    'what corruptions add is divided by all of an error of AlexNet',
+  ),
+  Mutant(
+    'extra_corruptions_count',
+    _MCE,
+    'if name not in EXTRA]',
+    'if name]',
+    'tests/evaluation/robustness_test.py',
+    'the mean error includes the corruptions that are set apart',
+  ),
+  Mutant(
+    'labels_of_corrupted_images_by_position',
+    _ROBUSTNESS,
+    'evaluation.logits[labels]',
+    'labels',
+    'tests/jobs_test.py -k Robustness',
+    'a set with classes in another order is evaluated wrongly',
+  ),
+  Mutant(
+    'robustness_of_other_weights',
+    _ROBUSTNESS,
+    "found['fingerprint'] != facts_of_file['fingerprint']",
+    "found['fingerprint'] is None",
+    'tests/jobs_test.py -k Robustness',
+    'what an earlier checkpoint of the same step did is kept',
   ),
   Mutant(
     'votes_without_temperature',

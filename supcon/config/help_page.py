@@ -43,8 +43,8 @@ _GROUPS = {
     'batch_norm_in_train_mode'
   ),
   'Evaluate': (
-    'eval_batch_size eval_once checkpoint knn_examples best_metric '
-    'eval_interval_secs eval_timeout_secs report_examples runs'
+    'eval_batch_size eval_once checkpoint corruptions knn_examples '
+    'best_metric eval_interval_secs eval_timeout_secs report_examples runs'
   ),
   'Export and use': (
     'export_formats export_checkpoints exports_to_keep output images index '

@@ -24,6 +24,7 @@ MODES = (
   'embed',
   'predict',
   'report',
+  'robustness',
   'status',
   'compare',
 )
@@ -85,10 +86,11 @@ class RunOptions:
       profile the input pipeline. export: export the newest checkpoint of
       --model_dir. embed: write the embeddings of a split to --output. predict:
       classify --images. report: write a page about the run in --model_dir.
-      These four and eval take hyper-parameters that are not given from
-      hparams.json in --model_dir, if it exists. status: report on the run in
-      --model_dir, also by the exit code. compare: show --runs side by side,
-      those that differ in the seed alone as one row.
+      robustness: measure the error on --corruptions. These five and eval take
+      hyper-parameters that are not given from hparams.json in --model_dir, if
+      it exists. status: report on the run in --model_dir, also by the exit
+      code. compare: show --runs side by side, those that differ in the seed
+      alone as one row.
     model_dir: Directory for checkpoints, summaries, results and exports.
     force: Train in --model_dir although another trainer is using it; that
       trainer stops.
@@ -129,8 +131,11 @@ class RunOptions:
       newest checkpoint and skip the batches since then.
     eval_once: With --mode=eval: evaluate one checkpoint, the newest or that of
       --checkpoint, and exit, whether or not training has finished.
-    checkpoint: With --eval_once: the checkpoint to evaluate, such as
-      DIR/model.ckpt-1000.
+    checkpoint: With --eval_once, or robustness: the checkpoint to evaluate,
+      such as DIR/model.ckpt-1000, instead of the newest one.
+    corruptions: robustness: a folder CORRUPTION/SEVERITY/CLASS/IMAGE, such as
+      ImageNet-C; or tfds:NAME for what TFDS has prepared in --data_dir, such as
+      tfds:cifar10_corrupted.
     knn_examples: In an evaluation, measure the embeddings of at most this many
       images as well: accuracy of nearest neighbours among as many training
       images, alignment, uniformity. This says whether stage 1 learns. It costs
@@ -209,6 +214,7 @@ class RunOptions:
   on_nan: str = fields.define('stop', fields.one_of(ON_NAN))
   eval_once: bool = fields.define(False)
   checkpoint: str = _path('', path_names.pattern_fault)
+  corruptions: str = _path('')
   knn_examples: int = fields.define(5000, fields.NOT_NEGATIVE)
   best_metric: str = fields.define(TOP_1, fields.one_of(BEST_METRICS))
   report_examples: int = fields.define(50000, fields.NOT_NEGATIVE)
@@ -252,7 +258,13 @@ class RunOptions:
   @property
   def uses_trained_model(self) -> bool:
     """Whether the hyper-parameters are those of an existing model."""
-    return self.mode in ('export', 'embed', 'predict', 'report')
+    return self.mode in (
+      'export',
+      'embed',
+      'predict',
+      'report',
+      'robustness',
+    )
 
   @property
   def takes_recorded(self) -> bool:
@@ -347,10 +359,19 @@ class RunOptions:
       yield 'accept_new_plan', f'{mode}; it lets a training change its plan'
     if self.eval_once and self.mode != 'eval':
       yield 'eval_once', f'{mode}; pass --mode=eval'
-    if self.checkpoint and not self.eval_once:
+    measures_robustness = self.mode == 'robustness'
+    if self.checkpoint and not (self.eval_once or measures_robustness):
       yield (
         'checkpoint',
-        'has no effect without --mode=eval --eval_once, which evaluate it',
+        'has no effect without --mode=eval --eval_once, which evaluate it, or '
+        '--mode=robustness',
+      )
+    if self.corruptions and not measures_robustness:
+      yield 'corruptions', f'{mode}; pass --mode=robustness'
+    if measures_robustness and not self.corruptions:
+      yield (
+        'mode',
+        'needs --corruptions=DIRECTORY or tfds:NAME, the corrupted images',
       )
     needed = max(
       self.best_metric_neighbours, self.best_metric.startswith(_OF_EMBEDDINGS)

@@ -15,6 +15,7 @@ from supcon.jobs import exporting
 from supcon.jobs import inspecting
 from supcon.jobs import predicting
 from supcon.jobs import reporting
+from supcon.jobs import robustness
 from supcon.jobs import stopping
 from supcon.jobs import training
 
@@ -34,6 +35,7 @@ _JOBS = {
   'embed': embedding.Embed,
   'predict': predicting.Predict,
   'report': reporting.Report,
+  'robustness': robustness.MeasureRobustness,
 }
 
 

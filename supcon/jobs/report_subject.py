@@ -33,8 +33,6 @@ from supcon.training import stages
 
 # More images would hardly change the temperature.
 _MAX_HELD_OUT = 5000
-# The directory of --mode=robustness.
-_ROBUSTNESS = 'robustness'
 
 
 class Records(NamedTuple):
@@ -81,11 +79,13 @@ def _robustness(model_dir, fingerprint):
     report_facts.errors_by_severity(found['evaluations'])  # Raises.
     return found
 
-  if not tf.io.gfile.isdir(model_dir.join(_ROBUSTNESS)):
+  if not tf.io.gfile.isdir(model_dir.join(model_dirs.ROBUSTNESS)):
     return
-  for name in sorted(tf.io.gfile.listdir(model_dir.join(_ROBUSTNESS))):
+  for name in sorted(
+    tf.io.gfile.listdir(model_dir.join(model_dirs.ROBUSTNESS))
+  ):
     if name.endswith('.json'):
-      path = os.path.join(_ROBUSTNESS, name)
+      path = os.path.join(model_dirs.ROBUSTNESS, name)
       found = model_dir.read_json(path, parse, 'robustness', 'delete it')
       if found:
         yield found

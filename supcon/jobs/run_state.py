@@ -80,7 +80,7 @@ class Run:
       self.output = model_dirs.ModelDir(self.model_dir.join(_INSPECTION))
     self.devices = devices_lib.find(options)
     devices_lib.check_batches(self.devices, options, params)
-    self.checkpoint = self._find_checkpoint()
+    self.checkpoint = find_checkpoint(self.model_dir, options.checkpoint)
     self.known: facts_lib.Facts | None = None
     if self.checkpoint and not options.inspects:
       self.known = facts_lib.find(self.model_dir, self.checkpoint)
@@ -93,26 +93,6 @@ class Run:
     self.warnings: list[str] = []
     self.footprint = ''
     self.make_plan()
-
-  def _find_checkpoint(self):
-    """Returns the checkpoint that the job uses, or None."""
-    wanted = self.options.checkpoint
-    path = self.model_dir.path
-    if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
-      raise ValueError(f'--model_dir={path} is a file; name a directory.')
-    if not wanted:
-      return self.model_dir.newest()
-    found = checkpoint_files.prefix_of(wanted)
-    if not found:
-      raise ValueError(
-        f'--checkpoint={wanted} is not there; name one as '
-        f'{self.model_dir.path}/model.ckpt-STEP.'
-      )
-    if damage := self.model_dir.damage(found):
-      raise ValueError(
-        f'--checkpoint={wanted} is damaged ({damage}); name another one.'
-      )
-    return found
 
   @property
   def step(self) -> int:
@@ -274,6 +254,33 @@ class Run:
     return self.devices.encoder_dtype(
       self.params.input_data.preprocessing.allow_mixed_precision
     )
+
+
+def find_checkpoint(model_dir: model_dirs.ModelDir, wanted: str) -> str | None:
+  """Returns the checkpoint that a job uses, or None.
+
+  Args:
+    model_dir: The model_dir of the run.
+    wanted: The value of --checkpoint; without one it is the newest checkpoint.
+
+  Raises:
+    ValueError: If the one that is wanted is missing or damaged.
+  """
+  path = model_dir.path
+  if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
+    raise ValueError(f'--model_dir={path} is a file; name a directory.')
+  if not wanted:
+    return model_dir.newest()
+  found = checkpoint_files.prefix_of(wanted)
+  if not found:
+    raise ValueError(
+      f'--checkpoint={wanted} is not there; name one as {path}/model.ckpt-STEP.'
+    )
+  if damage := model_dir.damage(found):
+    raise ValueError(
+      f'--checkpoint={wanted} is damaged ({damage}); name another one.'
+    )
+  return found
 
 
 def data_of(run: Run) -> dict[str, Any]:

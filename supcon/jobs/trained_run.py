@@ -10,6 +10,7 @@ from supcon.config import hparams
 from supcon.config import run_options
 from supcon.config import safe_text
 from supcon.jobs import run_images
+from supcon.jobs import run_state
 from supcon.models import contrastive
 from supcon.runs import model_dirs
 from supcon.serving import trained_models
@@ -21,7 +22,7 @@ from supcon.training import footprint
 def find_model(
   options: run_options.RunOptions, params: hparams.HParams
 ) -> trained_models.TrainedModel:
-  """Returns the newest checkpoint of model_dir with the facts about it.
+  """Returns the newest checkpoint, or --checkpoint, with the facts about it.
 
   The data set is opened only if no file records the names of the classes.
 
@@ -30,7 +31,7 @@ def find_model(
       contains NaN.
   """
   model_dir = model_dirs.ModelDir(options.model_dir)
-  checkpoint = model_dir.newest()
+  checkpoint = run_state.find_checkpoint(model_dir, options.checkpoint)
   if not checkpoint:
     raise ValueError(
       f'--model_dir={options.model_dir} holds no checkpoint; name a directory '

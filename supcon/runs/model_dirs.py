@@ -25,6 +25,8 @@ BAD_IMAGES = 'bad_images.json'
 # The bad images that only an evaluation uses.
 EVAL_BAD_IMAGES = 'eval/bad_images.json'
 EXPORTS = 'exports'
+# The results of --mode=robustness: NAME-STEP.json and .csv.
+ROBUSTNESS = 'robustness'
 # The directory of the training summaries, and their table. A directory of their
 # own, because TensorBoard uses its name as the name of the run, and would call
 # model_dir '.'.
