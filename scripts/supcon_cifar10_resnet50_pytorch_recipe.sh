@@ -2,9 +2,9 @@
 # SupCon, ResNet-50, CIFAR-10, as the PyTorch code of the paper trains it.
 # Published top-1: 96.0 (1000 + 100 epochs). Not run by us.
 #
-# It is HobbitLong/SupContrast with --batch_size 1024 --learning_rate 0.5
-# --temp 0.1 --cosine, then --batch_size 512 --learning_rate 5. That code
-# multiplies the loss by temperature / 0.07, as the weight of the loss does here.
+# It is HobbitLong/SupContrast with batches of 1024, a rate of 0.5 that decays
+# like a cosine and a temperature of 0.1; then batches of 512 and a rate of 5.
+# That code multiplies the loss by temperature / 0.07, as the weight does here.
 # Differences: its rate ends at 0.0005 instead of 0; its stage 2 has batches of
 # 512 with half the rate, and only crops and mirror images.
 #
