@@ -1,4 +1,7 @@
-"""Runs main.py and the scripts as a user does, and reads what they leave."""
+"""Runs main.py and the scripts as a user does, and reads what they leave.
+
+Unless told otherwise main.py is started in a fork, see forking.py.
+"""
 
 import csv
 import dataclasses
@@ -15,8 +18,11 @@ import numpy as np
 from tensorboard.backend.event_processing import event_accumulator
 import tensorflow as tf
 
+from tests import forking
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MAIN = ROOT / 'main.py'
+_MANY = ROOT / 'tests' / 'many_mains.py'
 
 # Flags of runs that take seconds: images as they are. The 360 of the test split
 # are no multiple of an evaluation batch.
@@ -64,47 +70,6 @@ _UNSET = (
 )
 
 
-# Runs main.py for each list of arguments that it reads from stdin, and writes
-# the fields of `Finished` for each. Descriptors are replaced, not sys.stderr,
-# for handlers of logs and C++ write there.
-_MANY = """
-import json, os, sys, tempfile, time, traceback
-from absl import app
-
-sys.path.insert(0, %r)
-import main
-
-def run(arguments):
-  for name in main.FLAGS:
-    main.FLAGS[name].unparse()
-  try:
-    app.run(main.main, ['main.py', *arguments], main.parse_flags)
-  except SystemExit as end:
-    return end.code or 0
-  except Exception:
-    traceback.print_exc()
-    return 1
-
-kept = os.dup(1), os.dup(2)
-finished = []
-for arguments in json.load(sys.stdin):
-  begun = time.monotonic()
-  with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
-    os.dup2(out.fileno(), 1)
-    os.dup2(err.fileno(), 2)
-    returncode = run(arguments)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(kept[0], 1)
-    os.dup2(kept[1], 2)
-    out.seek(0)
-    err.seek(0)
-    seconds = time.monotonic() - begun
-    finished.append([returncode, out.read(), err.read(), seconds])
-json.dump(finished, sys.stdout)
-"""
-
-
 def to_arguments(flags):
   """Turns {flag: value} into ['--flag=value', ...]."""
   return [f'--{flag}={value}' for flag, value in flags.items()]
@@ -138,6 +103,7 @@ class Process:
     first=(),
     python=sys.executable,
     is_small=False,
+    is_forked=True,
     **environment,
   ):
     """Starts it.
@@ -149,27 +115,35 @@ class Process:
       first: Arguments before the flags.
       python: The interpreter that runs it.
       is_small: Whether the encoder is the TINY one.
+      is_forked: Whether a Python program may begin with TensorFlow imported. It
+        does not where Python itself reads a variable, such as PYTHONPATH.
       **environment: Variables that are set besides those of this process.
     """
     is_script = program.suffix == '.sh'
-    command = [str(program)] if is_script else [python, str(program)]
     variables = _environment()
     if is_script:
       variables['PYTHON'] = python
     variables.update(environment)
+    command = [
+      program,
+      *first,
+      *to_arguments(_with_encoder(flags, is_small)),
+    ]
     number = len(list(pathlib.Path(directory).glob('*.stderr')))
     self._stdout = pathlib.Path(directory) / f'{number}.stdout'
     self._stderr = pathlib.Path(directory) / f'{number}.stderr'
     self._begun = time.monotonic()
     with self._stdout.open('w') as stdout, self._stderr.open('w') as stderr:
-      self._process = subprocess.Popen(
-        [*command, *first, *to_arguments(_with_encoder(flags, is_small))],
-        cwd=directory,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-      )
+      how = dict(cwd=directory, env=variables, stdout=stdout, stderr=stderr)
+      is_forked = is_forked and not is_script and python == sys.executable
+      if is_forked and 'PYTHONPATH' not in environment:
+        self._process = forking.Process(command, **how)
+      else:
+        self._process = subprocess.Popen(
+          command if is_script else [python, *command],
+          stdin=subprocess.DEVNULL,
+          **how,
+        )
 
   def __enter__(self):
     return self
@@ -237,18 +211,13 @@ def run_many(list_of_flags, directory, is_small=False) -> list[Finished]:
     directory: Working directory of all.
     is_small: Whether the encoder is the TINY one.
   """
-  process = subprocess.run(
-    [sys.executable, '-c', _MANY % str(ROOT)],
-    cwd=directory,
-    env=_environment(),
-    input=json.dumps(
+  arguments = pathlib.Path(directory) / 'arguments.json'
+  arguments.write_text(
+    json.dumps(
       [to_arguments(_with_encoder(flags, is_small)) for flags in list_of_flags]
-    ),
-    capture_output=True,
-    text=True,
-    timeout=TIMEOUT_SECONDS,
+    )
   )
-  assert process.returncode == 0, process.stderr
+  process = succeed({}, directory, program=_MANY, first=[arguments])
   return [Finished(*fields) for fields in json.loads(process.stdout)]
 
 

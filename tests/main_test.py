@@ -215,7 +215,8 @@ def trained(tmp_path_factory, data_dir):
     'save_interval_steps': _SAVE_INTERVAL,
     'max_checkpoints_to_keep': 100,
   }
-  run = command.succeed(flags, directory)
+  # As a user starts it: nothing is imported yet.
+  run = command.succeed(flags, directory, is_forked=False)
   return types.SimpleNamespace(
     flags=flags,
     directory=directory,
@@ -1127,7 +1128,7 @@ def test_refuses_a_data_dir_without_the_data_set(tmp_path):
   # In a process of its own: nothing that TensorFlow writes shows up either.
   flags = {**_FLAGS, 'input_fn': 'imagenet', 'data_dir': tmp_path}
   flags |= {'model_dir': 'model', 'mode': 'train_then_eval'}
-  run = command.run(flags, tmp_path)
+  run = command.run(flags, tmp_path, is_forked=False)
   words = [f'--data_dir={tmp_path}', 'imagenet2012', 'download_and_prepare()']
   _assert_refused(run.returncode, run.stdout, run.stderr, words)
   assert run.seconds < 60
