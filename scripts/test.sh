@@ -17,4 +17,5 @@ prepare_environment requirements.txt tests/requirements.txt
 cd "$ROOT"
 exec "$PYTHON" -m pytest -c tests/pytest.ini --rootdir="$ROOT" \
   --durations=15 --durations-min=1 -n 2 --dist=loadfile \
+  --no-loadscope-reorder \
   "$@"

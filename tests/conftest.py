@@ -35,11 +35,16 @@ def warnings(monkeypatch):
 
 
 def pytest_collection_modifyitems(config, items):
-  """Leaves the tests of hub.Module to an environment that has it.
+  """Orders the tests, and leaves those of hub.Module to another environment.
 
-  elsewhere_test.py has them run there. Without such an environment they are
-  skipped.
+  Files with slow tests come first: otherwise one process is busy with the
+  longest of them after all others have ended.
+
+  elsewhere_test.py runs the tests of hub.Module where it is. Without such an
+  environment they are skipped.
   """
+  slow = {item.path for item in items if item.get_closest_marker('slow')}
+  items.sort(key=lambda item: item.path not in slow)
   concerned = [item for item in items if item.get_closest_marker('hub_module')]
   if not concerned or elsewhere.has_hub_module():
     return
