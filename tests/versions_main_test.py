@@ -24,10 +24,11 @@ pytestmark = [
   ),
 ]
 
-# 240 images, so 4 steps an epoch. The checkpoint of 2 epochs is continued.
+# 240 images, so 4 steps an epoch. The checkpoint of 2 epochs is continued. That
+# each TensorFlow gives a ResNet the same variables is for resnet_test.py.
 _FLAGS = {
   **command.DIGITS,
-  **command.RESNET,
+  **command.SMALL,
   'mode': 'train_then_eval',
   'export_formats': 'saved_model',
   'num_images': 240,
@@ -79,7 +80,7 @@ def test_training_continues_as_if_nothing_had_happened(
   assert (model_dir / f'{name}.index').stat().st_mtime_ns > written
   before = command.variables(unbroken[first] / name)
   after = command.variables(model_dir / name)
-  assert set(before) == set(after) and len(before) > 100
+  assert set(before) == set(after) and len(before) == 60
   for key, value in before.items():
     np.testing.assert_array_equal(after[key], value, err_msg=key)
 
