@@ -37,7 +37,11 @@ def main():
 
     def run(flags, program=command.MAIN):
       finished = command.succeed(
-        flags, directory, program=program, VENV=os.environ['VENV']
+        flags,
+        directory,
+        program=program,
+        is_forked=False,
+        VENV=os.environ['VENV'],
       )
       # No library is to say anything that nobody has asked for.
       lines = finished.stderr.splitlines()
