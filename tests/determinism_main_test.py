@@ -31,7 +31,7 @@ _FLAGS = {
   'stage_2_contrastive_loss_weight': 0.5,
 }
 _BOUNDARY, _LAST = 50, 100  # Steps: 16 * 200 / 64 in each stage.
-_NUM_KILLS = 20
+_NUM_KILLS = 12
 
 
 @pytest.mark.slow
