@@ -353,8 +353,8 @@ def test_ends_without_a_trainer(tmp_path, trained):
   assert job.returncode == 69, job.stderr
   assert 'Traceback' not in job.stderr
   assert job.log[-1] == (
-    f'main.py: stopped: no trainer was there and no checkpoint came to '
-    f'{model_dir} for 1 s; start both again to go on.'
+    f'main.py: stopped: found no trainer and no new checkpoint in {model_dir} '
+    'for 1 s; start both jobs again to continue.'
   )
 
 

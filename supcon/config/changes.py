@@ -389,5 +389,5 @@ def check_class_names(
         f'{safe_text.printable(old or "that there is none")} ({len(now)} '
         f'classes, {len(known)} then). {rule_of(CLASS_NAMES).why} Give the '
         'data set its former classes, or take another --model_dir; if this '
-        'class has only got another name, write that into the file.'
+        'class was only renamed, write its new name into the file.'
       )

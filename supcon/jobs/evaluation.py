@@ -285,8 +285,8 @@ def _measure(run, checkpoint, name):
     found = ', '.join(f'{name} is {value}' for name, value in broken.items())
     raise checkpoints.NotFiniteError(
       f'{found} in the evaluation of {checkpoint}, whose variables are finite; '
-      'see --mode=embed for the first image of which that comes, and go back '
-      'to an earlier checkpoint.'
+      'use --mode=embed to find the first image that causes it, and go back to '
+      'an earlier checkpoint.'
     )
   return metrics
 
@@ -721,8 +721,8 @@ class EvaluateEach:
         self._sign = time.monotonic()
       elif time.monotonic() - self._sign > timeout:
         raise stopping.TrainerGoneError(
-          f'no trainer was there and no checkpoint came to {path} for '
-          f'{timeout} s; start both again to go on.'
+          f'found no trainer and no new checkpoint in {path} for {timeout} s; '
+          'start both jobs again to continue.'
         )
     self._sleep(_POLL_SECONDS)
 

@@ -32,7 +32,7 @@ def check(run: run_state.Run) -> None:
     raise ValueError(
       f'--best_metric={run.options.best_metric} needs {needed} training '
       f'examples, but there are {run.dataset.num_train_examples}; choose '
-      'another one.'
+      'another metric.'
     )
 
 

@@ -183,7 +183,8 @@ class Run:
       if not tf.io.gfile.exists(path):
         raise ValueError(
           f'--measure_whitening comes too late: {self.checkpoint} was '
-          f'trained without, for there is no {path}; take another --model_dir.'
+          f'trained without it (there is no {path}); choose another '
+          '--model_dir.'
         )
     self.set_colors(*facts_lib.colors(self.model_dir, params))
 
@@ -274,7 +275,8 @@ def find_checkpoint(model_dir: model_dirs.ModelDir, wanted: str) -> str | None:
   found = checkpoint_files.prefix_of(wanted)
   if not found:
     raise ValueError(
-      f'--checkpoint={wanted} is not there; name one as {path}/model.ckpt-STEP.'
+      f'--checkpoint={wanted} does not exist; name one such as '
+      f'{path}/model.ckpt-STEP.'
     )
   if damage := model_dir.damage(found):
     raise ValueError(

@@ -85,8 +85,8 @@ def _num_classes(params, checkpoint):
   shapes = tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
   if kernel.op.name not in shapes:
     raise ValueError(
-      f'{checkpoint} is not of this program: it has no {kernel.op.name}; name '
-      'another --model_dir.'
+      f'{checkpoint} was not written by this program: it has no '
+      f'{kernel.op.name}; name another --model_dir.'
     )
   return shapes[kernel.op.name][-1]
 

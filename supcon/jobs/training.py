@@ -232,8 +232,8 @@ class Train:
     if self._run.devices.is_chief and newest < step:
       raise stopping.CutShortError(
         f'training ended before step {step}, and the newest checkpoint is that '
-        f'of step {newest}; look after the storage of '
-        f'{self._run.model_dir.path} and its limits, and start the same '
+        f'of step {newest}; check the storage of '
+        f'{self._run.model_dir.path} and its limits, then start the same '
         'command again.'
       )
 

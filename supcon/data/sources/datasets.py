@@ -288,8 +288,8 @@ def _info(name):
   version = version or '*.*.*'
   if not _is_version_pattern(version):
     raise ValueError(
-      f'--input_fn={name}: {version!r} is no version; expected such as 3.0.2 '
-      'or 3.*.*.'
+      f'--input_fn={name}: {version!r} is not a version; expected one '
+      'such as 3.0.2 or 3.*.*.'
     )
   for info in INFOS.values():
     if info.tfds_name == wanted:

@@ -298,7 +298,7 @@ def place_of(data_dir: str, name: str, flag: str = '') -> Place:
     bounds.append(int(number) if is_percentage else default)
     if text and not (is_percentage and int(number) <= 100):
       raise ValueError(
-        f'{flag}={name}: {text!r} is no percentage; expected a part of each '
+        f'{flag}={name}: {text!r} is not a percentage; expected a part of each '
         'class, such as train[:80%] or train[80%:].'
       )
   return place(match['folder'] or WHOLE, tuple(bounds))
@@ -416,8 +416,8 @@ def _check_known(train_dir, class_names, eval_dir, eval_names, names):
     safe_text.printable(
       f'{os.path.join(eval_dir, unknown[0])} is not a class of {train_dir} '
       f'({splits.listed(class_names)}'
-      f'{f"; is {similar[0]} meant?" if similar else ""}). Of '
-      f'{len(eval_names)} folders there {len(unknown)} are like this: give '
+      f'{f"; is {similar[0]} meant?" if similar else ""}). The same is '
+      f'true of {len(unknown)} of the {len(eval_names)} folders there: give '
       'them the names of classes, move or delete them, or choose another split '
       f'with --eval_split ({splits.listed(names)}).'
     )
@@ -456,8 +456,8 @@ def _list(place, found_names, class_names):
   if empty:
     raise ValueError(
       f'{os.path.join(directory, empty[0])} holds no images ('
-      f'{listing.IN_WORDS}); add some or delete the folder. Of '
-      f'{len(found_names)} class folders {len(empty)} are like this'
+      f'{listing.IN_WORDS}); add some or delete the folder. The same is '
+      f'true of {len(empty)} of the {len(found_names)} class folders'
       f'{_what_else(all_of[empty[0]])}.'
     )
   label_of = {found: label for label, found in enumerate(class_names)}

@@ -442,8 +442,8 @@ def test_unknown_names(name, tmp_path):
 
 def test_wrong_version(tmp_path):
   assert _error('tfds:shapes:1.x', str(tmp_path)) == (
-    "--input_fn=tfds:shapes:1.x: '1.x' is no version; expected such as 3.0.2 "
-    'or 3.*.*.'
+    "--input_fn=tfds:shapes:1.x: '1.x' is not a version; expected one "
+    'such as 3.0.2 or 3.*.*.'
   )
 
 

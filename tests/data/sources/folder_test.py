@@ -417,19 +417,19 @@ def test_names_do_not_swell_the_graph():
     (
       {**_FEW, 'train/emu/1.txt': b''},
       '/train/emu holds no images (*.jpg, *.jpeg, *.png, *.bmp, *.gif); add '
-      'some or delete the folder. Of 3 class folders 1 are like this; it '
-      'holds 1.txt.',
+      'some or delete the folder. The same is true of 1 of the 3 class '
+      'folders; it holds 1.txt.',
     ),
     ({**_FEW, 'val/cat/.1.png': b''}, '/val/cat holds no images'),
     (
       {**_FEW, 'val/wolf/1.png': _PNG},
-      '/val/wolf is not a class of {}/train (cat, dog). Of 2 folders there 1 '
-      'are like this: give them the names of classes, move or delete them, or '
-      'choose another split with --eval_split (train, val).',
+      '/val/wolf is not a class of {}/train (cat, dog). The same is true of 1 '
+      'of the 2 folders there: give them the names of classes, move or delete '
+      'them, or choose another split with --eval_split (train, val).',
     ),
     (
       {**_FEW, 'val/dogs/1.png': _PNG},
-      '/val/dogs is not a class of {}/train (cat, dog; is dog meant?). Of 2 ',
+      '/val/dogs is not a class of {}/train (cat, dog; is dog meant?). The ',
     ),
   ],
 )
@@ -848,9 +848,15 @@ def test_a_folder_may_be_called_like_a_part(tmp_path):
 @pytest.mark.parametrize(
   'flags, message',
   [
-    (('train[:12]', 'val'), "--train_split=train[:12]: '12' is no percentage"),
-    (('train[x%:]', 'val'), "--train_split=train[x%:]: 'x%' is no percentage"),
-    (('train', 'val[:101%]'), "--eval_split=val[:101%]: '101%' is no percent"),
+    (
+      ('train[:12]', 'val'),
+      "--train_split=train[:12]: '12' is not a percent",
+    ),
+    (
+      ('train[x%:]', 'val'),
+      "--train_split=train[x%:]: 'x%' is not a percent",
+    ),
+    (('train', 'val[:101%]'), "--eval_split=val[:101%]: '101%' is not a perc"),
     (('train[:10%]', 'val'), '--train_split=train[:10%] takes a part of each '),
     (('train', 'val[50%:50%]'), '--eval_split=val[50%:50%] takes a part of e'),
     (('part[:10%]', 'val'), '--train_split=part[:10%] is not in --data_dir='),
