@@ -17,6 +17,8 @@ import pytest
 from supcon.config import hparams
 from tests import command
 
+pytestmark = pytest.mark.slow
+
 _COLORS = {'cat': (190, 60, 50), 'dog': (60, 170, 50), 'owl': (50, 60, 180)}
 _FLAGS = {
   'use_tpu': False,
