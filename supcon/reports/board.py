@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from supcon.evaluation import model_outputs
+from supcon.reports import embedding_maps
 from supcon.reports import figures
 from supcon.reports import image_summaries
 from supcon.reports import projector
@@ -35,7 +36,7 @@ def write(
   step = report['run']['step']
   pictures = _of_classifier(report)
   image_summaries.write(directory, 'report', pictures, step)
-  positions = projector.choose(outputs.num_examples)
+  positions = embedding_maps.choose(outputs.num_examples, projector.MAX_POINTS)
   projector.write(
     directory,
     outputs,

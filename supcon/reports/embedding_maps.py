@@ -11,10 +11,15 @@ MAX_POINTS = 2000
 _MIN_POINTS_OF_TSNE = 10
 
 
-def choose(num_examples: int) -> np.ndarray:
-  """Returns int64: the positions of the points, at equal distances."""
-  count = min(num_examples, MAX_POINTS)
-  return np.arange(count) * num_examples // count
+def choose(num_examples: int, max_points: int = MAX_POINTS) -> np.ndarray:
+  """Returns int64: which examples become points, by increasing position.
+
+  They are drawn at random, always the same ones: at equal distances there might
+  be points of a few classes only.
+  """
+  rng = np.random.default_rng(0)
+  count = min(num_examples, max_points)
+  return np.sort(rng.choice(num_examples, count, replace=False))
 
 
 def principal_components(

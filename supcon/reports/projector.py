@@ -57,16 +57,6 @@ COLORS = np.array(
 _FRAME = 3
 
 
-def choose(num_examples: int, max_points: int = MAX_POINTS) -> np.ndarray:
-  """Returns int64: which examples become points, by increasing position.
-
-  They are drawn at random, always the same ones.
-  """
-  rng = np.random.default_rng(0)
-  count = min(num_examples, max_points)
-  return np.sort(rng.choice(num_examples, count, replace=False))
-
-
 def write(
   directory: str,
   outputs: model_outputs.Outputs,
@@ -81,7 +71,7 @@ def write(
     directory: A directory for the event files of one run of TensorBoard's;
       earlier embeddings in it are replaced.
     outputs: The outputs for N examples.
-    positions: The examples that become points, [n], as `choose` returns them.
+    positions: The examples that become points, [n], increasing.
     thumbnails: uint8 [n, SIDE, SIDE, 3], their images.
     step: The step of the model's checkpoint.
     has_predictions: Whether the logits mean anything.

@@ -37,11 +37,14 @@ def test_collapsed_embeddings_are_one_point(size):
   assert embedding_maps.tsne(outputs, positions) is None
 
 
-def test_points_are_spread_over_all_examples():
-  assert embedding_maps.choose(3).tolist() == [0, 1, 2]
-  many = embedding_maps.choose(5000)
-  assert len(many) == 2000
-  assert many[:4].tolist() == [0, 2, 5, 7]  # floor(2.5 n)
+def test_points_are_all_examples_or_some_of_them_always_the_same():
+  assert embedding_maps.choose(4).tolist() == [0, 1, 2, 3]
+  some = embedding_maps.choose(10**6)
+  assert len(some) == embedding_maps.MAX_POINTS == len({*some.tolist()})
+  assert (np.diff(some) > 0).all()
+  assert (some == embedding_maps.choose(10**6)).all()
+  # Digits that follow one another in turn are all among them.
+  assert len({*(embedding_maps.choose(100, 50) % 10).tolist()}) == 10
 
 
 def test_tsne_needs_scikit_learn(monkeypatch):

@@ -18,7 +18,7 @@ _OUTPUTS = model_outputs.Outputs(
 
 
 def _write(directory, outputs=_OUTPUTS, step=44, **options):
-  positions = projector.choose(outputs.num_examples)
+  positions = np.arange(outputs.num_examples)
   # Image i is of grey level i.
   levels = positions.astype(np.uint8)[:, np.newaxis, np.newaxis, np.newaxis]
   side = projector.SIDE
@@ -80,16 +80,6 @@ def test_many_classes_have_no_frames_as_no_one_could_tell_them_apart(tmp_path):
   # Four rows of four.
   corners = _sprites(tmp_path)[:: projector.SIDE, :: projector.SIDE, 0]
   assert corners.ravel().tolist() == [*range(11), 0, 0, 0, 0, 0]
-
-
-def test_points_are_all_examples_or_some_of_them_always_the_same():
-  assert projector.choose(4).tolist() == [0, 1, 2, 3]
-  some = projector.choose(10**6)
-  assert len(some) == projector.MAX_POINTS == len({*some.tolist()})
-  assert (np.diff(some) > 0).all()
-  assert (some == projector.choose(10**6)).all()
-  # Digits that follow one another in turn are all among them.
-  assert len({*(projector.choose(100, 50) % 10).tolist()}) == 10
 
 
 def test_another_checkpoint_takes_the_place_of_the_earlier_one(tmp_path):
