@@ -15,7 +15,7 @@ import tensorflow as tf
 from tests import command
 
 _FLAGS = {
-  **command.RESNET,
+  **command.SMALL,
   'mode': 'train_then_eval',
   'use_tpu': False,
   'input_fn': 'folder',
