@@ -30,7 +30,7 @@ def _trained(tmp_path_factory):
   directory = tmp_path_factory.mktemp('trained')
   flags = {
     **command.DIGITS,
-    **command.RESNET,
+    **command.SMALL,
     'num_images': 128,
     'data_dir': directory / 'data',
     'stage_1_epochs': 1,
