@@ -187,6 +187,18 @@ SIMCLR=(
   --zero_initialize_classifier=True
 )
 
+# The classifier of CIFAR-10, by the PyTorch code of the paper.
+CIFAR10_CLASSIFIER=(
+  --stage_2_epochs=100
+  --stage_2_warmup_epochs=0
+  --stage_2_optimizer=MOMENTUM
+  --stage_2_base_learning_rate=2.5
+  --stage_2_learning_rate_decay=PIECEWISE_LINEAR
+  --stage_2_decay_rate=0.2
+  --stage_2_decay_boundary_epochs=60,75,90
+  --stage_2_weight_decay=0
+)
+
 # Contrasts are also features of earlier batches, by a slow copy of the model:
 # what MoCo v2 (arXiv 2003.04297) sets for ImageNet, in both stages.
 MOCO=(

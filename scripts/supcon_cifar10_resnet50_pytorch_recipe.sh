@@ -14,6 +14,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/configs.sh"
 run_main "${RESNET50[@]}" "${CIFAR10[@]}" "${SUPCON[@]}" \
+  "${CIFAR10_CLASSIFIER[@]}" \
   --batch_size=1024 \
   --use_global_batch_norm=False \
   --normalize_embedding=False \
@@ -26,12 +27,4 @@ run_main "${RESNET50[@]}" "${CIFAR10[@]}" "${SUPCON[@]}" \
   --stage_1_base_learning_rate=0.125 \
   --stage_1_learning_rate_decay=COSINE \
   --stage_1_weight_decay=1e-4 \
-  --stage_2_epochs=100 \
-  --stage_2_warmup_epochs=0 \
-  --stage_2_optimizer=MOMENTUM \
-  --stage_2_base_learning_rate=2.5 \
-  --stage_2_learning_rate_decay=PIECEWISE_LINEAR \
-  --stage_2_decay_rate=0.2 \
-  --stage_2_decay_boundary_epochs=60,75,90 \
-  --stage_2_weight_decay=0 \
   "$@"

@@ -34,16 +34,6 @@ _OF_REPORT = ('calibration/', 'classes/', 'few_shot/')
 
 SEED = 'seed'
 
-# What reading raises if a file holds something else.
-_MALFORMED = (
-  ArithmeticError,
-  AttributeError,
-  LookupError,
-  RecursionError,
-  TypeError,
-  ValueError,
-)
-
 _MAX_POINTS = 200  # Of a curve.
 
 
@@ -140,7 +130,7 @@ class Run:
         for row in _training_rows(self.path)
         if row[column]
       ]
-    except (*storage.errors(), *_MALFORMED, csv.Error):
+    except (*storage.errors(), *storage.MALFORMED, csv.Error):
       return []
 
 
@@ -220,7 +210,7 @@ def read(path: str) -> Run | None:
   except storage.errors() as error:
     run.damage = f'it cannot be read ({safe_text.for_files(error)})'
     return run
-  except _MALFORMED as error:
+  except storage.MALFORMED as error:
     # Some messages go on with all names that would have been known.
     reason = safe_text.for_files(str(error).partition(';')[0])
     kind = type(error).__name__

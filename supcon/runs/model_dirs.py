@@ -45,17 +45,6 @@ DAMAGED = 'damaged'
 FORMER_PLANS = 'former_plans'
 
 
-# What parsing raises if a file holds something else.
-_MALFORMED = (
-  ArithmeticError,
-  AttributeError,
-  LookupError,
-  RecursionError,
-  TypeError,
-  ValueError,
-)
-
-
 def _an_object(value):
   if not isinstance(value, dict):
     raise ValueError(f'it is a {type(value).__name__}')
@@ -262,7 +251,7 @@ class ModelDir:
     text = self.read(name)
     try:
       return None if text is None else parse(json.loads(text))
-    except _MALFORMED as error:
+    except storage.MALFORMED as error:
       raise ValueError(
         f'{self.join(name)} holds no {what} ({safe_text.one_line(error)}); '
         f'restore it, or {remedy}.'

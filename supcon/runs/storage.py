@@ -9,6 +9,16 @@ import json
 import os
 import sys
 
+# What parsing raises if a file holds something else.
+MALFORMED = (
+  ArithmeticError,
+  AttributeError,
+  LookupError,
+  RecursionError,
+  TypeError,
+  ValueError,
+)
+
 
 def read_json(path: str) -> dict:
   """Returns the object in a JSON file; empty if missing or malformed.
