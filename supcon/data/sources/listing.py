@@ -53,8 +53,8 @@ def _without_text(directory):
   bad = [n for n in names if n.encode(errors='ignore').decode() != n]
   return (
     f'{safe_text.printable(os.path.join(directory, bad[0]))} has a name that '
-    f'is not UTF-8; rename it. The same is true of {len(bad)} of the '
-    f'{len(names)} names in the folder.'
+    f'is not UTF-8, like {len(bad)} of the {len(names)} names in the folder; '
+    'rename what is not.'
   )
 
 

@@ -198,7 +198,7 @@ def test_a_name_that_is_not_utf_8_is_named(path, tmp_path):
   _write(tmp_path, {**_FEW, os.fsdecode(path): _PNG})
   shown = os.path.dirname(f'{tmp_path}/{os.fsdecode(path)}')
   assert r'caf\udce9' in _error(str(tmp_path))
-  assert 'has a name that is not UTF-8; rename it. Of ' in _error(str(tmp_path))
+  assert 'has a name that is not UTF-8, like 1 of the ' in _error(str(tmp_path))
   assert safe_text.printable(shown).split('/caf')[0] in _error(str(tmp_path))
 
 
