@@ -34,9 +34,13 @@ class Process:
       stderr: An open file.
     """
     self._end, end = os.pipe()
-    request = json.dumps([list(map(str, command)), str(cwd), env]).encode()
+    umask = os.umask(0)
+    os.umask(umask)
+    request = [list(map(str, command)), str(cwd), env, umask]
     socket.send_fds(
-      _server(), [request], [stdout.fileno(), stderr.fileno(), end]
+      _server(),
+      [json.dumps(request).encode()],
+      [stdout.fileno(), stderr.fileno(), end],
     )
     os.close(end)
     self._returncode = None
@@ -109,12 +113,13 @@ def _serve(requests):
     pid = os.fork()
     if pid:
       _keep(pid, end)
-    command, directory, environment = json.loads(request)
+    command, directory, environment, umask = json.loads(request)
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     for each in descriptors:
       os.close(each)
     os.chdir(directory)
+    os.umask(umask)
     os.environ.clear()
     os.environ.update(environment)
     return command

@@ -168,7 +168,7 @@ def _mistakes(directory, measure, folders, image):
     ),
     'no_checkpoint': (
       {**measure, 'checkpoint': directory / 'model' / 'model.ckpt-7'},
-      ['model.ckpt-7', 'not there'],
+      ['model.ckpt-7', 'does not exist'],
     ),
   }
 
