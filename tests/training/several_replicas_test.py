@@ -29,9 +29,12 @@ def _estimator(function, count, model_dir):
     return call(features, labels, mode)
 
   devices = [f'/cpu:{index}' for index in range(count)]
+  # Outside a graph it would look for them where tests before have made one.
+  with tf.Graph().as_default():
+    strategy = tf.distribute.MirroredStrategy(devices)
   config = tpu_estimator.RunConfig(
     model_dir=model_dir,
-    train_distribute=tf.distribute.MirroredStrategy(devices),
+    train_distribute=strategy,
     save_summary_steps=None,
     checkpoint_save_graph_def=False,
     session_config=tf1.ConfigProto(device_count={'CPU': count}),
