@@ -1,6 +1,7 @@
 """Tests of supcon.training.metrics."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -360,9 +361,17 @@ def test_training_that_continues_keeps_to_the_multiples(tmp_path):
   assert _summaries(tmp_path)['ten/fold'] == {4: 40.0, 6: 60.0}
 
 
+def _wait_for_another_second():
+  """Event files of one second are sorted by a number as text: 10 before 9."""
+  before = int(time.time())
+  while int(time.time()) == before:
+    time.sleep(0.01)
+
+
 def test_steps_that_are_done_again_are_recorded_once(tmp_path):
   # Killed after step 8, it continues from the checkpoint of step 5.
   _train(tmp_path, interval=1, max_steps=5)
+  _wait_for_another_second()
   _train(tmp_path, interval=1, max_steps=9, start_step=5)
   (checkpoint,) = tmp_path.glob('estimator/model.ckpt-5.index')
   for path in tmp_path.glob('estimator/model.ckpt-9.*'):
@@ -370,6 +379,7 @@ def test_steps_that_are_done_again_are_recorded_once(tmp_path):
   (tmp_path / 'estimator' / 'checkpoint').write_text(
     f'model_checkpoint_path: "{checkpoint.stem}"'
   )
+  _wait_for_another_second()
   _train(tmp_path, interval=3, max_steps=11, start_step=5)
   steps = {0: 0.0, 1: 10.0, 2: 20.0, 3: 30.0, 4: 40.0, 6: 60.0, 9: 90.0}
   assert _summaries(tmp_path)['ten/fold'] == steps
