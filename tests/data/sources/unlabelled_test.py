@@ -179,8 +179,8 @@ def test_names_that_are_no_text(tmp_path):
     'it.'
   )
   assert _error([str(tmp_path)]) == (
-    f'{tmp_path}/caf\\udce9.png has a name that is not UTF-8; rename it. The '
-    'same is true of 1 of the 1 names in the folder.'
+    f'{tmp_path}/caf\\udce9.png has a name that is not UTF-8, like 1 of '
+    'the 1 names in the folder; rename what is not.'
   )
 
 
