@@ -139,29 +139,17 @@ _LEFT_ALONE = (
 
 # Runs main.py for each line of arguments, as a user would see it.
 _WORKER = """
-import json, os, sys, tempfile, traceback
+import json, os, sys, tempfile
 sys.path.insert(0, %r)
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
-from absl import app
-import main
-
-def run(arguments):
-  for name in main.FLAGS:
-    main.FLAGS[name].unparse()
-  try:
-    app.run(main.main, ['main.py', *arguments], main.parse_flags)
-  except SystemExit as end:
-    return end.code or 0
-  except BaseException:
-    traceback.print_exc()
-    return 1
+from tests import many_mains
 
 answers = os.fdopen(os.dup(1), 'w')
 for line in sys.stdin:
   with tempfile.TemporaryFile('w+', errors='replace') as out:
     os.dup2(out.fileno(), 1)
     os.dup2(out.fileno(), 2)
-    code = run(json.loads(line))
+    code = many_mains.run(json.loads(line))
     sys.stdout.flush()
     sys.stderr.flush()
     out.seek(0)

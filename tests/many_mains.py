@@ -20,14 +20,15 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import main  # noqa: E402
 
 
-def _run(arguments):
+def run(arguments):
+  """Runs main.py as if it had just started; returns its exit code."""
   for name in main.FLAGS:
     main.FLAGS[name].unparse()
   try:
     app.run(main.main, ['main.py', *arguments], main.parse_flags)
   except SystemExit as end:
     return end.code or 0
-  except Exception:
+  except BaseException:
     traceback.print_exc()
     return 1
 
@@ -40,7 +41,7 @@ def _finish(arguments):
   with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
-    returncode = _run(arguments)
+    returncode = run(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     for number, each in enumerate(kept, 1):
